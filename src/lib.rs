@@ -1,0 +1,18 @@
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod chance;
+pub mod classify;
+pub mod error;
+pub mod load_shed;
+mod name;
+pub mod rate_limit;
+mod sync;
+mod time;
+pub mod timeout;
+
+pub use classify::{Classify, Verdict};
+pub use error::{Error, ErrorLayer, Rejection, StackError};
+pub use load_shed::LoadShedLayer;
+pub use rate_limit::{Cost, Quota, RateLimitLayer};
+pub use timeout::TimeoutLayer;

@@ -1,0 +1,284 @@
+//! The in-flight limit in one word: `[limit:24][in_flight:24][waiting:16]`.
+//!
+//! Pure decisions around a compare-and-swap. Who waits, and how a waiter is woken, is the queue's
+//! business; the word only counts them, because whether a newcomer may pass them is decided here.
+
+use crate::sync::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+
+/// The largest limit. A larger one saturates.
+pub(super) const MAX_LIMIT: usize = (1 << 24) - 1;
+/// The longest queue.
+pub(super) const MAX_WAITING: usize = (1 << 16) - 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) limit: u32,
+    pub(super) in_flight: u32,
+    pub(super) waiting: u16,
+}
+
+impl From<u64> for Counts {
+    fn from(word: u64) -> Self {
+        Self {
+            limit: (word >> 40) as u32,
+            in_flight: (word >> 16) as u32 & MAX_LIMIT as u32,
+            waiting: word as u16,
+        }
+    }
+}
+
+impl From<Counts> for u64 {
+    fn from(counts: Counts) -> Self {
+        u64::from(counts.limit) << 40
+            | u64::from(counts.in_flight) << 16
+            | u64::from(counts.waiting)
+    }
+}
+
+impl Counts {
+    /// A newcomer's admission: at once only if nobody waits.
+    fn taken(self) -> Option<Self> {
+        let free = self.in_flight < self.limit && self.waiting == 0;
+        free.then(|| Self {
+            in_flight: self.in_flight + 1,
+            ..self
+        })
+    }
+
+    /// The end of a call, where its slot is nobody's to inherit: nobody waits, or the limit has
+    /// been lowered below what is in flight.
+    fn released(self) -> Option<Self> {
+        let free = self.waiting == 0 || self.in_flight > self.limit;
+        free.then(|| Self {
+            in_flight: self.in_flight - 1,
+            ..self
+        })
+    }
+
+    /// A newcomer joins a queue of `len` places.
+    fn joined(self, len: u16) -> Option<Self> {
+        (self.waiting < len).then(|| Self {
+            waiting: self.waiting + 1,
+            ..self
+        })
+    }
+
+    /// A waiter leaves without a slot.
+    fn left(self) -> Self {
+        Self {
+            waiting: self.waiting - 1,
+            ..self
+        }
+    }
+
+    /// The slot of a call that ended goes to a waiter.
+    fn inherited(self) -> Self {
+        self.left()
+    }
+
+    /// A raised limit has room for a waiter.
+    fn promoted(self) -> Option<Self> {
+        let room = self.waiting > 0 && self.in_flight < self.limit;
+        room.then(|| Self {
+            in_flight: self.in_flight + 1,
+            waiting: self.waiting - 1,
+            ..self
+        })
+    }
+}
+
+/// How a newcomer fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// It holds a slot.
+    Admitted,
+    /// It holds a place in the queue.
+    Queued,
+    /// It holds nothing.
+    Full,
+}
+
+/// Whose slot an ended call's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// It is free again.
+    Free,
+    /// It is the head waiter's.
+    Inherited,
+}
+
+#[derive(Debug)]
+pub(super) struct Limiter {
+    word: AtomicU64,
+}
+
+impl Limiter {
+    pub(super) fn new(limit: usize) -> Self {
+        let counts = Counts {
+            limit: saturate(limit),
+            in_flight: 0,
+            waiting: 0,
+        };
+        Self {
+            word: AtomicU64::new(counts.into()),
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        // Acquire: sees what happened before the last change, as a caller that acts on it expects.
+        self.word.load(Acquire).into()
+    }
+
+    /// Takes a slot if one is free and nobody waits.
+    pub(super) fn try_acquire(&self) -> bool {
+        self.update(Counts::taken).is_ok()
+    }
+
+    /// Takes a slot, or else a place in a queue of `len`. Under the queue's lock.
+    pub(super) fn enter(&self, len: u16) -> Entry {
+        match self.update(|counts| counts.taken().or_else(|| counts.joined(len))) {
+            Ok(before) if before.taken().is_some() => Entry::Admitted,
+            Ok(_) => Entry::Queued,
+            Err(_) => Entry::Full,
+        }
+    }
+
+    /// Gives a slot back if no waiter is to inherit it.
+    pub(super) fn try_release(&self) -> bool {
+        self.update(Counts::released).is_ok()
+    }
+
+    /// Gives a slot back, or leaves it to the head waiter. Under the queue's lock.
+    pub(super) fn release(&self) -> Exit {
+        match self.update(|counts| counts.released().or(Some(counts.inherited()))) {
+            Ok(before) if before.released().is_none() => Exit::Inherited,
+            _ => Exit::Free,
+        }
+    }
+
+    /// Gives a place in the queue up. Under the queue's lock.
+    pub(super) fn leave(&self) {
+        let _always = self.update(|counts| Some(counts.left()));
+    }
+
+    /// Changes the limit; says whether somebody waits who may now have room.
+    pub(super) fn set_limit(&self, limit: usize) -> bool {
+        let limit = saturate(limit);
+        let before = self.update(|counts| Some(Counts { limit, ..counts }));
+        before.is_ok_and(|counts| counts.waiting > 0)
+    }
+
+    /// Gives one waiter a slot if there is room. Under the queue's lock.
+    pub(super) fn promote(&self) -> bool {
+        self.update(Counts::promoted).is_ok()
+    }
+
+    /// Applies a decision; gives the counts it was made on.
+    fn update(&self, next: impl Fn(Counts) -> Option<Counts>) -> Result<Counts, Counts> {
+        // AcqRel: whoever takes a slot sees all that its last holder did. Acquire on failure and
+        // on the first look: a refusal, too, is decided on the newest counts seen.
+        self.word
+            .fetch_update(AcqRel, Acquire, |word| next(word.into()).map(u64::from))
+            .map(Counts::from)
+            .map_err(Counts::from)
+    }
+}
+
+fn saturate(limit: usize) -> u32 {
+    limit.min(MAX_LIMIT) as u32
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_fields_do_not_carry_into_their_neighbours() {
+        let counts = Counts {
+            limit: MAX_LIMIT as u32,
+            in_flight: MAX_LIMIT as u32,
+            waiting: u16::MAX,
+        };
+        assert_eq!(Counts::from(u64::from(counts)), counts);
+        assert_eq!(counts.taken(), None);
+        assert_eq!(counts.joined(u16::MAX), None);
+        assert_eq!(counts.promoted(), None);
+    }
+
+    #[test]
+    fn a_lowered_limit_swallows_the_slots_above_it_before_a_waiter_gets_one() {
+        let limiter = Limiter::new(2);
+        assert!(limiter.try_acquire() && limiter.try_acquire());
+        assert_eq!(limiter.enter(1), Entry::Queued);
+        limiter.set_limit(1);
+        assert_eq!(limiter.release(), Exit::Free);
+        assert_eq!(limiter.release(), Exit::Inherited);
+        assert_eq!(
+            limiter.counts(),
+            Counts {
+                limit: 1,
+                in_flight: 1,
+                waiting: 0
+            }
+        );
+    }
+
+    #[test]
+    fn a_newcomer_does_not_overtake_a_waiter() {
+        let limiter = Limiter::new(0);
+        assert_eq!(limiter.enter(2), Entry::Queued);
+        assert!(limiter.set_limit(5));
+        assert!(!limiter.try_acquire());
+        assert_eq!(limiter.enter(2), Entry::Queued);
+        assert!(limiter.promote() && limiter.promote() && !limiter.promote());
+        assert!(limiter.try_acquire());
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    #[test]
+    fn acquire_release_and_a_change_of_limit_never_admit_above_the_limit() {
+        loom::model(|| {
+            let limiter = Arc::new(Limiter::new(1));
+            let caller = |limiter: Arc<Limiter>| {
+                move || {
+                    if limiter.try_acquire() {
+                        // Between: what is in flight was allowed by a limit of this model.
+                        let counts = limiter.counts();
+                        assert!((1..=2).contains(&counts.in_flight), "{counts:?}");
+                        assert!(limiter.try_release());
+                    }
+                }
+            };
+            let one = thread::spawn(caller(limiter.clone()));
+            let two = thread::spawn(caller(limiter.clone()));
+            limiter.set_limit(2);
+            one.join().unwrap();
+            two.join().unwrap();
+            assert_eq!(
+                limiter.counts(),
+                Counts {
+                    limit: 2,
+                    in_flight: 0,
+                    waiting: 0
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn a_limit_of_one_admits_one_of_two() {
+        loom::model(|| {
+            let limiter = Arc::new(Limiter::new(1));
+            let other = limiter.clone();
+            let one = thread::spawn(move || other.try_acquire());
+            let two = limiter.try_acquire();
+            assert!(one.join().unwrap() ^ two);
+        });
+    }
+}

@@ -1,0 +1,151 @@
+//! Who waits for a slot, in order of arrival. Locked only by those who wait and by those who end
+//! a call while somebody does.
+
+use super::limiter::{Counts, Entry, Exit, Limiter};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// A limiter with the waiters it counts: `waiting` changes under the lock only, and is the length
+/// of the list whenever the lock is free.
+#[derive(Debug)]
+pub(super) struct Queue {
+    limiter: Limiter,
+    len: u16,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug)]
+struct Waiters {
+    /// Ascending tickets, so a waiter is found by bisection.
+    list: VecDeque<Waiter>,
+    next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    /// None until it is first polled.
+    waker: Option<Waker>,
+}
+
+/// A place in the queue. Whoever holds one must redeem it, or give it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+impl Queue {
+    pub(super) fn new(limit: usize, len: u16) -> Self {
+        let list = VecDeque::with_capacity(usize::from(len));
+        Self {
+            limiter: Limiter::new(limit),
+            len,
+            waiters: Mutex::new(Waiters {
+                list,
+                next_ticket: 0,
+            }),
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.limiter.counts()
+    }
+
+    pub(super) fn len(&self) -> u16 {
+        self.len
+    }
+
+    pub(super) fn try_acquire(&self) -> bool {
+        self.limiter.try_acquire()
+    }
+
+    /// Takes a slot, or a place in the queue, or neither.
+    pub(super) fn enter(&self) -> (Entry, Option<Ticket>) {
+        let mut waiters = self.lock();
+        let entry = self.limiter.enter(self.len);
+        if entry != Entry::Queued {
+            return (entry, None);
+        }
+        let ticket = Ticket(waiters.next_ticket);
+        waiters.next_ticket += 1;
+        waiters.list.push_back(Waiter {
+            ticket,
+            waker: None,
+        });
+        (entry, Some(ticket))
+    }
+
+    /// Ready once the ticket's turn has come: the slot is the holder's.
+    pub(super) fn poll_turn(&self, ticket: Ticket, cx: &Context<'_>) -> Poll<()> {
+        // Wakers are user code: cloned before the lock is taken, dropped after it is given up.
+        let waker = cx.waker().clone();
+        let mut waiters = self.lock();
+        let Some(place) = waiters.place_of(ticket) else {
+            return Poll::Ready(());
+        };
+        let previous = waiters.list[place].waker.replace(waker);
+        drop(waiters);
+        drop(previous);
+        Poll::Pending
+    }
+
+    /// Gives a ticket up; a slot that had already come goes on to the next.
+    pub(super) fn leave(&self, ticket: Ticket) {
+        let mut waiters = self.lock();
+        let Some(place) = waiters.place_of(ticket) else {
+            drop(waiters);
+            return self.release();
+        };
+        let waiter = waiters.list.remove(place);
+        self.limiter.leave();
+        drop(waiters);
+        drop(waiter);
+    }
+
+    /// Ends a call: its slot is free, or the head waiter's.
+    pub(super) fn release(&self) {
+        if self.limiter.try_release() {
+            return;
+        }
+        let mut waiters = self.lock();
+        let heir = match self.limiter.release() {
+            Exit::Inherited => waiters.list.pop_front(),
+            Exit::Free => None,
+        };
+        drop(waiters);
+        wake(heir);
+    }
+
+    pub(super) fn set_limit(&self, limit: usize) {
+        if !self.limiter.set_limit(limit) {
+            return;
+        }
+        loop {
+            let mut waiters = self.lock();
+            if !self.limiter.promote() {
+                return;
+            }
+            let waiter = waiters.list.pop_front();
+            drop(waiters);
+            wake(waiter);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        // Nothing panics under the lock; a poisoned one is as good as new.
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiters {
+    fn place_of(&self, ticket: Ticket) -> Option<usize> {
+        self.list
+            .binary_search_by_key(&ticket, |waiter| waiter.ticket)
+            .ok()
+    }
+}
+
+fn wake(waiter: Option<Waiter>) {
+    if let Some(waker) = waiter.and_then(|waiter| waiter.waker) {
+        waker.wake();
+    }
+}

@@ -1,0 +1,526 @@
+use super::limiter::{Entry, MAX_LIMIT, MAX_WAITING};
+use super::queue::{Queue, Ticket};
+use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::name::Name;
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use std::{fmt, mem};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::{Layer, Service};
+use tracing::Level;
+
+/// Makes [`LoadShed`] services that share one limit. See the [module](super) for what it does.
+///
+/// The limit is made with the layer: every service that the layer makes, and every clone of the
+/// layer and of its services, counts against the same one. Applying the layer is cheap.
+#[derive(Clone, Debug)]
+pub struct LoadShedLayer {
+    limit: InFlightLimit,
+}
+
+impl LoadShedLayer {
+    /// At most this many calls in flight; the rest is rejected at once. Saturates at 2^24 − 1; 0
+    /// rejects everything.
+    #[must_use]
+    pub fn new(max_in_flight: usize) -> Self {
+        Self {
+            limit: InFlightLimit::new(max_in_flight),
+        }
+    }
+
+    /// As [`new`](Self::new), with more to set.
+    pub fn builder(max_in_flight: usize) -> LoadShedBuilder {
+        LoadShedBuilder {
+            max_in_flight,
+            queue: 0,
+            max_wait: Duration::ZERO,
+            name: Name::default(),
+        }
+    }
+
+    /// The limit that all services of this layer share.
+    #[must_use]
+    pub fn limit(&self) -> &InFlightLimit {
+        &self.limit
+    }
+}
+
+impl<S> Layer<S> for LoadShedLayer {
+    type Service = LoadShed<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LoadShed {
+            inner,
+            limit: self.limit.clone(),
+            ready: Readiness::Unpolled,
+        }
+    }
+}
+
+/// Builds a [`LoadShedLayer`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct LoadShedBuilder {
+    max_in_flight: usize,
+    queue: usize,
+    max_wait: Duration,
+    name: Name,
+}
+
+impl LoadShedBuilder {
+    /// Lets up to `len` calls wait their turn, in order of arrival, each for `max_wait` at most
+    /// from its call. Default: none waits.
+    pub fn queue(mut self, len: usize, max_wait: Duration) -> Self {
+        self.queue = len;
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// The name in events, snapshots and `Debug`. Default: none.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Name::new(name);
+        self
+    }
+
+    /// The layer, with a limit of its own.
+    ///
+    /// # Errors
+    /// `max_in_flight` above 2^24 − 1, `queue` above 65 535.
+    pub fn build(self) -> Result<LoadShedLayer, InvalidConfig> {
+        if self.max_in_flight > MAX_LIMIT {
+            return Err(InvalidConfig::new(
+                "max_in_flight",
+                self.max_in_flight,
+                "at most 16777215",
+            ));
+        }
+        let len = u16::try_from(self.queue)
+            .map_err(|_| InvalidConfig::new("queue", self.queue, "at most 65535"))?;
+        let queue = Queue::new(self.max_in_flight, len);
+        let shared = Shared {
+            queue,
+            max_wait: self.max_wait,
+            name: self.name,
+        };
+        Ok(LoadShedLayer {
+            limit: InFlightLimit {
+                shared: Arc::new(shared),
+            },
+        })
+    }
+}
+
+const _: () = assert!(MAX_WAITING == u16::MAX as usize);
+
+/// A limit on calls in flight, shared by all its clones. Usable without Tower and without a
+/// runtime.
+///
+/// ```
+/// use buttress::{Rejection, load_shed::InFlightLimit};
+///
+/// let limit = InFlightLimit::new(1);
+/// let slot = limit.try_acquire()?;
+/// assert_eq!(limit.try_acquire().unwrap_err(), Rejection::Overloaded { limit: 1 });
+/// drop(slot);
+/// assert_eq!(limit.in_flight(), 0);
+/// # Ok::<(), Rejection>(())
+/// ```
+#[derive(Clone)]
+pub struct InFlightLimit {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Queue,
+    max_wait: Duration,
+    name: Name,
+}
+
+impl InFlightLimit {
+    /// At most this many slots. Saturates at 2^24 − 1; 0 grants none.
+    #[must_use]
+    pub fn new(max_in_flight: usize) -> Self {
+        let queue = Queue::new(max_in_flight, 0);
+        let shared = Shared {
+            queue,
+            max_wait: Duration::ZERO,
+            name: Name::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Takes a slot, held until the [`Slot`] is dropped. Never waits, and never overtakes a caller
+    /// that does.
+    ///
+    /// # Errors
+    /// [`Rejection::Overloaded`] if no slot is free.
+    pub fn try_acquire(&self) -> Result<Slot, Rejection> {
+        if self.shared.queue.try_acquire() {
+            Ok(self.slot())
+        } else {
+            Err(self.overloaded())
+        }
+    }
+
+    /// How many slots are taken.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.queue.counts().in_flight as usize
+    }
+
+    /// Changes the limit, saturating at 2^24 − 1. Slots already taken above it stay valid; a raised
+    /// limit lets waiting calls go.
+    pub fn set_limit(&self, max_in_flight: usize) {
+        self.shared.queue.set_limit(max_in_flight);
+    }
+
+    /// Limit, slots taken and calls waiting, as they were at one moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let counts = self.shared.queue.counts();
+        Snapshot {
+            name: self.shared.name.clone(),
+            limit: counts.limit as usize,
+            in_flight: counts.in_flight as usize,
+            waiting: usize::from(counts.waiting),
+        }
+    }
+
+    fn slot(&self) -> Slot {
+        Slot {
+            limit: self.clone(),
+        }
+    }
+
+    fn overloaded(&self) -> Rejection {
+        Rejection::Overloaded {
+            limit: self.shared.queue.counts().limit as usize,
+        }
+    }
+
+    /// A slot, a place in the queue, or neither.
+    fn enter(&self) -> Turn {
+        if self.shared.queue.len() == 0 || self.shared.max_wait.is_zero() {
+            return self.try_acquire().map_or(Turn::None(FULL), Turn::Now);
+        }
+        match self.shared.queue.enter() {
+            (_, Some(ticket)) => Turn::Later(Wait {
+                limit: self.clone(),
+                ticket,
+                redeemed: false,
+            }),
+            (Entry::Admitted, None) => Turn::Now(self.slot()),
+            (_, None) => Turn::None(FULL),
+        }
+    }
+
+    /// What a call that came now would find.
+    fn occupancy(&self) -> Occupancy {
+        let counts = self.shared.queue.counts();
+        if counts.in_flight < counts.limit && counts.waiting == 0 {
+            Occupancy::Free
+        } else if counts.waiting < self.shared.queue.len() && !self.shared.max_wait.is_zero() {
+            Occupancy::Queue
+        } else {
+            Occupancy::Full
+        }
+    }
+
+    #[cold]
+    fn reject(&self, reason: &'static str) -> Rejection {
+        let rejection = self.overloaded();
+        tracing::event!(
+            name: "overloaded",
+            target: "buttress::load_shed",
+            Level::DEBUG,
+            name = self.shared.name.get(),
+            reason,
+            limit = self.shared.queue.counts().limit,
+            "overloaded"
+        );
+        rejection
+    }
+}
+
+impl fmt::Debug for InFlightLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot();
+        f.debug_struct("InFlightLimit")
+            .field("name", &snapshot.name)
+            .field("limit", &snapshot.limit)
+            .field("in_flight", &snapshot.in_flight)
+            .field("waiting", &snapshot.waiting)
+            .finish()
+    }
+}
+
+enum Occupancy {
+    Free,
+    Queue,
+    Full,
+}
+
+enum Turn {
+    Now(Slot),
+    Later(Wait),
+    /// Why not.
+    None(&'static str),
+}
+
+/// A slot of an [`InFlightLimit`]. Dropping it gives the slot back.
+#[derive(Debug)]
+#[must_use = "dropping a slot gives it back at once"]
+pub struct Slot {
+    limit: InFlightLimit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.limit.shared.queue.release();
+    }
+}
+
+/// A place in the queue. Dropping it gives the place up.
+struct Wait {
+    limit: InFlightLimit,
+    ticket: Ticket,
+    redeemed: bool,
+}
+
+impl Wait {
+    fn poll_slot(&mut self, cx: &Context<'_>) -> Poll<Slot> {
+        ready!(self.limit.shared.queue.poll_turn(self.ticket, cx));
+        self.redeemed = true;
+        Poll::Ready(self.limit.slot())
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !self.redeemed {
+            self.limit.shared.queue.leave(self.ticket);
+        }
+    }
+}
+
+/// What an [`InFlightLimit`] holds, as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    name: Name,
+    /// How many calls may be in flight.
+    pub limit: usize,
+    /// How many are; above the limit for a while after it was lowered.
+    pub in_flight: usize,
+    /// How many wait in the queue.
+    pub waiting: usize,
+}
+
+impl Snapshot {
+    /// The name given to the layer.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.get()
+    }
+}
+
+/// The service that [`LoadShedLayer`] makes.
+#[derive(Debug)]
+pub struct LoadShed<S> {
+    inner: S,
+    limit: InFlightLimit,
+    ready: Readiness,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Readiness {
+    Unpolled,
+    /// Why the call will be rejected: the inner service was not readied.
+    Rejecting(&'static str),
+    /// The inner service was not readied, but the call may wait for a slot.
+    Queueing,
+    Ready,
+}
+
+impl<S: Clone> Clone for LoadShed<S> {
+    /// The clone is not ready.
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            limit: self.limit.clone(),
+            ready: Readiness::Unpolled,
+        }
+    }
+}
+
+impl<S, Req> Service<Req> for LoadShed<S>
+where
+    S: Service<Req> + Clone,
+    S::Error: StackError,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = LoadShedFuture<S, Req>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.ready = match self.limit.occupancy() {
+            Occupancy::Full => Readiness::Rejecting(FULL),
+            Occupancy::Queue => Readiness::Queueing,
+            Occupancy::Free => match self.inner.poll_ready(cx) {
+                Poll::Ready(Ok(())) => Readiness::Ready,
+                Poll::Ready(Err(error)) => {
+                    self.ready = Readiness::Unpolled;
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    // This instance must not stand in line inside and capture what is freed next:
+                    // it will not be polled when that happens.
+                    self.inner = self.inner.clone();
+                    Readiness::Rejecting(NOT_READY)
+                }
+            },
+        };
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let ready = mem::replace(&mut self.ready, Readiness::Unpolled);
+        let turn = match ready {
+            Readiness::Unpolled => panic!("poll_ready must be called before call"),
+            Readiness::Rejecting(reason) => Turn::None(reason),
+            Readiness::Queueing | Readiness::Ready => self.limit.enter(),
+        };
+        let state = match turn {
+            Turn::Now(slot) if matches!(ready, Readiness::Ready) => State::Calling {
+                call: self.inner.call(req),
+                slot,
+            },
+            // The readied instance, if any, stays with the caller.
+            Turn::Now(slot) => State::Readying {
+                next: Some((self.inner.clone(), req, slot)),
+            },
+            Turn::Later(wait) => State::Waiting {
+                end: Instant::now().checked_add(self.limit.shared.max_wait),
+                sleep: None,
+                next: Some((self.inner.clone(), req)),
+                wait,
+            },
+            Turn::None(reason) => State::Rejected {
+                rejection: self.limit.reject(reason),
+            },
+        };
+        LoadShedFuture { state }
+    }
+}
+
+const FULL: &str = "full";
+const NOT_READY: &str = "inner_not_ready";
+const WAITED: &str = "waited_too_long";
+
+pin_project! {
+    /// The future of a [`LoadShed`] call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct LoadShedFuture<S, Req>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S, Req>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Req>
+    where
+        S: Service<Req>,
+    {
+        // None where the clock cannot count as far as `end`: the wait never ends.
+        Waiting {
+            wait: Wait,
+            end: Option<Instant>,
+            #[pin]
+            sleep: Option<Sleep>,
+            next: Option<(S, Req)>,
+        },
+        Readying { next: Option<(S, Req, Slot)> },
+        // The slot comes last, and so outlives the call when both are dropped.
+        Calling {
+            #[pin]
+            call: S::Future,
+            slot: Slot,
+        },
+        Rejected { rejection: Rejection },
+        Done,
+    }
+}
+
+impl<S, Req> Future for LoadShedFuture<S, Req>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let answer = loop {
+            let next = match state.as_mut().project() {
+                // The slot first: when the turn and the end of the wait have both come, it wins.
+                StateProj::Waiting {
+                    wait,
+                    end,
+                    mut sleep,
+                    next,
+                } => match wait.poll_slot(cx) {
+                    Poll::Ready(slot) => {
+                        let (service, req) = next.take().expect(POLLED);
+                        State::Readying {
+                            next: Some((service, req, slot)),
+                        }
+                    }
+                    Poll::Pending => {
+                        let Some(end) = end else { return Poll::Pending };
+                        if sleep.is_none() {
+                            sleep.set(Some(sleep_until(*end)));
+                        }
+                        ready!(sleep.as_pin_mut().expect("just made").poll(cx));
+                        break Err(S::Error::reject(wait.limit.reject(WAITED)));
+                    }
+                },
+                StateProj::Readying { next } => {
+                    let (mut service, req, slot) = next.take().expect(POLLED);
+                    match service.poll_ready(cx) {
+                        Poll::Ready(Ok(())) => State::Calling {
+                            call: service.call(req),
+                            slot,
+                        },
+                        Poll::Ready(Err(error)) => break Err(error),
+                        Poll::Pending => break Err(S::Error::reject(slot.limit.reject(NOT_READY))),
+                    }
+                }
+                StateProj::Calling { call, .. } => break ready!(call.poll(cx)),
+                StateProj::Rejected { rejection } => break Err(S::Error::reject(*rejection)),
+                StateProj::Done => panic!("{POLLED}"),
+            };
+            state.set(next);
+        };
+        // Before the caller sees the answer: the slot is free by then.
+        state.set(State::Done);
+        Poll::Ready(answer)
+    }
+}
+
+const POLLED: &str = "a future must not be polled after it was ready";
+
+impl<S: Service<Req>, Req> fmt::Debug for LoadShedFuture<S, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadShedFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,263 @@
+use super::gcra::{Cell, Gcra, Refusal};
+use super::quota::{Quota, Rate, SharedRate};
+use crate::error::Rejection;
+use crate::name::Name;
+use crate::time::{Timeline, millis, nanos};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+use tracing::Level;
+
+/// A rate limit, shared by all its clones. Usable without Tower; only [`acquire`](Self::acquire)
+/// needs a runtime.
+///
+/// ```
+/// use buttress::{Quota, Rejection, rate_limit::RateLimiter};
+///
+/// let limiter = RateLimiter::new(Quota::per_minute(1));
+/// limiter.try_acquire(1)?;
+/// let Err(Rejection::RateLimited { retry_after: Some(wait) }) = limiter.try_acquire(1) else {
+///     panic!("granted twice");
+/// };
+/// assert!(wait.as_secs() >= 59);
+/// # Ok::<(), Rejection>(())
+/// ```
+#[derive(Clone)]
+pub struct RateLimiter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    gcra: Gcra,
+    rate: SharedRate,
+    timeline: Timeline,
+    /// Nanoseconds.
+    max_wait: u64,
+    name: Name,
+    control: Mutex<Control>,
+}
+
+/// What is set by hand. Never locked by a call.
+struct Control {
+    quota: Quota,
+    paused_until: u64,
+}
+
+impl RateLimiter {
+    /// The longest wait for a turn, unless set otherwise.
+    pub(super) const MAX_WAIT: Duration = Duration::from_secs(1);
+
+    /// A limiter with its whole burst at hand. [`acquire`](Self::acquire) waits up to 1 s.
+    #[must_use]
+    pub fn new(quota: Quota) -> Self {
+        Self::with(quota, Self::MAX_WAIT, Name::default())
+    }
+
+    pub(super) fn with(quota: Quota, max_wait: Duration, name: Name) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                gcra: Gcra::new(),
+                rate: SharedRate::new(quota.rate()),
+                timeline: Timeline::start(),
+                max_wait: nanos(max_wait),
+                name,
+                control: Mutex::new(Control {
+                    quota,
+                    paused_until: 0,
+                }),
+            }),
+        }
+    }
+
+    /// Takes `n` units of the quota, now or not at all. 0 takes nothing, and is refused like any
+    /// other while a pause lasts or others wait.
+    ///
+    /// # Errors
+    /// [`Rejection::RateLimited`] with how long until it would be granted if nobody else calls;
+    /// [`Rejection::TooCostly`] if `n` is above the burst.
+    pub fn try_acquire(&self, n: u32) -> Result<(), Rejection> {
+        self.take_within(n, 0).map(drop)
+    }
+
+    /// Takes `n` units of the quota, waiting its turn if that comes within the limiter's
+    /// `max_wait`. Turns are served in the order in which they were taken, at the first poll.
+    ///
+    /// Dropped while it waits, it gives its turn back if it is the newest; an older one is lost, as
+    /// handing it out again would exceed the quota.
+    ///
+    /// # Errors
+    /// At once, as [`try_acquire`](Self::try_acquire): nobody waits for what comes too late.
+    ///
+    /// # Panics
+    /// If it has to wait outside a tokio runtime with time enabled.
+    pub async fn acquire(&self, n: u32) -> Result<(), Rejection> {
+        if let Taken::Later(turn) = self.take(n)? {
+            turn.sleep().await;
+            turn.spend();
+        }
+        Ok(())
+    }
+
+    /// Grants nothing before `until`, for a callee that asks to be left alone. From then on calls
+    /// go one by one, the burst being used up. Calls that wait already keep their turns. A pause
+    /// cannot be shortened.
+    pub fn pause_until(&self, until: Instant) {
+        let until = self.shared.timeline.at(until);
+        let mut control = self.control();
+        control.paused_until = control.paused_until.max(until);
+        self.shared.gcra.pause(self.shared.rate.load(), until);
+    }
+
+    /// Changes the quota, rate and burst together. Calls that wait already keep their turns.
+    pub fn set_quota(&self, quota: Quota) {
+        let mut control = self.control();
+        control.quota = quota;
+        self.shared.rate.store(quota.rate());
+        self.shared.gcra.pause(quota.rate(), control.paused_until);
+    }
+
+    /// Quota and what is left of the burst at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let quota = self.control().quota;
+        let available = self
+            .shared
+            .gcra
+            .available(quota.rate(), self.shared.timeline.now());
+        Snapshot {
+            name: self.shared.name.clone(),
+            quota,
+            available,
+        }
+    }
+
+    /// A turn now, or later within `max_wait`.
+    pub(super) fn take(&self, cost: u32) -> Result<Taken, Rejection> {
+        let (cell, now) = self.take_within(cost, self.shared.max_wait)?;
+        if cell.turn <= now {
+            return Ok(Taken::Now);
+        }
+        Ok(Taken::Later(Turn {
+            limiter: self.clone(),
+            cell,
+            spent: false,
+        }))
+    }
+
+    fn take_within(&self, cost: u32, max_wait: u64) -> Result<(Cell, u64), Rejection> {
+        let (now, rate) = (self.shared.timeline.now(), self.shared.rate.load());
+        match self.shared.gcra.take(rate, cost, now, max_wait) {
+            Ok(cell) => Ok((cell, now)),
+            Err(refusal) => Err(rejection(refusal, cost, rate)),
+        }
+    }
+
+    pub(super) fn report(&self, rejection: Rejection, cost: u32) {
+        let name = self.shared.name.get();
+        match rejection {
+            Rejection::TooCostly { burst, .. } => tracing::event!(
+                name: "too_costly",
+                target: "buttress::rate_limit",
+                Level::DEBUG,
+                name,
+                cost,
+                burst,
+                "too costly"
+            ),
+            Rejection::RateLimited { retry_after } => tracing::event!(
+                name: "rate_limited",
+                target: "buttress::rate_limit",
+                Level::DEBUG,
+                name,
+                cost,
+                retry_after_ms = retry_after.map(millis),
+                "rate limited"
+            ),
+            _ => {}
+        }
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        // Nothing panics under the lock; a poisoned one is as good as new.
+        self.shared
+            .control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cold]
+fn rejection(refusal: Refusal, cost: u32, rate: Rate) -> Rejection {
+    match refusal {
+        Refusal::After(wait) => Rejection::RateLimited {
+            retry_after: Some(Duration::from_nanos(wait)),
+        },
+        Refusal::Never => Rejection::RateLimited { retry_after: None },
+        Refusal::TooCostly => Rejection::TooCostly {
+            cost,
+            burst: rate.burst,
+        },
+    }
+}
+
+impl fmt::Debug for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot();
+        f.debug_struct("RateLimiter")
+            .field("name", &snapshot.name)
+            .field("quota", &snapshot.quota)
+            .field("available", &snapshot.available)
+            .finish()
+    }
+}
+
+pub(super) enum Taken {
+    Now,
+    Later(Turn),
+}
+
+/// A turn that lies ahead. Dropping it unspent gives it back if it is the newest.
+pub(super) struct Turn {
+    limiter: RateLimiter,
+    cell: Cell,
+    spent: bool,
+}
+
+impl Turn {
+    /// Ends when the turn has come.
+    pub(super) fn sleep(&self) -> Sleep {
+        self.limiter.shared.timeline.sleep_until(self.cell.turn)
+    }
+
+    pub(super) fn spend(mut self) {
+        self.spent = true;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.spent {
+            self.limiter.shared.gcra.give_back(self.cell);
+        }
+    }
+}
+
+/// What a [`RateLimiter`] holds, as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    name: Name,
+    /// The quota in force.
+    pub quota: Quota,
+    /// How many calls of cost 1 would be granted at once; 0 while calls wait or a pause lasts.
+    pub available: u32,
+}
+
+impl Snapshot {
+    /// The name given to the layer.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.get()
+    }
+}

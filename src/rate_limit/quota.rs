@@ -1,0 +1,267 @@
+//! How much, per how long, and how much at once.
+
+use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
+use crate::time::nanos;
+use std::time::Duration;
+
+/// So many calls per so long, with a burst.
+///
+/// Every value is valid: no calls (`n` = 0) admits nothing, no time (`per` = 0) admits everything.
+/// The longest interval between calls is 2^62 ns, 146 years; a longer one counts as that.
+///
+/// ```
+/// use buttress::Quota;
+/// use std::time::Duration;
+///
+/// let steady = Quota::per_second(200); // 20 at once
+/// let bursty = Quota::per_second(200).burst(50);
+/// let strict = Quota::at_most(100, Duration::from_secs(60)); // in any minute
+/// # let _ = (steady, bursty, strict);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quota {
+    n: u32,
+    per: Duration,
+    burst: Option<u32>,
+    strict: bool,
+}
+
+impl Quota {
+    /// `n` calls per `per` on average, and as many as fit 100 ms of that at once.
+    ///
+    /// In any window of `per` up to `n` plus a burst are granted; see [`at_most`](Self::at_most).
+    #[must_use]
+    pub const fn new(n: u32, per: Duration) -> Self {
+        Self {
+            n,
+            per,
+            burst: None,
+            strict: false,
+        }
+    }
+
+    /// `n` calls per second. See [`new`](Self::new).
+    #[must_use]
+    pub const fn per_second(n: u32) -> Self {
+        Self::new(n, Duration::from_secs(1))
+    }
+
+    /// `n` calls per minute. See [`new`](Self::new).
+    #[must_use]
+    pub const fn per_minute(n: u32) -> Self {
+        Self::new(n, Duration::from_secs(60))
+    }
+
+    /// Never more than `n` calls in *any* window of `per`, wherever it begins.
+    ///
+    /// One at a time unless a [`burst`](Self::burst) is set, which comes out of the `n`: the more
+    /// at once, the slower the rest.
+    #[must_use]
+    pub const fn at_most(n: u32, per: Duration) -> Self {
+        Self {
+            n,
+            per,
+            burst: None,
+            strict: true,
+        }
+    }
+
+    /// How many calls may go at once after a rest.
+    ///
+    /// Default: what fits 100 ms, rounded down, at least 1; for [`at_most`](Self::at_most) 1. Zero
+    /// counts as 1, and more than `n` counts as `n` for [`at_most`](Self::at_most). A burst that
+    /// would take longer than 2^62 ns (146 years) to refill is lowered to what does not.
+    #[must_use]
+    pub const fn burst(self, burst: u32) -> Self {
+        Self {
+            burst: Some(burst),
+            ..self
+        }
+    }
+
+    /// The quota as the core counts it.
+    pub(super) fn rate(self) -> Rate {
+        if self.n == 0 {
+            return Rate {
+                interval: 0,
+                burst: 0,
+            };
+        }
+        if self.per.is_zero() {
+            return Rate {
+                interval: 0,
+                burst: u32::MAX,
+            };
+        }
+        let per = self.per.as_nanos();
+        let n = u128::from(self.n);
+        // Intervals are rounded up, so that the quota is never beaten.
+        let (interval, burst) = if self.strict {
+            let burst = self.burst.unwrap_or(1).clamp(1, self.n);
+            // The calls of a window's first instant, and one per interval after it: with an interval
+            // longer than a share of `per`, they are n at most.
+            (per / (n - u128::from(burst) + 1) + 1, burst)
+        } else {
+            let share = n * u128::from(nanos(Duration::from_millis(100))) / per;
+            let default = u32::try_from(share).unwrap_or(u32::MAX);
+            (per.div_ceil(n), self.burst.unwrap_or(default).max(1))
+        };
+        let interval = u64::try_from(interval)
+            .unwrap_or(u64::MAX)
+            .min(Rate::LONGEST);
+        let burst = u64::from(burst).min(Rate::LONGEST / interval) as u32;
+        Rate { interval, burst }
+    }
+}
+
+/// One call per `interval` nanoseconds, `burst` at once; `interval · burst` ≤ [`Rate::LONGEST`].
+///
+/// A burst of 0 admits nothing; an interval of 0, with a burst, everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rate {
+    pub(super) interval: u64,
+    pub(super) burst: u32,
+}
+
+impl Rate {
+    /// A quarter of the timeline, so that sums of now and a few of these fit a `u64`.
+    pub(super) const LONGEST: u64 = 1 << 62;
+
+    /// The time that this many calls take.
+    pub(super) fn span(self, cells: u32) -> u64 {
+        self.interval.saturating_mul(u64::from(cells))
+    }
+}
+
+/// A rate that can be changed while it is read, without a lock: the rate in force stands in one
+/// slot while the next is written to the other.
+#[derive(Debug)]
+pub(super) struct SharedRate {
+    /// Counts the changes; its last bit names the slot in force.
+    version: AtomicU64,
+    slots: [Slot; 2],
+}
+
+#[derive(Debug)]
+struct Slot {
+    interval: AtomicU64,
+    burst: AtomicU64,
+}
+
+impl SharedRate {
+    pub(super) fn new(rate: Rate) -> Self {
+        let slot = || Slot {
+            interval: AtomicU64::new(rate.interval),
+            burst: AtomicU64::new(rate.burst.into()),
+        };
+        Self {
+            version: AtomicU64::new(0),
+            slots: [slot(), slot()],
+        }
+    }
+
+    pub(super) fn load(&self) -> Rate {
+        loop {
+            // Acquire: the slot was written before its version was published.
+            let version = self.version.load(Acquire);
+            let slot = &self.slots[version as usize & 1];
+            let interval = slot.interval.load(Relaxed);
+            let burst = slot.burst.load(Relaxed) as u32;
+            // Pairs with the writer's fence: having read anything that the change after next
+            // wrote, the version below is newer.
+            fence(Acquire);
+            if self.version.load(Relaxed) == version {
+                return Rate { interval, burst };
+            }
+        }
+    }
+
+    /// One writer at a time, which is the caller's to see to.
+    pub(super) fn store(&self, rate: Rate) {
+        let version = self.version.load(Relaxed).wrapping_add(1);
+        // Whoever reads what follows sees that the slot was no longer in force.
+        fence(Release);
+        let slot = &self.slots[version as usize & 1];
+        slot.interval.store(rate.interval, Relaxed);
+        slot.burst.store(rate.burst.into(), Relaxed);
+        self.version.store(version, Release);
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    #[test]
+    fn interval_and_burst_are_always_of_one_quota() {
+        loom::model(|| {
+            let rate = |n: u32| Rate {
+                interval: n.into(),
+                burst: n,
+            };
+            let shared = Arc::new(SharedRate::new(rate(1)));
+            let writer = shared.clone();
+            let writer = thread::spawn(move || {
+                writer.store(rate(2));
+                writer.store(rate(3));
+            });
+            let seen = shared.load();
+            assert_eq!(seen, rate(seen.burst));
+            writer.join().unwrap();
+            assert_eq!(shared.load(), rate(3));
+        });
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_rounded_up_so_that_the_quota_is_never_beaten() {
+        let cases = [
+            (Quota::per_second(7), 142_857_143, 1),
+            (Quota::per_second(3_000_000), 334, 300_000),
+            (
+                Quota::new(1, Duration::from_secs(86_400)),
+                86_400_000_000_000,
+                1,
+            ),
+            (Quota::per_second(200).burst(50), 5_000_000, 50),
+            (Quota::per_second(200).burst(0), 5_000_000, 1),
+            (Quota::at_most(1, Duration::from_secs(1)), 1_000_000_001, 1),
+            (Quota::at_most(10, Duration::from_secs(1)), 100_000_001, 1),
+            (
+                Quota::at_most(10, Duration::from_secs(1)).burst(99),
+                1_000_000_001,
+                10,
+            ),
+            (Quota::per_second(0), 0, 0),
+            (Quota::at_most(0, Duration::MAX), 0, 0),
+            (Quota::new(1, Duration::ZERO), 0, u32::MAX),
+            (Quota::new(u32::MAX, Duration::from_nanos(1)), 1, u32::MAX),
+        ];
+        for (quota, interval, burst) in cases {
+            assert_eq!(quota.rate(), Rate { interval, burst }, "{quota:?}");
+        }
+    }
+
+    #[test]
+    fn a_burst_that_does_not_fit_the_timeline_is_lowered_never_hastened() {
+        let forever = Quota::new(1, Duration::MAX).burst(u32::MAX).rate();
+        assert_eq!(
+            forever,
+            Rate {
+                interval: Rate::LONGEST,
+                burst: 1
+            }
+        );
+        let day = Quota::new(1, Duration::from_secs(86_400))
+            .burst(u32::MAX)
+            .rate();
+        assert_eq!(day.interval, 86_400_000_000_000);
+        assert!(day.span(day.burst) <= Rate::LONGEST);
+    }
+}

@@ -1,0 +1,296 @@
+use super::limiter::{RateLimiter, Taken, Turn};
+use super::quota::Quota;
+use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::name::Name;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
+use tower::{Layer, Service};
+
+/// What a call costs, in units of the quota.
+///
+/// `()` is the cost of 1 for every call; functions and closures are costs too:
+///
+/// ```
+/// use buttress::{Quota, RateLimitLayer};
+///
+/// fn batch(items: &Vec<u64>) -> u32 { u32::try_from(items.len()).unwrap_or(u32::MAX) }
+///
+/// let layer = RateLimitLayer::builder(Quota::per_second(100)).cost(batch).build()?;
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
+pub trait Cost<Req> {
+    /// The cost of one call. 0 is free.
+    fn cost(&self, req: &Req) -> u32;
+}
+
+impl<Req> Cost<Req> for () {
+    fn cost(&self, _: &Req) -> u32 {
+        1
+    }
+}
+
+impl<K, Req> Cost<Req> for K
+where
+    K: Fn(&Req) -> u32,
+{
+    fn cost(&self, req: &Req) -> u32 {
+        self(req)
+    }
+}
+
+/// Makes [`RateLimit`] services that share one limiter. See the [module](super) for what it does.
+///
+/// The limiter is made with the layer: every service that the layer makes, and every clone of the
+/// layer and of its services, draws on the same quota. Applying the layer is cheap.
+#[derive(Clone)]
+pub struct RateLimitLayer<K = ()> {
+    limiter: RateLimiter,
+    cost: K,
+}
+
+impl RateLimitLayer {
+    /// Every call costs 1 and waits up to 1 s for its turn.
+    #[must_use]
+    pub fn new(quota: Quota) -> Self {
+        Self {
+            limiter: RateLimiter::new(quota),
+            cost: (),
+        }
+    }
+
+    /// As [`new`](Self::new), with more to set.
+    pub fn builder(quota: Quota) -> RateLimitBuilder {
+        RateLimitBuilder {
+            quota,
+            max_wait: RateLimiter::MAX_WAIT,
+            cost: (),
+            name: Name::default(),
+        }
+    }
+}
+
+impl<K> RateLimitLayer<K> {
+    /// The limiter that all services of this layer share.
+    #[must_use]
+    pub fn limiter(&self) -> &RateLimiter {
+        &self.limiter
+    }
+}
+
+impl<S, K: Clone> Layer<S> for RateLimitLayer<K> {
+    type Service = RateLimit<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimit {
+            inner,
+            limiter: self.limiter.clone(),
+            cost: self.cost.clone(),
+        }
+    }
+}
+
+impl<K> fmt::Debug for RateLimitLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("limiter", &self.limiter)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`RateLimitLayer`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RateLimitBuilder<K = ()> {
+    quota: Quota,
+    max_wait: Duration,
+    cost: K,
+    name: Name,
+}
+
+impl<K> RateLimitBuilder<K> {
+    /// How long a call may wait for its turn, from its call; one whose turn comes later is
+    /// rejected at once. Default: 1 s. Zero never waits.
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// What calls cost, in units of the quota. Default: `()`, 1 each.
+    pub fn cost<L>(self, cost: L) -> RateLimitBuilder<L> {
+        RateLimitBuilder {
+            quota: self.quota,
+            max_wait: self.max_wait,
+            cost,
+            name: self.name,
+        }
+    }
+
+    /// The name in events, snapshots and `Debug`. Default: none.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Name::new(name);
+        self
+    }
+
+    /// The layer, with a limiter of its own.
+    ///
+    /// # Errors
+    /// None today: every quota and every duration is valid.
+    pub fn build(self) -> Result<RateLimitLayer<K>, InvalidConfig> {
+        let limiter = RateLimiter::with(self.quota, self.max_wait, self.name);
+        Ok(RateLimitLayer {
+            limiter,
+            cost: self.cost,
+        })
+    }
+}
+
+impl<K> fmt::Debug for RateLimitBuilder<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitBuilder")
+            .field("quota", &self.quota)
+            .field("max_wait", &self.max_wait)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The service that [`RateLimitLayer`] makes.
+#[derive(Clone)]
+pub struct RateLimit<S, K = ()> {
+    inner: S,
+    limiter: RateLimiter,
+    cost: K,
+}
+
+impl<S, K, Req> Service<Req> for RateLimit<S, K>
+where
+    S: Service<Req> + Clone,
+    S::Error: StackError,
+    K: Cost<Req>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = RateLimitFuture<S, Req>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Not asked whether there is a turn: that would cost a clock, and say nothing of the call.
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let cost = self.cost.cost(&req);
+        let state = match self.limiter.take(cost) {
+            Ok(Taken::Now) => State::Calling {
+                call: self.inner.call(req),
+            },
+            // The readied instance stays with the caller; a wait must hold nothing.
+            Ok(Taken::Later(turn)) => State::Waiting {
+                sleep: None,
+                next: Some((turn, self.inner.clone(), req)),
+            },
+            Err(rejection) => {
+                self.limiter.report(rejection, cost);
+                State::Rejected { rejection }
+            }
+        };
+        RateLimitFuture { state }
+    }
+}
+
+impl<S: fmt::Debug, K> fmt::Debug for RateLimit<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimit")
+            .field("inner", &self.inner)
+            .field("limiter", &self.limiter)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The future of a [`RateLimit`] call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct RateLimitFuture<S, Req>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S, Req>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Req>
+    where
+        S: Service<Req>,
+    {
+        Waiting {
+            #[pin]
+            sleep: Option<Sleep>,
+            next: Option<(Turn, S, Req)>,
+        },
+        // The turn is held until the call is made: given up while readying, it may still go back.
+        Readying { next: Option<(Turn, S, Req)> },
+        Calling {
+            #[pin]
+            call: S::Future,
+        },
+        Rejected { rejection: Rejection },
+        Done,
+    }
+}
+
+impl<S, Req> Future for RateLimitFuture<S, Req>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let answer = loop {
+            let next = match state.as_mut().project() {
+                StateProj::Waiting { mut sleep, next } => {
+                    if sleep.is_none() {
+                        sleep.set(next.as_ref().map(|(turn, ..)| turn.sleep()));
+                    }
+                    ready!(sleep.as_pin_mut().expect(POLLED).poll(cx));
+                    State::Readying { next: next.take() }
+                }
+                StateProj::Readying { next } => {
+                    let (_, service, _) = next.as_mut().expect(POLLED);
+                    match ready!(service.poll_ready(cx)) {
+                        Ok(()) => {
+                            let (turn, mut service, req) = next.take().expect(POLLED);
+                            turn.spend();
+                            State::Calling {
+                                call: service.call(req),
+                            }
+                        }
+                        Err(error) => break Err(error),
+                    }
+                }
+                StateProj::Calling { call } => break ready!(call.poll(cx)),
+                StateProj::Rejected { rejection } => break Err(S::Error::reject(*rejection)),
+                StateProj::Done => panic!("{POLLED}"),
+            };
+            state.set(next);
+        };
+        state.set(State::Done);
+        Poll::Ready(answer)
+    }
+}
+
+const POLLED: &str = "a future must not be polled after it was ready";
+
+impl<S: Service<Req>, Req> fmt::Debug for RateLimitFuture<S, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,350 @@
+//! Ends calls that take too long, waiting for the inner service included.
+//!
+//! Use it twice: outermost as the deadline of the whole call, retries and waits included; innermost
+//! as the limit of one attempt. Do not use it to bound the reading of a body: a call ends when the
+//! response head arrives.
+//!
+//! ```
+//! use buttress::{Error, ErrorLayer, Rejection, TimeoutLayer};
+//! use std::{convert::Infallible, future::pending, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+//! let after = Duration::from_millis(20);
+//! let service = ServiceBuilder::new()
+//!     .layer(TimeoutLayer::new(after))
+//!     .layer(ErrorLayer)
+//!     .service(service_fn(|()| pending::<Result<(), Infallible>>()));
+//!
+//! assert_eq!(service.oneshot(()).await, Err(Error::Rejected(Rejection::TimedOut { after })));
+//! # }
+//! ```
+//!
+//! | setting | setter | default |
+//! |---|---|---|
+//! | the time a call may take, from the first poll that finds it unfinished, less what its caller waited for readiness | `new`, `builder` | none: it is asked for |
+//! | name in events and `Debug` | `name` | unnamed |
+//!
+//! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending.
+//!
+//! **It covers queueing.** While the inner service is not ready the clock runs. Once it is, the
+//! call gets what is left, however long it is then kept idle. If the time runs out first,
+//! `poll_ready` says ready and the call that follows is rejected, without touching the inner
+//! service. Whoever takes over an instance whose caller left gets the whole time if that caller's
+//! ran out at least one timeout ago, and what is left of it otherwise; each clone starts afresh.
+//! Drop an instance that you stop polling: what it has reserved inside stays reserved until it is
+//! polled, called or dropped.
+//!
+//! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
+//! timeout, since the call could not be waited for.
+//!
+//! **Cancellation.** Dropping the future drops the inner one. On a timeout the inner future is
+//! dropped before the error is returned, so what it held is free when the caller sees the error.
+//!
+//! **Place.** Outermost and innermost; see the order of layers in the crate's documentation.
+//!
+//! **Errors.** [`Rejection::TimedOut`]; the inner service's errors pass unchanged. Circuit breaker
+//! and retry judge it as [`Verdict::Transient`](crate::Verdict::Transient).
+//!
+//! **Events.** `timed_out` at DEBUG, target `buttress::timeout`, with `name` and `after_ms`.
+//!
+//! Needs a tokio runtime with time enabled once something has to be waited for.
+
+use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::name::Name;
+use crate::time;
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use std::{fmt, mem};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::{Layer, Service};
+use tracing::Level;
+
+/// Makes [`Timeout`] services. See the [module](self) for what it does.
+///
+/// It holds no state: every service, and every clone, times its own calls.
+#[derive(Clone, Debug)]
+pub struct TimeoutLayer {
+    after: Duration,
+    name: Name,
+}
+
+impl TimeoutLayer {
+    /// Calls may take this long.
+    #[must_use]
+    pub fn new(after: Duration) -> Self {
+        Self {
+            after,
+            name: Name::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), with more to set.
+    #[must_use]
+    pub fn builder(after: Duration) -> TimeoutBuilder {
+        TimeoutBuilder {
+            layer: Self::new(after),
+        }
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Timeout {
+            inner,
+            layer: self.clone(),
+            waited: Waited::Nothing,
+            sleep: None,
+        }
+    }
+}
+
+/// Builds a [`TimeoutLayer`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct TimeoutBuilder {
+    layer: TimeoutLayer,
+}
+
+impl TimeoutBuilder {
+    /// The name in events and `Debug`. Default: none.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.layer.name = Name::new(name);
+        self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// None today: every duration is valid.
+    pub fn build(self) -> Result<TimeoutLayer, InvalidConfig> {
+        Ok(self.layer)
+    }
+}
+
+/// The service that [`TimeoutLayer`] makes.
+#[derive(Debug)]
+pub struct Timeout<S> {
+    inner: S,
+    layer: TimeoutLayer,
+    waited: Waited,
+    /// Made at the first pending readiness, reset from then on.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// What waiting for readiness has taken so far.
+#[derive(Clone, Copy, Debug)]
+enum Waited {
+    Nothing,
+    /// Waiting since then. A call in this state came when the time had run out.
+    Since(Instant),
+    /// The inner service became ready with this much left.
+    Left(Duration),
+}
+
+impl<S> Timeout<S> {
+    /// Runs the clock of a wait. Ready once the time has run out.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let after = self.layer.after;
+        let now = Instant::now();
+        let since = match self.waited {
+            Waited::Since(since) if !self.left_behind(now, since) => since,
+            _ => {
+                self.waited = Waited::Since(now);
+                now
+            }
+        };
+        let Some(end) = since.checked_add(after) else {
+            return Poll::Pending; // longer than the clock can count: never
+        };
+        if end <= now {
+            return Poll::Ready(());
+        }
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    /// Stops the clock of a wait. With nothing left it stays where it is, and the call is rejected.
+    fn end_wait(&mut self) {
+        if let Waited::Since(since) = self.waited {
+            let now = Instant::now();
+            if self.left_behind(now, since) {
+                self.waited = Waited::Nothing;
+                return;
+            }
+            let left = self
+                .layer
+                .after
+                .saturating_sub(now.saturating_duration_since(since));
+            if !left.is_zero() {
+                self.waited = Waited::Left(left);
+            }
+        }
+    }
+
+    /// Whether a wait ran out so long ago that whoever waited must have left.
+    fn left_behind(&self, now: Instant, since: Instant) -> bool {
+        let after = self.layer.after;
+        now.saturating_duration_since(since).saturating_sub(after) > after
+    }
+}
+
+impl<S: Clone> Clone for Timeout<S> {
+    /// The clone has waited for nothing yet.
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            layer: self.layer.clone(),
+            waited: Waited::Nothing,
+            sleep: None,
+        }
+    }
+}
+
+impl<S, Req> Service<Req> for Timeout<S>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = TimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        match self.inner.poll_ready(cx) {
+            Poll::Ready(readied) => {
+                self.end_wait();
+                Poll::Ready(readied)
+            }
+            Poll::Pending => self.poll_wait(cx).map(Ok),
+        }
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let layer = self.layer.clone();
+        let state = match mem::replace(&mut self.waited, Waited::Nothing) {
+            Waited::Nothing => State::calling(self.inner.call(req), layer.after, layer),
+            Waited::Left(left) => State::calling(self.inner.call(req), left, layer),
+            Waited::Since(_) => State::OutOfTime { layer },
+        };
+        TimeoutFuture { state }
+    }
+}
+
+pin_project! {
+    /// The future of a [`Timeout`] call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TimeoutFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Calling {
+            #[pin]
+            call: F,
+            // Made at the first pending poll: a call that is ready at once reads no clock.
+            #[pin]
+            sleep: Option<Sleep>,
+            left: Duration,
+            layer: TimeoutLayer,
+        },
+        OutOfTime { layer: TimeoutLayer },
+        Done,
+    }
+}
+
+impl<F> State<F> {
+    fn calling(call: F, left: Duration, layer: TimeoutLayer) -> Self {
+        Self::Calling {
+            call,
+            sleep: None,
+            left,
+            layer,
+        }
+    }
+}
+
+impl<F, Res, E> Future for TimeoutFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: StackError,
+{
+    type Output = Result<Res, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let error = match state.as_mut().project() {
+            StateProj::Calling {
+                call,
+                sleep,
+                left,
+                layer,
+            } => {
+                // The answer first: when both are due, it wins.
+                if let Poll::Ready(answer) = call.poll(cx) {
+                    state.set(State::Done);
+                    return Poll::Ready(answer);
+                }
+                ready!(poll_timer(sleep, *left, cx));
+                layer.time_out()
+            }
+            StateProj::OutOfTime { layer } => layer.time_out(),
+            StateProj::Done => panic!("a future must not be polled after it was ready"),
+        };
+        // Before the caller sees the error: what the inner future held is free by then.
+        state.set(State::Done);
+        Poll::Ready(Err(error))
+    }
+}
+
+fn poll_timer(
+    mut sleep: Pin<&mut Option<Sleep>>,
+    left: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if left.is_zero() {
+        return Poll::Ready(());
+    }
+    if sleep.is_none() {
+        sleep.set(time::sleep(left));
+    }
+    match sleep.as_pin_mut() {
+        // A future that uses up its task's budget leaves none to poll the timer with.
+        Some(sleep) if sleep.is_elapsed() => Poll::Ready(()),
+        Some(sleep) => sleep.poll(cx),
+        None => Poll::Pending, // longer than the clock can count: never
+    }
+}
+
+impl TimeoutLayer {
+    #[cold]
+    fn time_out<E: StackError>(&self) -> E {
+        tracing::event!(
+            name: "timed_out",
+            target: "buttress::timeout",
+            Level::DEBUG,
+            name = self.name.get(),
+            after_ms = time::millis(self.after),
+            "timed out"
+        );
+        E::reject(Rejection::TimedOut { after: self.after })
+    }
+}
+
+impl<F> fmt::Debug for TimeoutFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutFuture").finish_non_exhaustive()
+    }
+}
