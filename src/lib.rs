@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod chance;
+pub mod circuit_breaker;
 pub mod classify;
 pub mod error;
 pub mod load_shed;
@@ -11,6 +12,7 @@ mod sync;
 mod time;
 pub mod timeout;
 
+pub use circuit_breaker::CircuitBreakerLayer;
 pub use classify::{Classify, Verdict};
 pub use error::{Error, ErrorLayer, Rejection, StackError};
 pub use load_shed::LoadShedLayer;

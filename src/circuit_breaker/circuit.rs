@@ -1,0 +1,693 @@
+use super::breaker::{Breaker, Change, Limits, Mark, Pass, Settled, Told};
+use super::state::{Blocked, Event, LONGEST, MAX_PROBES, Phase, Rules};
+use super::window::{CountWindow, Counts, MAX_CALLS, Row, TimeWindow, Window as Record};
+use crate::chance::Chance;
+use crate::classify::Verdict;
+use crate::error::{InvalidConfig, Rejection};
+use crate::name::Name;
+use crate::time::{Timeline, millis, nanos};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tracing::Level;
+
+/// A circuit, shared by all its clones. Usable without Tower and without a runtime.
+///
+/// ```
+/// use buttress::{Rejection, Verdict, circuit_breaker::Circuit};
+///
+/// let circuit = Circuit::builder().consecutive_failures(2).build()?;
+/// for _ in 0..2 {
+///     circuit.try_acquire()?.settle(Verdict::TRANSIENT);
+/// }
+/// let rejection = circuit.try_acquire().unwrap_err();
+/// assert!(matches!(rejection, Rejection::CircuitOpen { retry_after: Some(_) }));
+///
+/// circuit.reset();
+/// circuit.try_acquire()?.settle(Verdict::Healthy);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Circuit {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    breaker: Breaker,
+    timeline: Timeline,
+    chance: Chance,
+    /// Told of every transition and every probe that came back without a verdict.
+    pub(super) changed: Arc<Notify>,
+    pub(super) when_open: WhenOpen,
+    name: Name,
+}
+
+impl Told for Shared {
+    fn now(&self) -> u64 {
+        self.timeline.now()
+    }
+
+    fn draw(&self) -> f64 {
+        self.chance.draw()
+    }
+}
+
+/// What a circuit does at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Calls pass and are counted.
+    Closed,
+    /// Calls are rejected until the open time is over.
+    Open,
+    /// The open time is over: a few calls may pass, as probes. Reads so with no traffic, too.
+    HalfOpen,
+    /// Calls are rejected until [`Circuit::reset`] or [`Circuit::force_closed`].
+    ForcedOpen,
+    /// Calls pass and are counted, and nothing opens the circuit until [`Circuit::reset`] or
+    /// [`Circuit::force_open`].
+    ForcedClosed,
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::ForcedOpen => "forced_open",
+            Self::ForcedClosed => "forced_closed",
+        }
+    }
+}
+
+impl From<Phase> for State {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Closed => Self::Closed,
+            Phase::Open { .. } | Phase::OpenForEver => Self::Open,
+            Phase::HalfOpen { .. } => Self::HalfOpen,
+            Phase::ForcedOpen => Self::ForcedOpen,
+            Phase::ForcedClosed => Self::ForcedClosed,
+        }
+    }
+}
+
+/// What the service of an open circuit does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenOpen {
+    /// Says it is ready and rejects the call, at once.
+    #[default]
+    Reject,
+    /// Says it is not ready until a probe may go. For one breaker per endpoint below a balancer,
+    /// to which an endpoint that rejects at once looks like the fastest of all.
+    NotReady,
+}
+
+/// Over which calls a rate is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Time(Duration),
+    Count(u32),
+}
+
+impl Window {
+    /// The calls that ended within this time, which advances by tenths. Above zero.
+    #[must_use]
+    pub const fn time(length: Duration) -> Self {
+        Self(Kind::Time(length))
+    }
+
+    /// The last so many calls, 1 to 4096.
+    #[must_use]
+    pub const fn count(calls: u32) -> Self {
+        Self(Kind::Count(calls))
+    }
+}
+
+impl Circuit {
+    /// A circuit of one's own, to be shared between layers or used without Tower.
+    pub fn builder() -> CircuitBuilder {
+        CircuitBuilder {
+            config: Config::default(),
+        }
+    }
+
+    /// What it does at this moment.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.seen_as(self.shared.breaker.state().phase)
+    }
+
+    /// State and counts, of one epoch.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let breaker = &self.shared.breaker;
+        let now = self.shared.now();
+        let (state, counts, consecutive_failures) = breaker.snapshot(now);
+        let retry_after = state
+            .look(&breaker.rules, now, breaker.issued_at())
+            .err()
+            .and_then(|blocked| blocked.retry_after)
+            .map(Duration::from_nanos);
+        let probes_out = match state.phase {
+            Phase::HalfOpen {
+                issued, ok, bad, ..
+            } => u32::from(issued - ok - bad),
+            _ => 0,
+        };
+        Snapshot {
+            name: self.shared.name.clone(),
+            state: self.seen_as(state.phase),
+            retry_after,
+            calls: counts.calls,
+            failures: counts.bad,
+            slow_calls: counts.slow,
+            consecutive_failures,
+            probes_out,
+            min_calls: breaker.limits.min_calls,
+        }
+    }
+
+    /// Opens the circuit until [`reset`](Self::reset) or [`force_closed`](Self::force_closed).
+    /// Outcomes of calls that are under way no longer count.
+    pub fn force_open(&self) {
+        self.force(Event::ForceOpen, "forced");
+    }
+
+    /// Closes the circuit until [`reset`](Self::reset) or [`force_open`](Self::force_open); calls
+    /// are counted, from nothing, but do not open it.
+    pub fn force_closed(&self) {
+        self.force(Event::ForceClosed, "forced");
+    }
+
+    /// Closes the circuit, with nothing counted, as if new.
+    pub fn reset(&self) {
+        self.force(Event::Reset, "reset");
+    }
+
+    /// Lets a call through, or not. The permit is spent with the verdict on the call.
+    ///
+    /// # Errors
+    /// [`Rejection::CircuitOpen`] if the circuit is open, or half-open with all its probes out.
+    pub fn try_acquire(&self) -> Result<Permit, Rejection> {
+        let mut permit = self.admit().map_err(rejection)?;
+        permit.since = Some(self.shared.now());
+        Ok(permit)
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), for a call that is not in flight yet.
+    pub(super) fn admit(&self) -> Result<Permit, Blocked> {
+        let (pass, change) = self.shared.breaker.admit(&*self.shared)?;
+        if let Some(change) = change {
+            self.report(change);
+        }
+        Ok(Permit {
+            circuit: self.clone(),
+            pass,
+            since: None,
+            at_work: false,
+            settled: false,
+        })
+    }
+
+    /// Whether a call could go now.
+    pub(super) fn look(&self) -> Result<(), Blocked> {
+        self.shared.breaker.look(&*self.shared)
+    }
+
+    /// An open time that is over reads as what the next call will find.
+    fn seen_as(&self, phase: Phase) -> State {
+        if matches!(phase, Phase::Open { .. }) && self.look().is_ok() {
+            State::HalfOpen
+        } else {
+            phase.into()
+        }
+    }
+
+    fn force(&self, event: Event, reason: &'static str) {
+        let change = self.shared.breaker.force(event, reason);
+        self.report(change);
+    }
+
+    /// Tells of a transition. Called by its only winner.
+    #[cold]
+    fn report(&self, change: Change) {
+        let Change {
+            from,
+            to,
+            reason,
+            counts,
+        } = change;
+        let (from, to) = (State::from(from).as_str(), State::from(to));
+        let name = self.shared.name.get();
+        let Counts {
+            calls,
+            bad: failures,
+            slow: slow_calls,
+        } = counts;
+        macro_rules! tell {
+            ($event:literal, $level:expr, $message:literal) => {
+                tracing::event!(
+                    name: $event,
+                    target: "buttress::circuit_breaker",
+                    $level,
+                    name,
+                    from,
+                    to = to.as_str(),
+                    reason,
+                    calls,
+                    failures,
+                    slow_calls,
+                    $message
+                )
+            };
+        }
+        match to {
+            State::Open | State::ForcedOpen => tell!("opened", Level::WARN, "circuit opened"),
+            State::HalfOpen => tell!("half_opened", Level::INFO, "circuit half-opened"),
+            State::Closed | State::ForcedClosed => tell!("closed", Level::INFO, "circuit closed"),
+        }
+        self.shared.changed.notify_waiters();
+    }
+
+    #[cold]
+    pub(super) fn reject(&self, blocked: Blocked) -> Rejection {
+        let rejection = rejection(blocked);
+        tracing::event!(
+            name: "rejected",
+            target: "buttress::circuit_breaker",
+            Level::DEBUG,
+            name = self.shared.name.get(),
+            retry_after_ms = blocked.retry_after.map(|nanos| millis(Duration::from_nanos(nanos))),
+            "circuit open"
+        );
+        rejection
+    }
+}
+
+fn rejection(blocked: Blocked) -> Rejection {
+    Rejection::CircuitOpen {
+        retry_after: blocked.retry_after.map(Duration::from_nanos),
+    }
+}
+
+impl fmt::Debug for Circuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot();
+        f.debug_struct("Circuit")
+            .field("name", &snapshot.name)
+            .field("state", &snapshot.state)
+            .field("calls", &snapshot.calls)
+            .field("failures", &snapshot.failures)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right to make one call, to be spent with the verdict on it.
+///
+/// Dropped unspent, the call was cancelled: that is ignored if it was in flight for less than
+/// `abandoned_after`, and counts as a failure otherwise. A permit of an epoch that is over, because
+/// the circuit changed meanwhile, changes nothing.
+#[must_use = "a permit that is dropped counts as a cancelled call"]
+pub struct Permit {
+    circuit: Circuit,
+    pass: Pass,
+    since: Option<u64>,
+    /// Set while the inner service works: dropped like this, it panicked.
+    at_work: bool,
+    settled: bool,
+}
+
+impl Permit {
+    /// Spends the permit.
+    pub fn settle(mut self, verdict: Verdict) {
+        self.settled = true;
+        let mark = match verdict {
+            Verdict::Healthy => Mark::Good,
+            Verdict::Transient { retry_after } => Mark::Bad {
+                hint: retry_after.map_or(0, nanos),
+            },
+            Verdict::Permanent => Mark::Bad { hint: 0 },
+            Verdict::Throttled { .. } | Verdict::Ignored => Mark::None,
+        };
+        let shared = &*self.circuit.shared;
+        let settled = shared.breaker.settle(self.pass, mark, self.since, shared);
+        self.circuit.after(settled);
+    }
+
+    /// Does a piece of the call's work; a panic in it is the call's failure.
+    pub(super) fn work<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.at_work = true;
+        let done = work();
+        self.at_work = false;
+        done
+    }
+
+    /// The call is in flight from now, unless it has been.
+    pub(super) fn in_flight(&mut self) {
+        if self.since.is_none() {
+            self.since = Some(self.circuit.shared.now());
+        }
+    }
+}
+
+impl Circuit {
+    fn after(&self, settled: Settled) {
+        match settled {
+            Settled::Nothing => {}
+            Settled::Returned => self.shared.changed.notify_waiters(),
+            Settled::Changed(change) => self.report(change),
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let shared = &*self.circuit.shared;
+        let settled = shared
+            .breaker
+            .abandon(self.pass, self.at_work, self.since, shared);
+        self.circuit.after(settled);
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("circuit", &self.circuit)
+            .field("probe", &self.pass.probe)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`Circuit`] holds, as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    name: Name,
+    /// What the circuit does.
+    pub state: State,
+    /// How long until a probe may go, where that is known.
+    pub retry_after: Option<Duration>,
+    /// The calls in the window, since the circuit was last closed or forced closed.
+    pub calls: u32,
+    /// Those of them that failed.
+    pub failures: u32,
+    /// Those of them that were slow, if that is asked for.
+    pub slow_calls: u32,
+    /// Failures in a row, if they are asked for.
+    pub consecutive_failures: u32,
+    /// The probes under way.
+    pub probes_out: u32,
+    min_calls: u32,
+}
+
+impl Snapshot {
+    /// The name given to the circuit.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.get()
+    }
+
+    /// The share of the window's calls that failed, 0 to 1; `None` with fewer than `min_calls`.
+    #[must_use]
+    pub fn failure_rate(&self) -> Option<f64> {
+        self.rate(self.failures)
+    }
+
+    /// The share of the window's calls that were slow, 0 to 1; `None` with fewer than `min_calls`.
+    #[must_use]
+    pub fn slow_rate(&self) -> Option<f64> {
+        self.rate(self.slow_calls)
+    }
+
+    fn rate(&self, part: u32) -> Option<f64> {
+        (self.calls >= self.min_calls).then(|| f64::from(part) / f64::from(self.calls))
+    }
+}
+
+/// A circuit's settings, unchecked.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Config {
+    pub(super) failure_rate: Option<f64>,
+    pub(super) min_calls: Option<u32>,
+    pub(super) window: Option<Window>,
+    pub(super) consecutive_failures: Option<u32>,
+    pub(super) slow_calls: Option<(Duration, f64)>,
+    pub(super) open_for: Option<Duration>,
+    pub(super) max_open_for: Option<Duration>,
+    pub(super) probes: Option<u32>,
+    pub(super) probe_successes: Option<u32>,
+    pub(super) probe_lease: Option<Duration>,
+    pub(super) abandoned_after: Option<Duration>,
+    pub(super) when_open: WhenOpen,
+    pub(super) seed: Option<u64>,
+    pub(super) name: Name,
+}
+
+impl Config {
+    pub(super) fn build(self) -> Result<Circuit, InvalidConfig> {
+        let rules = self.rules()?;
+        let row = match self.consecutive_failures {
+            Some(0) => return Err(InvalidConfig::new("consecutive_failures", 0, "at least 1")),
+            row => row,
+        };
+        // Failures in a row, asked for alone, take the place of the rates.
+        let rates = row.is_none()
+            || self.window.is_some()
+            || self.failure_rate.is_some()
+            || self.slow_calls.is_some()
+            || self.min_calls.is_some();
+        let Window(kind) = self.window.unwrap_or(Window::time(Duration::from_secs(10)));
+        let longest = match kind {
+            Kind::Count(calls) => calls,
+            Kind::Time(_) => u32::MAX,
+        };
+        let min_calls = self.min_calls.unwrap_or(20.min(longest));
+        let slow = self.slow_calls;
+        let limits = Limits {
+            failed_ppm: ppm("failure_rate", self.failure_rate.unwrap_or(0.5))?,
+            slow: match slow {
+                Some((slow, rate)) => Some((nanos(slow), ppm("slow_calls", rate)?)),
+                None => None,
+            },
+            min_calls,
+            row: row.unwrap_or(0),
+            abandoned_after: nanos(
+                self.abandoned_after
+                    .or(slow.map(|(slow, _)| slow))
+                    .unwrap_or(Duration::from_secs(1)),
+            ),
+        };
+        let record = match kind {
+            Kind::Time(length) if length.is_zero() => {
+                return Err(InvalidConfig::new("window", length, "above zero"));
+            }
+            Kind::Count(calls) if !(1..=MAX_CALLS).contains(&calls) => {
+                return Err(InvalidConfig::new("window", calls, "from 1 to 4096 calls"));
+            }
+            Kind::Time(length) => Record::Time(TimeWindow::new(nanos(length), slow.is_some())),
+            Kind::Count(calls) => Record::Count(CountWindow::new(calls, slow.is_some())),
+        };
+        if min_calls == 0 || min_calls > longest {
+            let allowed = match kind {
+                Kind::Count(calls) => format!("from 1 to the window's {calls} calls"),
+                Kind::Time(_) => "at least 1".to_owned(),
+            };
+            return Err(InvalidConfig::new("min_calls", min_calls, allowed));
+        }
+        let breaker = Breaker::new(
+            rates.then_some(record),
+            row.map(|_| Row::new()),
+            limits,
+            rules,
+        );
+        Ok(Circuit {
+            shared: Arc::new(Shared {
+                breaker,
+                timeline: Timeline::start(),
+                chance: Chance::new(self.seed),
+                changed: Arc::new(Notify::new()),
+                when_open: self.when_open,
+                name: self.name,
+            }),
+        })
+    }
+
+    fn rules(&self) -> Result<Rules, InvalidConfig> {
+        let open_for = self.open_for.unwrap_or(Duration::from_secs(5));
+        let max_open_for = self
+            .max_open_for
+            .unwrap_or(open_for.max(Duration::from_secs(60)));
+        if max_open_for < open_for {
+            let allowed = format!("at least open_for, {open_for:?}");
+            return Err(InvalidConfig::new("max_open_for", max_open_for, allowed));
+        }
+        let probes = self.probes.unwrap_or(3);
+        if !(1..=MAX_PROBES).contains(&probes) {
+            return Err(InvalidConfig::new("probes", probes, "from 1 to 127"));
+        }
+        let successes = self.probe_successes.unwrap_or(probes / 2 + 1);
+        if !(1..=probes).contains(&successes) {
+            let allowed = format!("from 1 to the {probes} probes");
+            return Err(InvalidConfig::new("probe_successes", successes, allowed));
+        }
+        let lease = self.probe_lease.unwrap_or(Duration::from_secs(30));
+        if lease.is_zero() {
+            return Err(InvalidConfig::new("probe_lease", lease, "above zero"));
+        }
+        Ok(Rules {
+            open_for: nanos(open_for),
+            max_open_for: nanos(max_open_for),
+            probes: probes as u8,
+            successes: successes as u8,
+            lease: nanos(lease),
+        })
+    }
+}
+
+const _: () = assert!(LONGEST > 365 * 86_400 * 1_000_000_000);
+
+/// A rate in parts per million, rounded down.
+fn ppm(field: &'static str, rate: f64) -> Result<u32, InvalidConfig> {
+    let ppm = (rate * 1e6) as u32; // NaN gives 0, and what is too large saturates
+    if (1..=1_000_000).contains(&ppm) && rate <= 1.0 {
+        return Ok(ppm);
+    }
+    Err(InvalidConfig::new(
+        field,
+        rate,
+        "a share from 0.000001 to 1",
+    ))
+}
+
+/// The setters of a circuit, for its own builder and for the layer's.
+macro_rules! circuit_setters {
+    () => {
+        /// The share of failed calls in the window at which the circuit opens, above 0 to 1. In
+        /// steps of 0.000001, rounded down. Default: 0.5.
+        pub fn failure_rate(mut self, failure_rate: f64) -> Self {
+            self.config.failure_rate = Some(failure_rate);
+            self
+        }
+
+        /// No rate is taken of fewer calls in the window. Default: 20, or the count window if that
+        /// is smaller.
+        pub fn min_calls(mut self, min_calls: u32) -> Self {
+            self.config.min_calls = Some(min_calls);
+            self
+        }
+
+        /// The calls of which rates are taken. Default: those of the last 10 s.
+        pub fn window(mut self, window: $crate::circuit_breaker::Window) -> Self {
+            self.config.window = Some(window);
+            self
+        }
+
+        /// Opens after so many failures in a row. Set alone it takes the place of the rates;
+        /// beside any setting of theirs, whichever comes first opens. Default: off.
+        pub fn consecutive_failures(mut self, consecutive_failures: u32) -> Self {
+            self.config.consecutive_failures = Some(consecutive_failures);
+            self
+        }
+
+        /// Calls that take at least `duration`, from their first poll that is pending, are slow;
+        /// the circuit opens when their share of the window reaches `rate`, above 0 to 1. A slow
+        /// probe counts as bad. Default: off.
+        pub fn slow_calls(mut self, duration: std::time::Duration, rate: f64) -> Self {
+            self.config.slow_calls = Some((duration, rate));
+            self
+        }
+
+        /// How long the circuit stays open, doubled each time a probe re-opens it, less a random
+        /// tenth at most. Above 2^35 ms (1.09 years) it stays open until it is reset.
+        /// Default: 5 s.
+        pub fn open_for(mut self, open_for: std::time::Duration) -> Self {
+            self.config.open_for = Some(open_for);
+            self
+        }
+
+        /// The longest open time, however often doubled and whatever the callee asks for.
+        /// Default: 60 s, or `open_for` if that is longer.
+        pub fn max_open_for(mut self, max_open_for: std::time::Duration) -> Self {
+            self.config.max_open_for = Some(max_open_for);
+            self
+        }
+
+        /// How many calls may pass while half-open, 1 to 127. Default: 3.
+        pub fn probes(mut self, probes: u32) -> Self {
+            self.config.probes = Some(probes);
+            self
+        }
+
+        /// How many good probes close the circuit, 1 to `probes`. Default: the majority.
+        pub fn probe_successes(mut self, probe_successes: u32) -> Self {
+            self.config.probe_successes = Some(probe_successes);
+            self
+        }
+
+        /// How long after the latest probe went out the probes that have not come back are written
+        /// off, if no other may go. Default: 30 s. `Duration::MAX` never.
+        pub fn probe_lease(mut self, probe_lease: std::time::Duration) -> Self {
+            self.config.probe_lease = Some(probe_lease);
+            self
+        }
+
+        /// A call dropped by its caller counts as failed if it had been in flight this long, from
+        /// its first poll that was pending; younger it is ignored. Raise it where callers stop
+        /// calls that are well: long streams, calls of language models. Default: the duration of
+        /// slow calls if set, else 1 s.
+        pub fn abandoned_after(mut self, abandoned_after: std::time::Duration) -> Self {
+            self.config.abandoned_after = Some(abandoned_after);
+            self
+        }
+
+        /// What a service does while the circuit is open. Default: reject.
+        pub fn when_open(mut self, when_open: $crate::circuit_breaker::WhenOpen) -> Self {
+            self.config.when_open = when_open;
+            self
+        }
+
+        /// Makes the shortening of open times repeatable. Default: random.
+        pub fn seed(mut self, seed: u64) -> Self {
+            self.config.seed = Some(seed);
+            self
+        }
+
+        /// The name in events, snapshots and `Debug`. Default: none.
+        pub fn name(mut self, name: impl Into<std::sync::Arc<str>>) -> Self {
+            self.config.name = $crate::name::Name::new(name);
+            self
+        }
+    };
+}
+pub(super) use circuit_setters;
+
+/// Builds a [`Circuit`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct CircuitBuilder {
+    config: Config,
+}
+
+impl CircuitBuilder {
+    circuit_setters!();
+
+    /// The circuit, closed.
+    ///
+    /// # Errors
+    /// A rate outside 0.000001 to 1 or not a number, a count or a window outside its range, a
+    /// lease of zero, `max_open_for` below `open_for`.
+    pub fn build(self) -> Result<Circuit, InvalidConfig> {
+        self.config.build()
+    }
+}

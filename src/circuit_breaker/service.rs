@@ -1,0 +1,317 @@
+use super::circuit::{Circuit, Config, Permit, WhenOpen, circuit_setters};
+use super::state::Blocked;
+use crate::classify::{Classify, Outcome, judge};
+use crate::error::{InvalidConfig, Rejection, StackError};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use std::{fmt, mem};
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Sleep, sleep};
+use tower::{Layer, Service};
+
+/// Makes [`CircuitBreaker`] services that share one circuit. See the [module](super) for what it
+/// does.
+///
+/// The circuit is made with the layer: every service that the layer makes, and every clone of the
+/// layer and of its services, is behind the same one. Applying the layer is cheap.
+#[derive(Clone)]
+pub struct CircuitBreakerLayer<C = Outcome> {
+    circuit: Circuit,
+    classify: C,
+}
+
+impl CircuitBreakerLayer {
+    /// Starts from the defaults.
+    pub fn builder() -> CircuitBreakerBuilder {
+        CircuitBreakerBuilder {
+            config: Config::default(),
+            classify: Outcome,
+        }
+    }
+}
+
+impl Default for CircuitBreakerLayer {
+    fn default() -> Self {
+        Self::builder().build().expect("the defaults are valid")
+    }
+}
+
+impl<C> CircuitBreakerLayer<C> {
+    /// A layer on a circuit that exists, to share it.
+    #[must_use]
+    pub fn new(circuit: Circuit, classify: C) -> Self {
+        Self { circuit, classify }
+    }
+
+    /// The circuit that all services of this layer share.
+    #[must_use]
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+}
+
+impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
+    type Service = CircuitBreaker<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CircuitBreaker {
+            inner,
+            circuit: self.circuit.clone(),
+            classify: self.classify.clone(),
+            ready: Readiness::Unpolled,
+            waiting: None,
+        }
+    }
+}
+
+impl<C> fmt::Debug for CircuitBreakerLayer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreakerLayer")
+            .field("circuit", &self.circuit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`CircuitBreakerLayer`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct CircuitBreakerBuilder<C = Outcome> {
+    config: Config,
+    classify: C,
+}
+
+impl<C> CircuitBreakerBuilder<C> {
+    circuit_setters!();
+
+    /// What an outcome says about the callee. Default: every `Ok` healthy, every `Err` transient.
+    pub fn classify<D>(self, classify: D) -> CircuitBreakerBuilder<D> {
+        CircuitBreakerBuilder {
+            config: self.config,
+            classify,
+        }
+    }
+
+    /// The layer, with a circuit of its own, closed.
+    ///
+    /// # Errors
+    /// As [`CircuitBuilder::build`](super::CircuitBuilder::build).
+    pub fn build(self) -> Result<CircuitBreakerLayer<C>, InvalidConfig> {
+        Ok(CircuitBreakerLayer {
+            circuit: self.config.build()?,
+            classify: self.classify,
+        })
+    }
+}
+
+impl<C> fmt::Debug for CircuitBreakerBuilder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreakerBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The service that [`CircuitBreakerLayer`] makes.
+pub struct CircuitBreaker<S, C = Outcome> {
+    inner: S,
+    circuit: Circuit,
+    classify: C,
+    ready: Readiness,
+    /// For a circuit that is not ready while open.
+    waiting: Option<Pin<Box<Waiting>>>,
+}
+
+/// What `poll_ready` last found.
+#[derive(Clone, Copy, Debug)]
+enum Readiness {
+    Unpolled,
+    /// The inner service was not readied, so the call is rejected, whatever has changed since.
+    Rejecting(Blocked),
+    Ready,
+}
+
+pin_project! {
+    struct Waiting {
+        #[pin]
+        changed: OwnedNotified,
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl<S, C> CircuitBreaker<S, C> {
+    /// Waits until a call could go: for the time, or a transition.
+    #[cold]
+    fn poll_admissible(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let changed = &self.circuit.shared.changed;
+        let fresh = || changed.clone().notified_owned();
+        let waiting = self.waiting.get_or_insert_with(|| {
+            Box::pin(Waiting {
+                changed: fresh(),
+                sleep: None,
+            })
+        });
+        loop {
+            // In this order: a change after the look is one that `changed` was made before.
+            let mut this = waiting.as_mut().project();
+            if this.changed.as_mut().poll(cx).is_ready() {
+                this.changed.set(fresh());
+                continue;
+            }
+            let Err(blocked) = self.circuit.look() else {
+                break;
+            };
+            this.sleep.set(
+                blocked
+                    .look_after
+                    .map(|nanos| sleep(Duration::from_nanos(nanos))),
+            );
+            let Some(sleep) = this.sleep.as_pin_mut() else {
+                return Poll::Pending;
+            };
+            ready!(sleep.poll(cx));
+        }
+        self.waiting = None;
+        Poll::Ready(())
+    }
+}
+
+impl<S: Clone, C: Clone> Clone for CircuitBreaker<S, C> {
+    /// The clone is not ready.
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            circuit: self.circuit.clone(),
+            classify: self.classify.clone(),
+            ready: Readiness::Unpolled,
+            waiting: None,
+        }
+    }
+}
+
+impl<S, C, Req> Service<Req> for CircuitBreaker<S, C>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+    C: Classify<S::Response, S::Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = CircuitBreakerFuture<S::Future, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.ready = Readiness::Unpolled;
+        if let Err(blocked) = self.circuit.look() {
+            match self.circuit.shared.when_open {
+                WhenOpen::Reject => {
+                    self.ready = Readiness::Rejecting(blocked);
+                    return Poll::Ready(Ok(()));
+                }
+                WhenOpen::NotReady => ready!(self.poll_admissible(cx)),
+            }
+        }
+        ready!(self.inner.poll_ready(cx))?;
+        self.ready = Readiness::Ready;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let admitted = match mem::replace(&mut self.ready, Readiness::Unpolled) {
+            Readiness::Unpolled => panic!("poll_ready must be called before call"),
+            Readiness::Rejecting(blocked) => Err(blocked),
+            Readiness::Ready => self.circuit.admit(),
+        };
+        let state = match admitted {
+            Ok(mut permit) => {
+                let call = permit.work(|| self.inner.call(req));
+                State::Calling {
+                    call,
+                    permit: Some(permit),
+                    classify: self.classify.clone(),
+                }
+            }
+            Err(blocked) => State::Rejected {
+                rejection: self.circuit.reject(blocked),
+            },
+        };
+        CircuitBreakerFuture { state }
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for CircuitBreaker<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreaker")
+            .field("inner", &self.inner)
+            .field("circuit", &self.circuit)
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The future of a [`CircuitBreaker`] call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct CircuitBreakerFuture<F, C> {
+        #[pin]
+        state: State<F, C>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, C> {
+        // The permit outlives the call when both are dropped. None once it is spent.
+        Calling {
+            #[pin]
+            call: F,
+            permit: Option<Permit>,
+            classify: C,
+        },
+        Rejected { rejection: Rejection },
+        Done,
+    }
+}
+
+impl<F, C, Res, E> Future for CircuitBreakerFuture<F, C>
+where
+    F: Future<Output = Result<Res, E>>,
+    C: Classify<Res, E>,
+    E: StackError,
+{
+    type Output = Result<Res, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let answer = match state.as_mut().project() {
+            StateProj::Calling {
+                call,
+                permit: slot,
+                classify,
+            } => {
+                let permit = slot.as_mut().expect(POLLED);
+                let Poll::Ready(outcome) = permit.work(|| call.poll(cx)) else {
+                    permit.in_flight();
+                    return Poll::Pending;
+                };
+                let verdict = judge(classify, &outcome);
+                slot.take().expect(POLLED).settle(verdict);
+                outcome
+            }
+            StateProj::Rejected { rejection } => Err(E::reject(*rejection)),
+            StateProj::Done => panic!("{POLLED}"),
+        };
+        state.set(State::Done);
+        Poll::Ready(answer)
+    }
+}
+
+const POLLED: &str = "a future must not be polled after it was ready";
+
+impl<F, C> fmt::Debug for CircuitBreakerFuture<F, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreakerFuture")
+            .finish_non_exhaustive()
+    }
+}

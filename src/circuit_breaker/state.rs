@@ -1,0 +1,698 @@
+//! The states of a circuit, their packing into one word, and the transitions: pure functions.
+//!
+//! `[phase:3][epoch:20][payload:41]`. The payload of an open circuit is
+//! `[reopened:5][deadline in ms:36]`, of a half-open one `[reopened:5][spare:15][issued:7][ok:7][bad:7]`.
+//!
+//! An epoch wraps after 2^20 transitions: only an outcome that outlives exactly so many would be
+//! taken for a newer one. A deadline wraps after 2.18 years, so it is compared modulo that: one that
+//! lies further ahead than the longest open time is one that has passed.
+
+use crate::chance::scale;
+
+const MS: u64 = 1_000_000;
+const EPOCH: u64 = (1 << 20) - 1;
+const REOPENED: u8 = (1 << 5) - 1;
+const DEADLINE: u64 = (1 << 36) - 1;
+
+/// The most probes that fit their field.
+pub(super) const MAX_PROBES: u32 = 127;
+/// The longest open time that fits the deadline, half of its range: 1.09 years. Above it a circuit
+/// is open for ever.
+pub(super) const LONGEST: u64 = (1 << 35) * MS;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) epoch: u32,
+    pub(super) phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Closed,
+    Open {
+        reopened: u8,
+        until_ms: u64,
+    },
+    OpenForEver,
+    HalfOpen {
+        reopened: u8,
+        issued: u8,
+        ok: u8,
+        bad: u8,
+    },
+    ForcedOpen,
+    ForcedClosed,
+}
+
+/// What a transition needs to know, as configured. Times in nanoseconds, 2^64 − 1 for "never".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) open_for: u64,
+    pub(super) max_open_for: u64,
+    pub(super) probes: u8,
+    pub(super) successes: u8,
+    pub(super) lease: u64,
+}
+
+/// What happens to a circuit. Times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Event {
+    /// A call asks to be let through; the latest probe went out at `issued_at`.
+    Admit {
+        now: u64,
+        issued_at: u64,
+    },
+    /// A probe came back good.
+    Good,
+    /// A probe came back bad. The callee wishes to be left alone for `hint`.
+    Bad {
+        now: u64,
+        hint: u64,
+        draw: f64,
+    },
+    /// A probe came back without a verdict.
+    Return,
+    /// Too many calls failed, or were slow.
+    Trip {
+        now: u64,
+        hint: u64,
+        draw: f64,
+    },
+    ForceOpen,
+    ForceClosed,
+    Reset,
+}
+
+impl From<u64> for State {
+    fn from(word: u64) -> Self {
+        let field = |shift: u32, bits: u32| word >> shift & ((1 << bits) - 1);
+        let phase = match word >> 61 {
+            0 => Phase::Closed,
+            1 => Phase::Open {
+                reopened: field(36, 5) as u8,
+                until_ms: field(0, 36),
+            },
+            2 => Phase::OpenForEver,
+            3 => Phase::HalfOpen {
+                reopened: field(36, 5) as u8,
+                issued: field(14, 7) as u8,
+                ok: field(7, 7) as u8,
+                bad: field(0, 7) as u8,
+            },
+            4 => Phase::ForcedOpen,
+            _ => Phase::ForcedClosed,
+        };
+        Self {
+            epoch: field(41, 20) as u32,
+            phase,
+        }
+    }
+}
+
+impl From<State> for u64 {
+    fn from(state: State) -> Self {
+        let (phase, payload) = match state.phase {
+            Phase::Closed => (0, 0),
+            Phase::Open { reopened, until_ms } => (1, u64::from(reopened) << 36 | until_ms),
+            Phase::OpenForEver => (2, 0),
+            Phase::HalfOpen {
+                reopened,
+                issued,
+                ok,
+                bad,
+            } => {
+                let results = u64::from(issued) << 14 | u64::from(ok) << 7 | u64::from(bad);
+                (3, u64::from(reopened) << 36 | results)
+            }
+            Phase::ForcedOpen => (4, 0),
+            Phase::ForcedClosed => (5, 0),
+        };
+        phase << 61 | u64::from(state.epoch) << 41 | payload
+    }
+}
+
+/// Why a call cannot go now. Nanoseconds from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Blocked {
+    /// When a probe may go, where that is known.
+    pub(super) retry_after: Option<u64>,
+    /// When to look again, if nothing else happens before.
+    pub(super) look_after: Option<u64>,
+}
+
+impl State {
+    pub(super) const NEW: Self = Self {
+        epoch: 0,
+        phase: Phase::Closed,
+    };
+
+    /// Whether a call could go, as a probe or freely.
+    pub(super) fn look(self, rules: &Rules, now: u64, issued_at: u64) -> Result<(), Blocked> {
+        if self.passes() || self.after(Event::Admit { now, issued_at }, rules).is_some() {
+            return Ok(());
+        }
+        Err(match self.phase {
+            Phase::Open { until_ms, .. } => {
+                let left = remaining(until_ms, now, rules);
+                Blocked {
+                    retry_after: left,
+                    look_after: left,
+                }
+            }
+            Phase::HalfOpen { .. } if rules.lease != u64::MAX => {
+                let age = now.saturating_sub(issued_at);
+                Blocked {
+                    retry_after: None,
+                    look_after: Some(rules.lease.saturating_sub(age)),
+                }
+            }
+            _ => Blocked {
+                retry_after: None,
+                look_after: None,
+            },
+        })
+    }
+
+    /// Whether calls pass freely, and are counted in the windows.
+    pub(super) fn passes(self) -> bool {
+        matches!(self.phase, Phase::Closed | Phase::ForcedClosed)
+    }
+
+    /// The state after an event; `None` where it changes nothing.
+    pub(super) fn after(self, event: Event, rules: &Rules) -> Option<Self> {
+        match (event, self.phase) {
+            (Event::ForceOpen, _) => Some(self.next(Phase::ForcedOpen)),
+            (Event::ForceClosed, _) => Some(self.next(Phase::ForcedClosed)),
+            (Event::Reset, _) => Some(self.next(Phase::Closed)),
+
+            (Event::Trip { now, hint, draw }, Phase::Closed) => {
+                Some(self.next(opened(0, now, hint, draw, rules)))
+            }
+
+            (Event::Admit { now, .. }, Phase::Open { reopened, until_ms }) => {
+                let over = remaining(until_ms, now, rules).is_none();
+                over.then(|| {
+                    self.next(Phase::HalfOpen {
+                        reopened,
+                        issued: 1,
+                        ok: 0,
+                        bad: 0,
+                    })
+                })
+            }
+            (
+                Event::Admit { now, issued_at },
+                Phase::HalfOpen {
+                    reopened,
+                    issued,
+                    ok,
+                    bad,
+                },
+            ) => {
+                if issued < rules.probes {
+                    return Some(self.with(Phase::HalfOpen {
+                        reopened,
+                        issued: issued + 1,
+                        ok,
+                        bad,
+                    }));
+                }
+                // The lease: what is still out is written off, by an epoch of its own; results stay.
+                let lapsed =
+                    rules.lease != u64::MAX && now.saturating_sub(issued_at) >= rules.lease;
+                lapsed.then(|| {
+                    self.next(Phase::HalfOpen {
+                        reopened,
+                        issued: ok + bad + 1,
+                        ok,
+                        bad,
+                    })
+                })
+            }
+
+            (
+                Event::Good,
+                Phase::HalfOpen {
+                    reopened,
+                    issued,
+                    ok,
+                    bad,
+                },
+            ) => {
+                if ok + 1 == rules.successes {
+                    return Some(self.next(Phase::Closed));
+                }
+                Some(self.with(Phase::HalfOpen {
+                    reopened,
+                    issued,
+                    ok: ok + 1,
+                    bad,
+                }))
+            }
+            (
+                Event::Bad { now, hint, draw },
+                Phase::HalfOpen {
+                    reopened,
+                    issued,
+                    ok,
+                    bad,
+                },
+            ) => {
+                // With as many bad ones the successes cannot be reached any more.
+                if bad + rules.successes == rules.probes {
+                    let reopened = (reopened + 1).min(REOPENED);
+                    return Some(self.next(opened(reopened, now, hint, draw, rules)));
+                }
+                Some(self.with(Phase::HalfOpen {
+                    reopened,
+                    issued,
+                    ok,
+                    bad: bad + 1,
+                }))
+            }
+            (
+                Event::Return,
+                Phase::HalfOpen {
+                    reopened,
+                    issued,
+                    ok,
+                    bad,
+                },
+            ) => Some(self.with(Phase::HalfOpen {
+                reopened,
+                issued: issued - 1,
+                ok,
+                bad,
+            })),
+
+            _ => None,
+        }
+    }
+
+    /// Into a new epoch: what is outstanding no longer counts.
+    fn next(self, phase: Phase) -> Self {
+        Self {
+            epoch: (self.epoch + 1) & EPOCH as u32,
+            phase,
+        }
+    }
+
+    fn with(self, phase: Phase) -> Self {
+        Self { phase, ..self }
+    }
+}
+
+/// The open state after `reopened` returns to it in a row.
+fn opened(reopened: u8, now: u64, hint: u64, draw: f64, rules: &Rules) -> Phase {
+    if rules.open_for > LONGEST {
+        return Phase::OpenForEver;
+    }
+    let time = rules
+        .open_for
+        .saturating_mul(1 << reopened)
+        .min(rules.max_open_for);
+    let time = time - scale(time / 10, draw);
+    let time = time.max(hint.min(rules.max_open_for)).min(LONGEST);
+    // Rounded up: no probe goes early.
+    let until_ms = now.saturating_add(time).div_ceil(MS) & DEADLINE;
+    Phase::Open { reopened, until_ms }
+}
+
+/// What is left of an open time; `None` when it is over.
+fn remaining(until_ms: u64, now: u64, rules: &Rules) -> Option<u64> {
+    let left = until_ms.wrapping_sub(now / MS) & DEADLINE;
+    let ahead = 1..=rules.max_open_for.min(LONGEST).div_ceil(MS) + 1;
+    ahead.contains(&left).then(|| left * MS - now % MS)
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const RULES: Rules = Rules {
+        open_for: 5 * SECOND,
+        max_open_for: 60 * SECOND,
+        probes: 3,
+        successes: 2,
+        lease: 30 * SECOND,
+    };
+
+    fn trip(now: u64) -> Event {
+        Event::Trip {
+            now,
+            hint: 0,
+            draw: 0.0,
+        }
+    }
+
+    fn bad(now: u64) -> Event {
+        Event::Bad {
+            now,
+            hint: 0,
+            draw: 0.0,
+        }
+    }
+
+    fn admit(now: u64) -> Event {
+        Event::Admit {
+            now,
+            issued_at: now,
+        }
+    }
+
+    /// The open time in ms, for a circuit that opens at 0.
+    fn open_ms(state: State) -> u64 {
+        let Phase::Open { until_ms, .. } = state.phase else {
+            panic!("{state:?}")
+        };
+        until_ms
+    }
+
+    #[test]
+    fn every_state_survives_packing_at_the_edges_of_its_fields() {
+        let phases = [
+            Phase::Closed,
+            Phase::Open {
+                reopened: 31,
+                until_ms: DEADLINE,
+            },
+            Phase::Open {
+                reopened: 0,
+                until_ms: 0,
+            },
+            Phase::OpenForEver,
+            Phase::HalfOpen {
+                reopened: 31,
+                issued: 127,
+                ok: 126,
+                bad: 127,
+            },
+            Phase::HalfOpen {
+                reopened: 0,
+                issued: 1,
+                ok: 0,
+                bad: 0,
+            },
+            Phase::ForcedOpen,
+            Phase::ForcedClosed,
+        ];
+        for phase in phases {
+            for epoch in [0, 1, EPOCH as u32] {
+                let state = State { epoch, phase };
+                assert_eq!(State::from(u64::from(state)), state);
+            }
+        }
+    }
+
+    #[test]
+    fn an_epoch_wraps_without_touching_its_neighbours() {
+        let last = State {
+            epoch: EPOCH as u32,
+            phase: Phase::Closed,
+        };
+        let next = last.after(Event::ForceOpen, &RULES).unwrap();
+        assert_eq!(
+            next,
+            State {
+                epoch: 0,
+                phase: Phase::ForcedOpen
+            }
+        );
+        assert_eq!(State::from(u64::from(next)), next);
+    }
+
+    #[test]
+    fn the_results_of_all_probes_always_decide() {
+        // (probes, successes, results, the phase they lead to)
+        let cases = [
+            (3, 2, "ss", "closed"),
+            (3, 2, "ff", "open"),
+            (3, 2, "sfs", "closed"),
+            (3, 2, "fsf", "open"),
+            (1, 1, "s", "closed"),
+            (1, 1, "f", "open"),
+            (2, 2, "f", "open"),
+            (2, 2, "ss", "closed"),
+            (4, 1, "fffs", "closed"),
+            (4, 1, "ffff", "open"),
+        ];
+        for (probes, successes, results, expected) in cases {
+            let rules = Rules {
+                probes,
+                successes,
+                ..RULES
+            };
+            let mut state = State::NEW.after(trip(0), &rules).unwrap();
+            for _ in results.bytes() {
+                state = state.after(admit(5 * SECOND), &rules).unwrap();
+            }
+            for (i, result) in results.bytes().enumerate() {
+                assert!(
+                    matches!(state.phase, Phase::HalfOpen { .. }),
+                    "{results} decided at {i}"
+                );
+                let event = if result == b's' {
+                    Event::Good
+                } else {
+                    bad(5 * SECOND)
+                };
+                state = state.after(event, &rules).unwrap();
+            }
+            let phase = match state.phase {
+                Phase::Closed => "closed",
+                Phase::Open { .. } => "open",
+                _ => "undecided",
+            };
+            assert_eq!(phase, expected, "{results}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_results_that_fills_the_probes_decides() {
+        for probes in 1..=127_u8 {
+            for successes in 1..=probes {
+                let rules = Rules {
+                    probes,
+                    successes,
+                    ..RULES
+                };
+                // As many good ones as do not close, as many bad ones as do not re-open.
+                let (ok, bad) = (successes - 1, probes - successes);
+                assert_eq!(ok + bad + 1, probes);
+                let phase = Phase::HalfOpen {
+                    reopened: 0,
+                    issued: probes,
+                    ok,
+                    bad,
+                };
+                let state = State { epoch: 0, phase };
+                let closed = state.after(Event::Good, &rules).unwrap();
+                assert_eq!(closed.phase, Phase::Closed);
+                let open = state
+                    .after(
+                        Event::Bad {
+                            now: 0,
+                            hint: 0,
+                            draw: 0.0,
+                        },
+                        &rules,
+                    )
+                    .unwrap();
+                assert!(matches!(open.phase, Phase::Open { .. }));
+            }
+        }
+    }
+
+    #[test]
+    fn open_times_double_up_to_their_maximum_and_start_over_after_a_close() {
+        let rules = Rules {
+            probes: 1,
+            successes: 1,
+            ..RULES
+        };
+        let mut state = State::NEW.after(trip(0), &rules).unwrap();
+        let mut times = vec![open_ms(state)];
+        for _ in 0..40 {
+            let half = State {
+                phase: half_open(state),
+                ..state
+            };
+            state = half.after(bad(0), &rules).unwrap();
+            times.push(open_ms(state));
+        }
+        assert_eq!(times[..5], [5_000, 10_000, 20_000, 40_000, 60_000]);
+        assert!(times[5..].iter().all(|&time| time == 60_000));
+        let half = State {
+            phase: half_open(state),
+            ..state
+        };
+        let closed = half.after(Event::Good, &rules).unwrap();
+        assert_eq!(open_ms(closed.after(trip(0), &rules).unwrap()), 5_000);
+    }
+
+    fn half_open(state: State) -> Phase {
+        let Phase::Open { reopened, .. } = state.phase else {
+            panic!("{state:?}")
+        };
+        Phase::HalfOpen {
+            reopened,
+            issued: 1,
+            ok: 0,
+            bad: 0,
+        }
+    }
+
+    #[test]
+    fn the_draw_shortens_an_open_time_by_a_tenth_at_most() {
+        let open = |draw| {
+            let event = Event::Trip {
+                now: 0,
+                hint: 0,
+                draw,
+            };
+            open_ms(State::NEW.after(event, &RULES).unwrap())
+        };
+        assert_eq!(open(0.0), 5_000);
+        assert_eq!(open(0.5), 4_750);
+        assert_eq!(open(1.0_f64.next_down()), 4_500);
+    }
+
+    #[test]
+    fn the_callees_wish_lengthens_an_open_time_up_to_its_maximum() {
+        for (hint, time) in [(0, 5_000), (20 * SECOND, 20_000), (u64::MAX, 60_000)] {
+            let event = Event::Trip {
+                now: 0,
+                hint,
+                draw: 0.9,
+            };
+            assert_eq!(
+                open_ms(State::NEW.after(event, &RULES).unwrap()).max(5_000),
+                time
+            );
+        }
+        // Not even where the maximum is without bound.
+        let rules = Rules {
+            max_open_for: u64::MAX,
+            ..RULES
+        };
+        let event = Event::Trip {
+            now: 0,
+            hint: u64::MAX,
+            draw: 0.0,
+        };
+        assert!(matches!(
+            State::NEW.after(event, &rules).unwrap().phase,
+            Phase::Open { .. }
+        ));
+    }
+
+    #[test]
+    fn an_open_time_beyond_the_deadlines_field_is_for_ever() {
+        for open_for in [LONGEST + 1, u64::MAX] {
+            let rules = Rules {
+                open_for,
+                max_open_for: u64::MAX,
+                ..RULES
+            };
+            let state = State::NEW.after(trip(0), &rules).unwrap();
+            assert_eq!(state.phase, Phase::OpenForEver);
+            assert_eq!(state.after(admit(u64::MAX), &rules), None);
+        }
+        let rules = Rules {
+            open_for: LONGEST,
+            max_open_for: LONGEST,
+            ..RULES
+        };
+        let state = State::NEW.after(trip(0), &rules).unwrap();
+        assert_eq!(state.after(admit(LONGEST - 1), &rules), None);
+        assert!(state.after(admit(LONGEST), &rules).is_some());
+    }
+
+    #[test]
+    fn a_deadline_holds_across_the_wrap_of_its_field() {
+        let wrap = (DEADLINE + 1) * MS;
+        for now in [
+            0,
+            1,
+            wrap - 1,
+            wrap - 5 * SECOND,
+            wrap - 2 * SECOND,
+            wrap,
+            3 * wrap - 1,
+        ] {
+            let open = State::NEW.after(trip(now), &RULES).unwrap();
+            let edge = (now + 5 * SECOND).div_ceil(MS) * MS;
+            let left = open.look(&RULES, now, 0).unwrap_err().retry_after;
+            assert_eq!(left, Some(edge - now));
+            assert_eq!(
+                open.look(&RULES, edge - 1, 0).unwrap_err().retry_after,
+                Some(1)
+            );
+            for later in [0, SECOND, 86_400 * SECOND, 2 * 365 * 86_400 * SECOND] {
+                assert_eq!(open.look(&RULES, edge + later, 0), Ok(()), "{now} {later}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_lapses_only_with_no_slot_left_and_keeps_the_results() {
+        let phase = |issued, ok, bad| Phase::HalfOpen {
+            reopened: 4,
+            issued,
+            ok,
+            bad,
+        };
+        let state = State {
+            epoch: 7,
+            phase: phase(3, 1, 0),
+        };
+        let at = |now| Event::Admit { now, issued_at: 0 };
+        assert_eq!(state.after(at(30 * SECOND - 1), &RULES), None);
+        let lapsed = state.after(at(30 * SECOND), &RULES).unwrap();
+        assert_eq!(
+            lapsed,
+            State {
+                epoch: 8,
+                phase: phase(2, 1, 0)
+            }
+        );
+
+        let spare = State {
+            epoch: 7,
+            phase: phase(2, 1, 0),
+        };
+        let issued = spare.after(at(40 * SECOND), &RULES).unwrap();
+        assert_eq!(
+            issued,
+            State {
+                epoch: 7,
+                phase: phase(3, 1, 0)
+            }
+        );
+
+        let never = Rules {
+            lease: u64::MAX,
+            ..RULES
+        };
+        assert_eq!(state.after(at(u64::MAX), &never), None);
+    }
+
+    #[test]
+    fn forced_states_heed_neither_time_nor_outcome() {
+        for (force, phase) in [
+            (Event::ForceOpen, Phase::ForcedOpen),
+            (Event::ForceClosed, Phase::ForcedClosed),
+        ] {
+            let state = State::NEW.after(force, &RULES).unwrap();
+            assert_eq!(state.phase, phase);
+            for event in [admit(u64::MAX), Event::Good, bad(0), Event::Return, trip(0)] {
+                assert_eq!(state.after(event, &RULES), None, "{event:?}");
+            }
+            assert_eq!(
+                state.after(Event::Reset, &RULES).unwrap().phase,
+                Phase::Closed
+            );
+        }
+    }
+}
