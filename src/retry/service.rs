@@ -1,0 +1,549 @@
+use super::backoff::Backoff;
+use super::budget::{Budget, Withdrawal};
+use crate::chance::{Chance, scale};
+use crate::classify::{Classify, Outcome, Verdict, judge};
+use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::http::Idempotent;
+use crate::name::Name;
+use crate::time::{millis, nanos};
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+use tower::{Layer, Service};
+use tracing::Level;
+
+/// Makes the copy of a request that is sent again.
+///
+/// [`Idempotent`] is the default and exists for HTTP requests; [`Cloned`] repeats any request that
+/// is `Clone`. Functions and closures are policies too.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot repeat a `{Req}`",
+    note = "`Idempotent`, the default, repeats `http::Request<B>` where `B: Clone`",
+    note = "for other requests that are `Clone`, set `.replay(buttress::retry::Cloned)`"
+)]
+pub trait Replay<Req> {
+    /// A copy of `req`, made before it is sent; `None` to send it once and not retry it.
+    fn replay(&self, req: &Req) -> Option<Req>;
+}
+
+impl<R, Req> Replay<Req> for R
+where
+    R: Fn(&Req) -> Option<Req>,
+{
+    fn replay(&self, req: &Req) -> Option<Req> {
+        self(req)
+    }
+}
+
+/// Repeats every request. For those that may be sent twice whatever they ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cloned;
+
+impl<Req: Clone> Replay<Req> for Cloned {
+    fn replay(&self, req: &Req) -> Option<Req> {
+        Some(req.clone())
+    }
+}
+
+/// Makes [`Retry`] services that share one budget. See the [module](super) for what it does.
+///
+/// The budget is made with the layer, unless one is given: every service that the layer makes, and
+/// every clone of the layer and of its services, draws on the same one. Applying the layer is
+/// cheap.
+#[derive(Clone)]
+pub struct RetryLayer<C = Outcome, R = Idempotent> {
+    policy: Arc<Policy>,
+    classify: C,
+    replay: R,
+}
+
+#[derive(Debug)]
+struct Policy {
+    attempts: u32,
+    backoff: Backoff,
+    budget: Option<Budget>,
+    max_retry_after: Duration,
+    chance: Chance,
+    name: Name,
+}
+
+impl RetryLayer {
+    /// Starts from the defaults.
+    pub fn builder() -> RetryBuilder {
+        RetryBuilder {
+            attempts: 3,
+            backoff: Backoff::exponential(Duration::from_millis(50), Duration::from_secs(5)),
+            budget: Budgeting::Own,
+            max_retry_after: Duration::from_secs(60),
+            classify: Outcome,
+            replay: Idempotent,
+            seed: None,
+            name: Name::default(),
+        }
+    }
+}
+
+impl Default for RetryLayer {
+    fn default() -> Self {
+        Self::builder().build().expect("the defaults are valid")
+    }
+}
+
+impl<C, R> RetryLayer<C, R> {
+    /// The budget that all services of this layer share, unless there is none.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.policy.budget.as_ref()
+    }
+}
+
+impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
+    type Service = Retry<S, C, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Retry {
+            inner,
+            policy: self.policy.clone(),
+            classify: self.classify.clone(),
+            replay: self.replay.clone(),
+        }
+    }
+}
+
+impl<C, R> fmt::Debug for RetryLayer<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryLayer")
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`RetryLayer`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RetryBuilder<C = Outcome, R = Idempotent> {
+    attempts: u32,
+    backoff: Backoff,
+    budget: Budgeting,
+    max_retry_after: Duration,
+    classify: C,
+    replay: R,
+    seed: Option<u64>,
+    name: Name,
+}
+
+#[derive(Clone, Debug)]
+enum Budgeting {
+    Own,
+    Given(Budget),
+    None,
+}
+
+impl<C, R> RetryBuilder<C, R> {
+    /// How often a call is sent in all, the first attempt included; at least 1. Default: 3.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// How long to wait before each retry. Default: exponential from 50 ms to 5 s, full jitter.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// A budget to share with others. Default: one of the layer's own, of the default settings.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = Budgeting::Given(budget);
+        self
+    }
+
+    /// Retries without a budget, so that a callee that fails is sent every attempt of every call.
+    pub fn no_budget(mut self) -> Self {
+        self.budget = Budgeting::None;
+        self
+    }
+
+    /// The longest wait that the callee may ask for; if it asks for more the call is not retried.
+    /// Default: 60 s.
+    pub fn max_retry_after(mut self, max_retry_after: Duration) -> Self {
+        self.max_retry_after = max_retry_after;
+        self
+    }
+
+    /// What an outcome says about the callee. Default: every `Ok` healthy, every `Err` transient.
+    pub fn classify<D>(self, classify: D) -> RetryBuilder<D, R> {
+        let Self {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify: _,
+            replay,
+            seed,
+            name,
+        } = self;
+        RetryBuilder {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay,
+            seed,
+            name,
+        }
+    }
+
+    /// Which requests may be sent again. Default: [`Idempotent`], for HTTP requests.
+    pub fn replay<Q>(self, replay: Q) -> RetryBuilder<C, Q> {
+        let Self {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay: _,
+            seed,
+            name,
+        } = self;
+        RetryBuilder {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay,
+            seed,
+            name,
+        }
+    }
+
+    /// Makes the waits repeatable. Default: random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The name in events and `Debug`. Default: none.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Name::new(name);
+        self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// No attempts; a backoff whose base is above its cap, or whose factor is below 1 or not
+    /// finite.
+    pub fn build(self) -> Result<RetryLayer<C, R>, InvalidConfig> {
+        if self.attempts == 0 {
+            return Err(InvalidConfig::new("attempts", 0, "at least 1"));
+        }
+        self.backoff.check()?;
+        let policy = Policy {
+            attempts: self.attempts,
+            backoff: self.backoff,
+            budget: match self.budget {
+                Budgeting::Own => Some(Budget::default()),
+                Budgeting::Given(budget) => Some(budget),
+                Budgeting::None => None,
+            },
+            max_retry_after: self.max_retry_after,
+            chance: Chance::new(self.seed),
+            name: self.name,
+        };
+        let Self {
+            classify, replay, ..
+        } = self;
+        Ok(RetryLayer {
+            policy: Arc::new(policy),
+            classify,
+            replay,
+        })
+    }
+}
+
+impl<C, R> fmt::Debug for RetryBuilder<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryBuilder")
+            .field("attempts", &self.attempts)
+            .field("backoff", &self.backoff)
+            .field("budget", &self.budget)
+            .field("max_retry_after", &self.max_retry_after)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The service that [`RetryLayer`] makes.
+#[derive(Clone)]
+pub struct Retry<S, C = Outcome, R = Idempotent> {
+    inner: S,
+    policy: Arc<Policy>,
+    classify: C,
+    replay: R,
+}
+
+impl<S, C, R, Req> Service<Req> for Retry<S, C, R>
+where
+    S: Service<Req> + Clone,
+    S::Error: StackError,
+    C: Classify<S::Response, S::Error> + Clone,
+    R: Replay<Req> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = RetryFuture<S, C, R, Req>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        // The instance that was readied makes the first attempt; a clone, not ready, the others.
+        let copy = if self.policy.attempts > 1 {
+            self.replay.replay(&req)
+        } else {
+            None
+        };
+        RetryFuture {
+            next: copy.map(|copy| (self.inner.clone(), copy)),
+            state: State::Calling {
+                call: self.inner.call(req),
+            },
+            attempt: 1,
+            previous: Duration::ZERO,
+            policy: self.policy.clone(),
+            classify: self.classify.clone(),
+            replay: self.replay.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, C, R> fmt::Debug for Retry<S, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry")
+            .field("inner", &self.inner)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The future of a [`Retry`] call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct RetryFuture<S, C, R, Req>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S::Future>,
+        // What the next attempt is made with; the service is not ready, and holds nothing.
+        next: Option<(S, Req)>,
+        // The number of the attempt that is under way or was last.
+        attempt: u32,
+        // The last backoff.
+        previous: Duration,
+        policy: Arc<Policy>,
+        classify: C,
+        replay: R,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Calling {
+            #[pin]
+            call: F,
+        },
+        // The withdrawal goes back if the retry is not sent.
+        Sleeping {
+            #[pin]
+            sleep: Sleep,
+            withdrawal: Option<Withdrawal>,
+        },
+        Readying { withdrawal: Option<Withdrawal> },
+        Done,
+    }
+}
+
+impl<S, C, R, Req> Future for RetryFuture<S, C, R, Req>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+    C: Classify<S::Response, S::Error>,
+    R: Replay<Req>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let answer = loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Calling { call } => {
+                    let outcome = ready!(call.poll(cx));
+                    let verdict = judge(this.classify, &outcome);
+                    let rejected = outcome.as_ref().err().and_then(StackError::rejection);
+                    this.policy.account(*this.attempt, verdict, rejected);
+                    let Some(wait) = this.policy.next_wait(
+                        *this.attempt,
+                        verdict,
+                        this.next.is_some(),
+                        this.previous,
+                    ) else {
+                        break outcome;
+                    };
+                    wait.into_state()
+                }
+                StateProj::Sleeping { sleep, withdrawal } => {
+                    ready!(sleep.poll(cx));
+                    State::Readying {
+                        withdrawal: withdrawal.take(),
+                    }
+                }
+                StateProj::Readying { withdrawal } => {
+                    let (service, _) = this.next.as_mut().expect(POLLED);
+                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                        break Err(error);
+                    }
+                    let (mut service, req) = this.next.take().expect(POLLED);
+                    if let Some(withdrawal) = withdrawal.take() {
+                        withdrawal.spend();
+                    }
+                    *this.attempt += 1;
+                    let last = *this.attempt >= this.policy.attempts;
+                    let copy = if last { None } else { this.replay.replay(&req) };
+                    let call = service.call(req);
+                    *this.next = copy.map(|copy| (service, copy));
+                    State::Calling { call }
+                }
+                StateProj::Done => panic!("{POLLED}"),
+            };
+            // Drops the attempt that is over, and with it what it held.
+            this.state.set(next);
+        };
+        this.state.set(State::Done);
+        *this.next = None;
+        Poll::Ready(answer)
+    }
+}
+
+const POLLED: &str = "a future must not be polled after it was ready";
+
+/// A retry that was decided on.
+struct Wait {
+    time: Duration,
+    withdrawal: Option<Withdrawal>,
+}
+
+impl Wait {
+    fn into_state<F>(self) -> State<F> {
+        let Self { time, withdrawal } = self;
+        if time.is_zero() {
+            return State::Readying { withdrawal };
+        }
+        State::Sleeping {
+            sleep: sleep(time),
+            withdrawal,
+        }
+    }
+}
+
+impl Policy {
+    /// Books an attempt that is over.
+    fn account(&self, attempt: u32, verdict: Verdict, rejected: Option<Rejection>) {
+        let Some(budget) = &self.budget else { return };
+        match rejected {
+            // A success of a retry earns nothing, or retries would pay for themselves.
+            _ if attempt == 1 => {
+                if verdict == Verdict::Healthy {
+                    budget.deposit();
+                }
+            }
+            // A retry that timed out may have been sent; one that was rejected was not.
+            None | Some(Rejection::TimedOut { .. }) => {}
+            Some(_) => budget.refund(),
+        }
+    }
+
+    /// The wait before the next attempt; `None` if there is none.
+    fn next_wait(
+        &self,
+        attempt: u32,
+        verdict: Verdict,
+        replayable: bool,
+        previous: &mut Duration,
+    ) -> Option<Wait> {
+        if !matches!(
+            verdict,
+            Verdict::Transient { .. } | Verdict::Throttled { .. }
+        ) {
+            return None;
+        }
+        let asked = verdict.retry_after().unwrap_or_default();
+        if attempt >= self.attempts {
+            return self.give_up(attempt, verdict, "attempts");
+        }
+        if !replayable {
+            return self.give_up(attempt, verdict, "not_replayable");
+        }
+        if asked > self.max_retry_after {
+            return self.give_up(attempt, verdict, "retry_after");
+        }
+        let withdrawal = match &self.budget {
+            None => None,
+            Some(budget) => match budget.try_withdraw() {
+                None => return self.give_up(attempt, verdict, "budget"),
+                withdrawal => withdrawal,
+            },
+        };
+        let draw = self.chance.draw();
+        *previous = self.backoff.wait(attempt, *previous, draw);
+        let time = (*previous).max(spread(asked, draw));
+        tracing::event!(
+            name: "retrying",
+            target: "buttress::retry",
+            Level::DEBUG,
+            name = self.name.get(),
+            attempt,
+            wait_ms = millis(time),
+            verdict = verdict.as_str(),
+            "retrying"
+        );
+        Some(Wait { time, withdrawal })
+    }
+
+    #[cold]
+    fn give_up(&self, attempt: u32, verdict: Verdict, reason: &'static str) -> Option<Wait> {
+        tracing::event!(
+            name: "gave_up",
+            target: "buttress::retry",
+            Level::DEBUG,
+            name = self.name.get(),
+            attempt,
+            verdict = verdict.as_str(),
+            reason,
+            "gave up"
+        );
+        None
+    }
+}
+
+/// What the callee asks for, never cut short, and up to a quarter more (5 s at most) so that not
+/// all its callers come back at once.
+fn spread(asked: Duration, draw: f64) -> Duration {
+    let range = (asked / 4).min(Duration::from_secs(5));
+    asked.saturating_add(Duration::from_nanos(scale(nanos(range), draw)))
+}
+
+impl<S: Service<Req>, C, R, Req> fmt::Debug for RetryFuture<S, C, R, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryFuture").finish_non_exhaustive()
+    }
+}
