@@ -47,5 +47,5 @@ pub(crate) fn scale(range: u64, draw: f64) -> u64 {
     const STEPS: u64 = 1 << 53; // as many as an f64 in [0, 1) can tell apart
     // The cast saturates and turns NaN into 0.
     let step = ((draw * STEPS as f64) as u64).min(STEPS - 1);
-    ((u128::from(range) + 1) * u128::from(step) >> 53) as u64
+    (((u128::from(range) + 1) * u128::from(step)) >> 53) as u64
 }

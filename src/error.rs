@@ -163,7 +163,7 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
 struct Boxed(#[source] Rejection);
 
 // For every `'a`: an impl for `'static` alone makes stacks that cannot be spawned.
-impl<'a> StackError for Box<dyn std::error::Error + Send + Sync + 'a> {
+impl StackError for Box<dyn std::error::Error + Send + Sync + '_> {
     fn reject(rejection: Rejection) -> Self {
         Box::new(Boxed(rejection))
     }

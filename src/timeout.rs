@@ -83,7 +83,6 @@ impl TimeoutLayer {
     }
 
     /// As [`new`](Self::new), with more to set.
-    #[must_use]
     pub fn builder(after: Duration) -> TimeoutBuilder {
         TimeoutBuilder {
             layer: Self::new(after),

@@ -1,6 +1,6 @@
 //! The circuit breaker's core: the state's word and the windows, told the time and the draw.
 
-use super::state::{Blocked, Event, Phase, Rules, State};
+use super::state::{Blocked, Event, Phase, Rules, State, Trial};
 use super::window::{Call, Counts, Row, Window};
 use crate::sync::{
     AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -158,7 +158,7 @@ impl Breaker {
                         probe: true,
                     };
                     let reason = match state.phase {
-                        Phase::HalfOpen { .. } => "lease_lapsed",
+                        Phase::HalfOpen(_) => "lease_lapsed",
                         _ => "open_time_over",
                     };
                     return Ok((pass, change(state, next, reason, Counts::default())));
@@ -286,7 +286,7 @@ impl Breaker {
             return Settled::Nothing;
         };
         let counts = match before.phase {
-            Phase::HalfOpen { ok, bad, .. } => Counts {
+            Phase::HalfOpen(Trial { ok, bad, .. }) => Counts {
                 calls: u32::from(ok) + u32::from(bad) + 1,
                 bad: u32::from(bad) + u32::from(event != Event::Good),
                 slow: slow.into(),
@@ -405,4 +405,200 @@ fn change(from: State, to: State, reason: &'static str, counts: Counts) -> Optio
         reason,
         counts,
     })
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::super::window::{CountWindow, TimeWindow};
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    const MS: u64 = 1_000_000;
+
+    /// A fixed time, and the smallest draw.
+    struct At(u64);
+
+    impl Told for At {
+        fn now(&self) -> u64 {
+            self.0
+        }
+
+        fn draw(&self) -> f64 {
+            0.0
+        }
+    }
+
+    fn breaker(window: Option<Window>, row: u32, probes: u8) -> Arc<Breaker> {
+        let limits = Limits {
+            failed_ppm: 400_000,
+            slow: None,
+            min_calls: 2,
+            row,
+            abandoned_after: 10 * MS,
+        };
+        let rules = Rules {
+            open_for: 10 * MS,
+            max_open_for: 10 * MS,
+            probes,
+            successes: probes / 2 + 1,
+            lease: 5 * MS,
+        };
+        Arc::new(Breaker::new(
+            window,
+            (row > 0).then(Row::new),
+            limits,
+            rules,
+        ))
+    }
+
+    /// Open since 0; the first probe may go at 10 ms.
+    fn opened(probes: u8) -> Arc<Breaker> {
+        let breaker = breaker(None, 1, probes);
+        let pass = breaker.admit(&At(0)).unwrap().0;
+        assert!(changed(breaker.settle(pass, BAD, None, &At(0))));
+        breaker
+    }
+
+    const BAD: Mark = Mark::Bad { hint: 0 };
+
+    fn changed(settled: Settled) -> bool {
+        matches!(settled, Settled::Changed(_))
+    }
+
+    fn trial(breaker: &Breaker) -> Trial {
+        let Phase::HalfOpen(trial) = breaker.state().phase else {
+            panic!("{:?}", breaker.state());
+        };
+        trial
+    }
+
+    /// Two failures and a success after two successes: 2 of 5 reach the threshold in every order.
+    fn trips_once(window: Window, times: [u64; 3]) {
+        let breaker = breaker(Some(window), 0, 1);
+        let pass = breaker.admit(&At(0)).unwrap().0;
+        for _ in 0..2 {
+            breaker.settle(pass, Mark::Good, None, &At(times[0]));
+        }
+        let settle = |mark, at| {
+            let breaker = breaker.clone();
+            thread::spawn(move || changed(breaker.settle(pass, mark, None, &At(at))))
+        };
+        let (one, two) = (settle(BAD, times[0]), settle(BAD, times[1]));
+        let three = changed(breaker.settle(pass, Mark::Good, None, &At(times[2])));
+        let changes = [one.join().unwrap(), two.join().unwrap(), three];
+        assert_eq!(changes.into_iter().filter(|changed| *changed).count(), 1);
+        assert!(matches!(breaker.state().phase, Phase::Open { .. }));
+    }
+
+    #[test]
+    fn two_failures_and_a_success_at_the_threshold_trip_a_time_window_once() {
+        // The failures fall into different buckets, read by threads with different clocks.
+        loom::model(|| trips_once(Window::Time(TimeWindow::new(2 * MS, false)), [0, MS, MS]));
+    }
+
+    #[test]
+    fn two_failures_and_a_success_at_the_threshold_trip_a_count_window_once() {
+        loom::model(|| trips_once(Window::Count(CountWindow::new(8, false)), [0, 0, 0]));
+    }
+
+    #[test]
+    fn two_admits_at_the_end_of_the_open_time_issue_no_more_than_the_probes() {
+        for probes in [1, 2] {
+            loom::model(move || {
+                let breaker = opened(probes);
+                let admit = || {
+                    let breaker = breaker.clone();
+                    thread::spawn(move || breaker.admit(&At(10 * MS)).is_ok())
+                };
+                let (one, two) = (admit(), admit());
+                let admitted = [one.join().unwrap(), two.join().unwrap()];
+                let admitted = admitted.into_iter().filter(|admitted| *admitted).count();
+                assert_eq!(admitted, usize::from(probes));
+                assert_eq!(trial(&breaker).issued, probes);
+            });
+        }
+    }
+
+    #[test]
+    fn a_probe_that_ends_while_another_is_dropped_leaves_its_result_and_the_others_place() {
+        loom::model(|| {
+            let breaker = opened(3);
+            let [one, two] = [0, 0].map(|_| breaker.admit(&At(10 * MS)).unwrap().0);
+            let other = breaker.clone();
+            let dropped =
+                thread::spawn(move || other.abandon(two, false, Some(10 * MS), &At(11 * MS)));
+            breaker.settle(one, Mark::Good, None, &At(11 * MS));
+            assert_eq!(dropped.join().unwrap(), Settled::Returned);
+            let trial = trial(&breaker);
+            assert_eq!((trial.issued, trial.ok, trial.bad), (1, 1, 0));
+        });
+    }
+
+    #[test]
+    fn a_probe_that_ends_as_its_lease_lapses_counts_once_or_not_at_all() {
+        loom::model(|| {
+            let breaker = opened(1);
+            let old = breaker.admit(&At(10 * MS)).unwrap().0;
+            let other = breaker.clone();
+            let late =
+                thread::spawn(move || changed(other.settle(old, Mark::Good, None, &At(15 * MS))));
+            let new = breaker.admit(&At(15 * MS)).unwrap().0;
+            let closed_by_late = late.join().unwrap();
+            let by_now = breaker.state().phase;
+            if closed_by_late {
+                assert_eq!((by_now, new.probe), (Phase::Closed, false));
+            } else {
+                assert_eq!((trial(&breaker).issued, new.probe), (1, true));
+                assert!(changed(breaker.settle(new, Mark::Good, None, &At(15 * MS))));
+            }
+        });
+    }
+
+    #[test]
+    fn a_lease_never_lapses_under_a_probe_that_has_just_gone_out() {
+        loom::model(|| {
+            let breaker = opened(2);
+            breaker.admit(&At(10 * MS)).unwrap();
+            let other = breaker.clone();
+            // The second place goes to one of the two; the other sees a fresh probe, with no lease
+            // to lapse, whichever way it saw the places taken.
+            let one = thread::spawn(move || other.admit(&At(20 * MS)).is_ok());
+            let two = breaker.admit(&At(20 * MS)).is_ok();
+            assert!(one.join().unwrap() ^ two);
+        });
+    }
+
+    #[test]
+    fn an_outcome_that_comes_as_the_circuit_trips_and_closes_changes_nothing() {
+        loom::model(|| {
+            let breaker = breaker(None, 1, 1);
+            let [first, late] = [0, 0].map(|_| breaker.admit(&At(0)).unwrap().0);
+            assert!(changed(breaker.settle(first, BAD, None, &At(0))));
+            let other = breaker.clone();
+            let outcome = thread::spawn(move || other.settle(late, BAD, None, &At(10 * MS)));
+            let probe = breaker.admit(&At(10 * MS)).unwrap().0;
+            assert!(changed(breaker.settle(
+                probe,
+                Mark::Good,
+                None,
+                &At(10 * MS)
+            )));
+            assert_eq!(outcome.join().unwrap(), Settled::Nothing);
+            let (state, _, row) = breaker.snapshot(10 * MS);
+            assert_eq!((state.phase, row), (Phase::Closed, 0));
+        });
+    }
+
+    #[test]
+    fn of_two_outcomes_that_trip_one_reports_it() {
+        loom::model(|| {
+            let breaker = breaker(None, 1, 1);
+            let passes = [0, 0].map(|_| breaker.admit(&At(0)).unwrap().0);
+            let other = breaker.clone();
+            let one = thread::spawn(move || changed(other.settle(passes[0], BAD, None, &At(0))));
+            let two = changed(breaker.settle(passes[1], BAD, None, &At(0)));
+            assert!(one.join().unwrap() ^ two);
+        });
+    }
 }

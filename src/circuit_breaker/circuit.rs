@@ -1,5 +1,5 @@
 use super::breaker::{Breaker, Change, Limits, Mark, Pass, Settled, Told};
-use super::state::{Blocked, Event, LONGEST, MAX_PROBES, Phase, Rules};
+use super::state::{Blocked, Event, MAX_PROBES, Phase, Rules, Trial};
 use super::window::{CountWindow, Counts, MAX_CALLS, Row, TimeWindow, Window as Record};
 use crate::chance::Chance;
 use crate::classify::Verdict;
@@ -87,7 +87,7 @@ impl From<Phase> for State {
         match phase {
             Phase::Closed => Self::Closed,
             Phase::Open { .. } | Phase::OpenForEver => Self::Open,
-            Phase::HalfOpen { .. } => Self::HalfOpen,
+            Phase::HalfOpen(_) => Self::HalfOpen,
             Phase::ForcedOpen => Self::ForcedOpen,
             Phase::ForcedClosed => Self::ForcedClosed,
         }
@@ -156,9 +156,9 @@ impl Circuit {
             .and_then(|blocked| blocked.retry_after)
             .map(Duration::from_nanos);
         let probes_out = match state.phase {
-            Phase::HalfOpen {
+            Phase::HalfOpen(Trial {
                 issued, ok, bad, ..
-            } => u32::from(issued - ok - bad),
+            }) => u32::from(issued - ok - bad),
             _ => 0,
         };
         Snapshot {
@@ -554,8 +554,6 @@ impl Config {
         })
     }
 }
-
-const _: () = assert!(LONGEST > 365 * 86_400 * 1_000_000_000);
 
 /// A rate in parts per million, rounded down.
 fn ppm(field: &'static str, rate: f64) -> Result<u32, InvalidConfig> {

@@ -2,6 +2,8 @@
 
 mod breaker;
 mod circuit;
+#[cfg(all(test, not(buttress_loom)))]
+mod reference;
 mod service;
 mod state;
 mod window;

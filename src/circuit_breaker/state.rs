@@ -29,19 +29,22 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Closed,
-    Open {
-        reopened: u8,
-        until_ms: u64,
-    },
+    Open { reopened: u8, until_ms: u64 },
     OpenForEver,
-    HalfOpen {
-        reopened: u8,
-        issued: u8,
-        ok: u8,
-        bad: u8,
-    },
+    HalfOpen(Trial),
     ForcedOpen,
     ForcedClosed,
+}
+
+/// The probes of a half-open circuit. Results always number fewer than would decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trial {
+    /// How often in a row the circuit has re-opened.
+    pub(super) reopened: u8,
+    /// Probes that are out or have a result.
+    pub(super) issued: u8,
+    pub(super) ok: u8,
+    pub(super) bad: u8,
 }
 
 /// What a transition needs to know, as configured. Times in nanoseconds, 2^64 − 1 for "never".
@@ -93,12 +96,12 @@ impl From<u64> for State {
                 until_ms: field(0, 36),
             },
             2 => Phase::OpenForEver,
-            3 => Phase::HalfOpen {
+            3 => Phase::HalfOpen(Trial {
                 reopened: field(36, 5) as u8,
                 issued: field(14, 7) as u8,
                 ok: field(7, 7) as u8,
                 bad: field(0, 7) as u8,
-            },
+            }),
             4 => Phase::ForcedOpen,
             _ => Phase::ForcedClosed,
         };
@@ -115,12 +118,12 @@ impl From<State> for u64 {
             Phase::Closed => (0, 0),
             Phase::Open { reopened, until_ms } => (1, u64::from(reopened) << 36 | until_ms),
             Phase::OpenForEver => (2, 0),
-            Phase::HalfOpen {
+            Phase::HalfOpen(Trial {
                 reopened,
                 issued,
                 ok,
                 bad,
-            } => {
+            }) => {
                 let results = u64::from(issued) << 14 | u64::from(ok) << 7 | u64::from(bad);
                 (3, u64::from(reopened) << 36 | results)
             }
@@ -159,7 +162,7 @@ impl State {
                     look_after: left,
                 }
             }
-            Phase::HalfOpen { .. } if rules.lease != u64::MAX => {
+            Phase::HalfOpen(_) if rules.lease != u64::MAX => {
                 let age = now.saturating_sub(issued_at);
                 Blocked {
                     retry_after: None,
@@ -190,99 +193,56 @@ impl State {
             }
 
             (Event::Admit { now, .. }, Phase::Open { reopened, until_ms }) => {
-                let over = remaining(until_ms, now, rules).is_none();
-                over.then(|| {
-                    self.next(Phase::HalfOpen {
-                        reopened,
-                        issued: 1,
-                        ok: 0,
-                        bad: 0,
-                    })
-                })
-            }
-            (
-                Event::Admit { now, issued_at },
-                Phase::HalfOpen {
+                let first = Trial {
                     reopened,
-                    issued,
-                    ok,
-                    bad,
-                },
-            ) => {
-                if issued < rules.probes {
-                    return Some(self.with(Phase::HalfOpen {
-                        reopened,
-                        issued: issued + 1,
-                        ok,
-                        bad,
+                    issued: 1,
+                    ok: 0,
+                    bad: 0,
+                };
+                let over = remaining(until_ms, now, rules).is_none();
+                over.then(|| self.next(Phase::HalfOpen(first)))
+            }
+            (Event::Admit { now, issued_at }, Phase::HalfOpen(trial)) => {
+                if trial.issued < rules.probes {
+                    return Some(self.with(Trial {
+                        issued: trial.issued + 1,
+                        ..trial
                     }));
                 }
                 // The lease: what is still out is written off, by an epoch of its own; results stay.
-                let lapsed =
-                    rules.lease != u64::MAX && now.saturating_sub(issued_at) >= rules.lease;
-                lapsed.then(|| {
-                    self.next(Phase::HalfOpen {
-                        reopened,
-                        issued: ok + bad + 1,
-                        ok,
-                        bad,
-                    })
-                })
+                let age = now.saturating_sub(issued_at);
+                let lapsed = rules.lease != u64::MAX && age >= rules.lease;
+                let issued = trial.ok + trial.bad + 1;
+                lapsed.then(|| self.next(Phase::HalfOpen(Trial { issued, ..trial })))
             }
 
-            (
-                Event::Good,
-                Phase::HalfOpen {
-                    reopened,
-                    issued,
-                    ok,
-                    bad,
-                },
-            ) => {
-                if ok + 1 == rules.successes {
-                    return Some(self.next(Phase::Closed));
-                }
-                Some(self.with(Phase::HalfOpen {
-                    reopened,
-                    issued,
-                    ok: ok + 1,
-                    bad,
-                }))
+            (Event::Good, Phase::HalfOpen(trial)) => {
+                let trial = Trial {
+                    ok: trial.ok + 1,
+                    ..trial
+                };
+                let closes = trial.ok == rules.successes;
+                Some(if closes {
+                    self.next(Phase::Closed)
+                } else {
+                    self.with(trial)
+                })
             }
-            (
-                Event::Bad { now, hint, draw },
-                Phase::HalfOpen {
-                    reopened,
-                    issued,
-                    ok,
-                    bad,
-                },
-            ) => {
-                // With as many bad ones the successes cannot be reached any more.
-                if bad + rules.successes == rules.probes {
-                    let reopened = (reopened + 1).min(REOPENED);
-                    return Some(self.next(opened(reopened, now, hint, draw, rules)));
+            (Event::Bad { now, hint, draw }, Phase::HalfOpen(trial)) => {
+                let trial = Trial {
+                    bad: trial.bad + 1,
+                    ..trial
+                };
+                // With more of them the successes cannot be reached any more.
+                if trial.bad <= rules.probes - rules.successes {
+                    return Some(self.with(trial));
                 }
-                Some(self.with(Phase::HalfOpen {
-                    reopened,
-                    issued,
-                    ok,
-                    bad: bad + 1,
-                }))
+                let reopened = (trial.reopened + 1).min(REOPENED);
+                Some(self.next(opened(reopened, now, hint, draw, rules)))
             }
-            (
-                Event::Return,
-                Phase::HalfOpen {
-                    reopened,
-                    issued,
-                    ok,
-                    bad,
-                },
-            ) => Some(self.with(Phase::HalfOpen {
-                reopened,
-                issued: issued - 1,
-                ok,
-                bad,
+            (Event::Return, Phase::HalfOpen(trial)) => Some(self.with(Trial {
+                issued: trial.issued - 1,
+                ..trial
             })),
 
             _ => None,
@@ -297,8 +257,11 @@ impl State {
         }
     }
 
-    fn with(self, phase: Phase) -> Self {
-        Self { phase, ..self }
+    fn with(self, trial: Trial) -> Self {
+        Self {
+            phase: Phase::HalfOpen(trial),
+            ..self
+        }
     }
 }
 
@@ -382,18 +345,18 @@ mod tests {
                 until_ms: 0,
             },
             Phase::OpenForEver,
-            Phase::HalfOpen {
+            Phase::HalfOpen(Trial {
                 reopened: 31,
                 issued: 127,
                 ok: 126,
                 bad: 127,
-            },
-            Phase::HalfOpen {
+            }),
+            Phase::HalfOpen(Trial {
                 reopened: 0,
                 issued: 1,
                 ok: 0,
                 bad: 0,
-            },
+            }),
             Phase::ForcedOpen,
             Phase::ForcedClosed,
         ];
@@ -449,7 +412,7 @@ mod tests {
             }
             for (i, result) in results.bytes().enumerate() {
                 assert!(
-                    matches!(state.phase, Phase::HalfOpen { .. }),
+                    matches!(state.phase, Phase::HalfOpen(_)),
                     "{results} decided at {i}"
                 );
                 let event = if result == b's' {
@@ -480,12 +443,12 @@ mod tests {
                 // As many good ones as do not close, as many bad ones as do not re-open.
                 let (ok, bad) = (successes - 1, probes - successes);
                 assert_eq!(ok + bad + 1, probes);
-                let phase = Phase::HalfOpen {
+                let phase = Phase::HalfOpen(Trial {
                     reopened: 0,
                     issued: probes,
                     ok,
                     bad,
-                };
+                });
                 let state = State { epoch: 0, phase };
                 let closed = state.after(Event::Good, &rules).unwrap();
                 assert_eq!(closed.phase, Phase::Closed);
@@ -535,12 +498,12 @@ mod tests {
         let Phase::Open { reopened, .. } = state.phase else {
             panic!("{state:?}")
         };
-        Phase::HalfOpen {
+        Phase::HalfOpen(Trial {
             reopened,
             issued: 1,
             ok: 0,
             bad: 0,
-        }
+        })
     }
 
     #[test]
@@ -555,7 +518,7 @@ mod tests {
         };
         assert_eq!(open(0.0), 5_000);
         assert_eq!(open(0.5), 4_750);
-        assert_eq!(open(1.0_f64.next_down()), 4_500);
+        assert_eq!(open(1.0 - f64::EPSILON / 2.0), 4_500);
     }
 
     #[test]
@@ -637,11 +600,13 @@ mod tests {
 
     #[test]
     fn a_lease_lapses_only_with_no_slot_left_and_keeps_the_results() {
-        let phase = |issued, ok, bad| Phase::HalfOpen {
-            reopened: 4,
-            issued,
-            ok,
-            bad,
+        let phase = |issued, ok, bad| {
+            Phase::HalfOpen(Trial {
+                reopened: 4,
+                issued,
+                ok,
+                bad,
+            })
         };
         let state = State {
             epoch: 7,

@@ -62,7 +62,8 @@ pub(super) struct TimeWindow {
     slow: Option<[AtomicU64; BUCKETS]>,
 }
 
-const BUCKETS: usize = 10;
+/// Two are enough for a model, which looks at every order of every access.
+const BUCKETS: usize = if cfg!(buttress_loom) { 2 } else { 10 };
 const LAP: u64 = (1 << 20) - 1;
 const FULL: u64 = (1 << 16) - 1;
 
@@ -252,7 +253,7 @@ impl CountWindow {
         if !hit && bit != 0 {
             return;
         }
-        let (word, tag) = self.block(ring, epoch, number / BLOCK);
+        let (word, tag) = block_of(ring, epoch, number / BLOCK);
         let bits = u64::from(hit) << bit;
         let next = |seen: u64| {
             if seen >> 32 == tag {
@@ -267,12 +268,6 @@ impl CountWindow {
         let _written = word.fetch_update(AcqRel, Acquire, next);
     }
 
-    /// A block's word and its tag.
-    fn block<'a>(&self, ring: &'a [AtomicU64], epoch: u32, block: u64) -> (&'a AtomicU64, u64) {
-        let tag = u64::from(epoch & 0xFF) << 24 | block % BLOCK_TAGS;
-        (&ring[(block % ring.len() as u64) as usize], tag)
-    }
-
     fn read(&self, epoch: u32) -> Counts {
         let cursor = self.cursor.load(Acquire);
         if cursor >> 44 != u64::from(epoch) {
@@ -280,33 +275,39 @@ impl CountWindow {
         }
         let end = cursor & CALLS;
         let calls = end.min(self.n);
-        let bad = self.ones(&self.bad, epoch, end - calls, end);
+        let bad = ones_in(&self.bad, epoch, end - calls, end);
         let slow = self
             .slow
             .as_ref()
-            .map_or(0, |ring| self.ones(ring, epoch, end - calls, end));
+            .map_or(0, |ring| ones_in(ring, epoch, end - calls, end));
         Counts {
             calls: calls as u32,
             bad,
             slow,
         }
     }
+}
 
-    /// How many of the calls numbered `from..to` are marked.
-    fn ones(&self, ring: &[AtomicU64], epoch: u32, from: u64, to: u64) -> u32 {
-        let mut ones = 0;
-        for block in from / BLOCK..to.div_ceil(BLOCK) {
-            let (word, tag) = self.block(ring, epoch, block);
-            let seen = word.load(Acquire);
-            if seen >> 32 != tag {
-                continue;
-            }
-            let before = from.saturating_sub(block * BLOCK);
-            let bits = (seen as u32) >> before << before;
-            ones += bits.count_ones();
+/// How many of the calls numbered `from..to` are marked.
+fn ones_in(ring: &[AtomicU64], epoch: u32, from: u64, to: u64) -> u32 {
+    let mut ones = 0;
+    for block in from / BLOCK..to.div_ceil(BLOCK) {
+        let (word, tag) = block_of(ring, epoch, block);
+        let seen = word.load(Acquire);
+        if seen >> 32 != tag {
+            continue;
         }
-        ones
+        let before = from.saturating_sub(block * BLOCK);
+        let bits = (seen as u32) >> before << before;
+        ones += bits.count_ones();
     }
+    ones
+}
+
+/// A block's word and its tag.
+fn block_of(ring: &[AtomicU64], epoch: u32, block: u64) -> (&AtomicU64, u64) {
+    let tag = (u64::from(epoch & 0xFF) << 24) | (block % BLOCK_TAGS);
+    (&ring[(block % ring.len() as u64) as usize], tag)
 }
 
 /// Failures in a row, `[epoch:20][failures:44]`.
@@ -500,7 +501,7 @@ mod tests {
             let start = window.wrap - 40;
             window.cursor.store(start, SeqCst);
             // The block that is under way had a first call that tagged it.
-            let (word, tag) = window.block(&window.bad, 0, start / BLOCK);
+            let (word, tag) = block_of(&window.bad, 0, start / BLOCK);
             word.store(tag << 32, SeqCst);
             for _ in 0..n + 40 {
                 window.record(0, BAD, || true);
@@ -573,5 +574,87 @@ mod tests {
         let row = Row::new();
         let seen = [true, true, false, true].map(|bad| row.record(0, bad, || true));
         assert_eq!(seen, [1, 2, 0, 1]);
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    const BAD: Call = Call {
+        bad: true,
+        slow: false,
+    };
+
+    #[test]
+    fn a_bucket_rotated_by_two_writers_keeps_both_records() {
+        loom::model(|| {
+            let window = Arc::new(TimeWindow::new(2, false));
+            window.record(0, 0, BAD, || true);
+            let other = window.clone();
+            let writer = thread::spawn(move || other.record(0, 2, BAD, || true));
+            window.record(0, 2, BAD, || true);
+            writer.join().unwrap();
+            assert_eq!(
+                window.read(0, 2),
+                Counts {
+                    calls: 2,
+                    bad: 2,
+                    slow: 0
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn a_bucket_rotated_under_a_late_writer_keeps_the_newer_record() {
+        loom::model(|| {
+            let window = Arc::new(TimeWindow::new(2, false));
+            let other = window.clone();
+            let late = thread::spawn(move || other.record(0, 0, BAD, || true));
+            window.record(0, 2, BAD, || true);
+            late.join().unwrap();
+            assert_eq!(
+                window.read(0, 2),
+                Counts {
+                    calls: 1,
+                    bad: 1,
+                    slow: 0
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn two_failures_in_a_new_epoch_are_both_counted() {
+        loom::model(|| {
+            let window = Arc::new(CountWindow::new(2, false));
+            window.record(0, BAD, || true);
+            let other = window.clone();
+            let writer = thread::spawn(move || other.record(1, BAD, || true));
+            window.record(1, BAD, || true);
+            writer.join().unwrap();
+            assert_eq!(
+                window.read(1),
+                Counts {
+                    calls: 2,
+                    bad: 2,
+                    slow: 0
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn of_two_failures_in_a_row_one_is_the_second() {
+        loom::model(|| {
+            let row = Arc::new(Row::new());
+            let other = row.clone();
+            let one = thread::spawn(move || other.record(0, true, || true));
+            let two = row.record(0, true, || true);
+            assert_eq!(one.join().unwrap() + two, 3);
+        });
     }
 }

@@ -135,7 +135,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const DAY: Duration = Duration::from_secs(86_400);
-    const LARGEST_DRAW: f64 = 1.0_f64.next_down();
+    const LARGEST_DRAW: f64 = 1.0 - f64::EPSILON / 2.0;
 
     fn plain(base: Duration, cap: Duration) -> Backoff {
         Backoff::exponential(base, cap).jitter(Jitter::None)
