@@ -1,4 +1,15 @@
 //! What HTTP adds: the verdict of a status, `Retry-After`, and which requests may be sent twice.
+//!
+//! Import the items, not the module, whose name is that of the `http` crate:
+//!
+//! ```
+//! use buttress::RetryLayer;
+//! use buttress::http::{Idempotent, StatusClassifier};
+//!
+//! let layer =
+//!     RetryLayer::builder().classify(StatusClassifier::default()).replay(Idempotent).build()?;
+//! # Ok::<(), buttress::error::InvalidConfig>(())
+//! ```
 
 mod classify;
 mod replay;

@@ -1,4 +1,68 @@
-//! Keeps calls within a quota.
+//! Keeps calls within a quota, by letting them wait a little or rejecting them.
+//!
+//! Use it where the callee sells or enforces a rate. It limits calls per time, not how many are
+//! under way; for that see [`load_shed`](crate::load_shed). It knows only the calls of this
+//! process.
+//!
+//! ```
+//! use buttress::{Error, ErrorLayer, Quota, RateLimitLayer, Rejection};
+//! use std::{convert::Infallible, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+//! let service = ServiceBuilder::new()
+//!     .layer(RateLimitLayer::new(Quota::new(1, Duration::from_secs(3))))
+//!     .layer(ErrorLayer)
+//!     .service(service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));
+//!
+//! assert_eq!(service.clone().oneshot(1).await, Ok(1));
+//! // The next turn comes in 3 s, which is more than a call waits.
+//! let Err(Error::Rejected(Rejection::RateLimited { retry_after })) = service.oneshot(1).await else {
+//!     panic!("granted");
+//! };
+//! assert!(retry_after > Some(Duration::from_secs(2)));
+//! # }
+//! ```
+//!
+//! | setting | setter | default |
+//! |---|---|---|
+//! | calls per time | [`Quota`], in `new` and `builder`; later [`set_quota`](RateLimiter::set_quota) | none: it is asked for |
+//! | calls at once | [`Quota::burst`] | the quota of 100 ms, at least 1; with [`Quota::at_most`] 1 |
+//! | the longest wait for a turn, from the call | `max_wait` | 1 s |
+//! | what a call costs | `cost` | `()`: 1 |
+//! | name in events, snapshots and `Debug` | `name` | unnamed |
+//!
+//! **The algorithm** is the generic cell rate algorithm (GCRA, ITU-T I.371): a leaky bucket in one
+//! word, in nanoseconds. Every call takes the next *turn*; it goes at once if its turn has come.
+//! With an interval `T`, the time per call rounded up, at most `burst + ⌊W / T⌋` turns fall into
+//! any window of length `W`; with [`Quota::at_most`] at most `n` into any window of `per`.
+//! The promises are about turns: a send follows its turn by up to one tick of the timer (1 ms) and
+//! the inner service's readiness.
+//!
+//! **One limiter per layer value.** Services made by one layer, and their clones, share its
+//! limiter; so it holds in servers that apply layers once per connection.
+//!
+//! **Waiting.** Turns are served in the order in which calls came, and each waiting call sleeps
+//! once. A call whose turn would come after `max_wait` is rejected at once and takes nothing. What
+//! waits takes an unready clone of the inner service and readies it when its turn has come; the
+//! instance that was readied stays with the caller. Readiness takes no turn: services that are
+//! ready and never called cost nothing.
+//!
+//! **Cancellation.** A waiting call that is dropped gives its turn back if it is the newest; the
+//! turn of an older one is lost, as handing it out again could exceed the quota.
+//!
+//! **Place.** Below retry, since the callee counts attempts; above the circuit breaker, which would
+//! take waiting for slowness. A caller may so wait up to `max_wait` to hear that the circuit is
+//! open: set it to zero where that matters.
+//!
+//! **Errors.** [`Rejection::RateLimited`](crate::Rejection::RateLimited),
+//! [`Rejection::TooCostly`](crate::Rejection::TooCostly); the inner service's errors pass
+//! unchanged. Retry and circuit breaker ignore both.
+//!
+//! **Events**, target `buttress::rate_limit`, at DEBUG: `rate_limited` with `name`, `cost` and
+//! `retry_after_ms`; `too_costly` with `name`, `cost` and `burst`.
+//!
+//! Only a call that waits needs a tokio runtime with time enabled.
 
 mod gcra;
 mod limiter;

@@ -1,4 +1,73 @@
-//! Sends again what failed, within a budget.
+//! Sends again what failed and may work the next time, within a budget.
+//!
+//! Use it for calls that may be sent twice. Use it in one layer of a system, not in every one:
+//! three retries at each of three levels are 64 sends. It does not hedge: an attempt is sent when
+//! the one before it has ended.
+//!
+//! ```
+//! use buttress::{ErrorLayer, RetryLayer, retry::Cloned};
+//! use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+//! static SENT: AtomicU32 = AtomicU32::new(0);
+//! let service = ServiceBuilder::new()
+//!     .layer(RetryLayer::builder().replay(Cloned).build().unwrap())
+//!     .layer(ErrorLayer)
+//!     .service(service_fn(|_: &str| async {
+//!         if SENT.fetch_add(1, Relaxed) == 0 { Err("down") } else { Ok("answer") }
+//!     }));
+//!
+//! assert_eq!(service.oneshot("ask").await, Ok("answer"));
+//! assert_eq!(SENT.load(Relaxed), 2);
+//! # }
+//! ```
+//!
+//! | setting | setter | default |
+//! |---|---|---|
+//! | sends of a call in all | `attempts` | 3 |
+//! | waits between them | `backoff` | [`Backoff::exponential`] from 50 ms to 5 s, [`Jitter::Full`] |
+//! | budget | `budget`, `no_budget` | the layer's own: 100 tokens, full at the start, 0.2 more for each first attempt that went well, 1 more per second |
+//! | the longest wait that the callee may ask for | `max_retry_after` | 60 s |
+//! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
+//! | which requests are sent again | `replay` | [`Idempotent`](crate::http::Idempotent), for HTTP requests only |
+//! | seed of the waits' jitter | `seed` | random |
+//! | name in events and `Debug` | `name` | unnamed |
+//!
+//! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient) or
+//! [`Throttled`](crate::Verdict::Throttled), if there are attempts left, its request can be
+//! repeated and the budget has a token. Otherwise the outcome is returned as it is, response or
+//! error, with no delay; retry has no errors of its own. A timeout of this crate's is transient;
+//! its other rejections end the call.
+//!
+//! **Waits.** The backoff, or what the callee asks for if that is longer: its `retry_after` is a
+//! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
+//! come back at once. If it asks for more than `max_retry_after` the call is not retried.
+//!
+//! **The budget** bounds what retries add to the load of a callee that is down: over any time, at
+//! most `capacity + ratio · first attempts that went well + reserve · seconds` retries. Successes of
+//! retries earn nothing. A token that was taken for a retry which is not sent after all, because
+//! its caller left or a layer of this crate rejected it, is put back; a retry that timed out counts
+//! as sent. The budget is shared by all services of a layer and their clones, and by several layers
+//! if it is given to them.
+//!
+//! **Readiness.** The first attempt is made by the instance that the caller readied. A clone, made
+//! only if there is a copy of the request to send, makes the others: it is readied when the wait is
+//! over, so that no permit is held while waiting. An error of its readiness is returned.
+//!
+//! **Cancellation.** Dropping the future drops the attempt under way, or the wait; nothing is sent
+//! after that.
+//!
+//! **Place.** Inside the deadline of the call, outside everything that is about attempts: load
+//! shed, rate limit, circuit breaker, timeout of an attempt.
+//!
+//! **Errors.** None of its own.
+//!
+//! **Events**, target `buttress::retry`, at DEBUG: `retrying` with `name`, `attempt` (the one that
+//! ended, from 1), `wait_ms` and `verdict`; `gave_up` with `name`, `attempt`, `verdict` and
+//! `reason` (`attempts`, `not_replayable`, `retry_after`, `budget`).
+//!
+//! A retry that waits needs a tokio runtime with time enabled.
 
 mod backoff;
 mod budget;

@@ -1,0 +1,125 @@
+//! What each layer adds to a call that costs nothing, for daily work.
+
+use buttress::retry::Cloned;
+use buttress::{
+    CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
+};
+use divan::{Bencher, black_box};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tower::{Layer, Service};
+
+fn main() {
+    divan::main();
+}
+
+#[derive(Clone)]
+struct Bare;
+
+impl Service<u32> for Bare {
+    type Response = u32;
+    type Error = Error<Infallible>;
+    type Future = Ready<Result<u32, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, n: u32) -> Self::Future {
+        ready(Ok(n))
+    }
+}
+
+fn measure<S>(bencher: Bencher<'_, '_>, mut service: S)
+where
+    S: Service<u32>,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    bencher.bench_local(move || {
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let call = pin!(service.call(black_box(7)));
+        assert!(call.poll(&mut cx).is_ready());
+    });
+}
+
+const LONG: Duration = Duration::from_secs(10);
+
+fn retry() -> RetryLayer<buttress::classify::Outcome, Cloned> {
+    RetryLayer::builder().replay(Cloned).build().unwrap()
+}
+
+#[divan::bench]
+fn bare(bencher: Bencher<'_, '_>) {
+    measure(bencher, Bare);
+}
+
+#[divan::bench]
+fn timeout(bencher: Bencher<'_, '_>) {
+    measure(bencher, TimeoutLayer::new(LONG).layer(Bare));
+}
+
+#[divan::bench]
+fn retry_first_attempt_ok(bencher: Bencher<'_, '_>) {
+    measure(bencher, retry().layer(Bare));
+}
+
+#[divan::bench]
+fn circuit_breaker_closed(bencher: Bencher<'_, '_>) {
+    measure(bencher, CircuitBreakerLayer::default().layer(Bare));
+}
+
+#[divan::bench]
+fn circuit_breaker_open(bencher: Bencher<'_, '_>) {
+    let layer = CircuitBreakerLayer::builder()
+        .consecutive_failures(1)
+        .open_for(LONG);
+    let layer = layer.build().unwrap();
+    layer
+        .circuit()
+        .try_acquire()
+        .unwrap()
+        .settle(buttress::Verdict::Permanent);
+    measure(bencher, layer.layer(Bare));
+}
+
+#[divan::bench]
+fn rate_limit_accepted(bencher: Bencher<'_, '_>) {
+    measure(
+        bencher,
+        RateLimitLayer::new(Quota::per_second(u32::MAX)).layer(Bare),
+    );
+}
+
+#[divan::bench]
+fn rate_limit_rejected(bencher: Bencher<'_, '_>) {
+    measure(
+        bencher,
+        RateLimitLayer::new(Quota::per_second(0)).layer(Bare),
+    );
+}
+
+#[divan::bench]
+fn load_shed_accepted(bencher: Bencher<'_, '_>) {
+    measure(bencher, LoadShedLayer::new(256).layer(Bare));
+}
+
+#[divan::bench]
+fn load_shed_rejected(bencher: Bencher<'_, '_>) {
+    measure(bencher, LoadShedLayer::new(0).layer(Bare));
+}
+
+#[divan::bench]
+fn stack_of_five(bencher: Bencher<'_, '_>) {
+    let stack = tower::ServiceBuilder::new()
+        .layer(TimeoutLayer::new(LONG))
+        .layer(retry())
+        .layer(LoadShedLayer::new(256))
+        .layer(RateLimitLayer::new(Quota::per_second(u32::MAX)))
+        .layer(CircuitBreakerLayer::default())
+        .layer(TimeoutLayer::new(LONG))
+        .service(Bare);
+    measure(bencher, stack);
+}

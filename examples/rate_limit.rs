@@ -1,0 +1,55 @@
+//! A quota that calls wait for a little, and weighted calls.
+
+use buttress::{Error, ErrorLayer, Quota, RateLimitLayer, Rejection};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::time::Instant;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+
+/// A batch costs as much as it holds.
+fn cost(batch: &u32) -> u32 {
+    *batch
+}
+
+// A paused clock jumps from timer to timer: the example waits for nothing.
+#[tokio::main(flavor = "current_thread", start_paused = true)]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let layer = RateLimitLayer::builder(Quota::per_second(100).burst(10))
+        .cost(cost)
+        .max_wait(Duration::from_millis(50))
+        .build()?;
+    let mut client = ServiceBuilder::new()
+        .layer(layer)
+        .layer(ErrorLayer)
+        .service(service_fn(|batch: u32| async move {
+            Ok::<_, Infallible>(batch)
+        }));
+
+    // The burst goes at once, and four more wait for their turn.
+    let begun = Instant::now();
+    assert_eq!(client.ready().await?.call(10).await, Ok(10));
+    assert_eq!(client.ready().await?.call(4).await, Ok(4));
+    println!("14 in {:?}", begun.elapsed());
+    assert_eq!(begun.elapsed(), Duration::from_millis(40));
+
+    // What would wait for more than 50 ms is told so at once, and takes nothing.
+    match client.ready().await?.call(10).await {
+        Err(Error::Rejected(Rejection::RateLimited {
+            retry_after: Some(wait),
+        })) => {
+            println!("10 more would have to wait for {wait:?}");
+            assert!(wait > Duration::from_millis(50));
+        }
+        other => panic!("{other:?}"),
+    }
+
+    // What can never be granted is not waited for.
+    let rejection = Rejection::TooCostly {
+        cost: 11,
+        burst: 10,
+    };
+    let outcome = client.ready().await?.call(11).await;
+    assert_eq!(outcome, Err(Error::Rejected(rejection)));
+    println!("{rejection}");
+    Ok(())
+}
