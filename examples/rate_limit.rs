@@ -6,9 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
+struct Batch {
+    items: u32,
+}
+
 /// A batch costs as much as it holds.
-fn cost(batch: &u32) -> u32 {
-    *batch
+fn cost(batch: &Batch) -> u32 {
+    batch.items
 }
 
 // A paused clock jumps from timer to timer: the example waits for nothing.
@@ -21,19 +25,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut client = ServiceBuilder::new()
         .layer(layer)
         .layer(ErrorLayer)
-        .service(service_fn(|batch: u32| async move {
-            Ok::<_, Infallible>(batch)
+        .service(service_fn(|batch: Batch| async move {
+            Ok::<_, Infallible>(batch.items)
         }));
 
     // The burst goes at once, and four more wait for their turn.
     let begun = Instant::now();
-    assert_eq!(client.ready().await?.call(10).await, Ok(10));
-    assert_eq!(client.ready().await?.call(4).await, Ok(4));
+    assert_eq!(
+        client.ready().await?.call(Batch { items: 10 }).await,
+        Ok(10)
+    );
+    assert_eq!(client.ready().await?.call(Batch { items: 4 }).await, Ok(4));
     println!("14 in {:?}", begun.elapsed());
     assert_eq!(begun.elapsed(), Duration::from_millis(40));
 
     // What would wait for more than 50 ms is told so at once, and takes nothing.
-    match client.ready().await?.call(10).await {
+    match client.ready().await?.call(Batch { items: 10 }).await {
         Err(Error::Rejected(Rejection::RateLimited {
             retry_after: Some(wait),
         })) => {
@@ -48,7 +55,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cost: 11,
         burst: 10,
     };
-    let outcome = client.ready().await?.call(11).await;
+    let outcome = client.ready().await?.call(Batch { items: 11 }).await;
     assert_eq!(outcome, Err(Error::Rejected(rejection)));
     println!("{rejection}");
     Ok(())

@@ -49,3 +49,46 @@ pub(crate) fn scale(range: u64, draw: f64) -> u64 {
     let step = ((draw * STEPS as f64) as u64).min(STEPS - 1);
     (((u128::from(range) + 1) * u128::from(step)) >> 53) as u64
 }
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    fn draws(seed: Option<u64>) -> Vec<f64> {
+        let chance = Chance::new(seed);
+        (0..1_000).map(|_| chance.draw()).collect()
+    }
+
+    #[test]
+    fn a_seed_repeats_its_draws_and_no_other_seed_does() {
+        assert_eq!(draws(Some(7)), draws(Some(7)));
+        let mut all: Vec<f64> = (0..100).flat_map(|seed| draws(Some(seed))).collect();
+        all.sort_by(f64::total_cmp);
+        all.dedup();
+        assert_eq!(all.len(), 100_000);
+    }
+
+    #[test]
+    fn draws_spread_over_the_whole_range() {
+        for seed in [None, Some(0), Some(u64::MAX)] {
+            let draws = draws(seed);
+            for tenth in 0..10 {
+                let range = f64::from(tenth) / 10.0..f64::from(tenth + 1) / 10.0;
+                let share = draws.iter().filter(|draw| range.contains(draw)).count();
+                // A hundred each; a share this far off is one in 10^10.
+                assert!((30..200).contains(&share), "{seed:?} {range:?}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_is_scaled_to_both_its_ends() {
+        const LARGEST: f64 = 1.0 - f64::EPSILON / 2.0;
+        for range in [0, 1, 2, 1_000, (1 << 53) - 1] {
+            assert_eq!(scale(range, 0.0), 0);
+            assert_eq!(scale(range, LARGEST), range);
+        }
+        assert_eq!(scale(999, 0.5), 500);
+        assert!(scale(u64::MAX, LARGEST) > u64::MAX - (1 << 12));
+    }
+}

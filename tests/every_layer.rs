@@ -489,10 +489,10 @@ async fn dropped_after_any_number_of_polls_nothing_is_leaked() {
                 // A budget pays for what was sent and for nothing else; but what timed out may have
                 // been sent, for all that the layers know.
                 let unknown = stack.contains(&Mood::TimesOut);
-                let sent = shared.calls.load(SeqCst) as f64 + if unknown { 3.0 } else { 0.0 };
+                let sends = shared.calls.load(SeqCst) as f64 + if unknown { 3.0 } else { 0.0 };
                 assert!(
-                    spent <= (sent - 1.0).max(0.0),
-                    "{what:?}: {spent} for {sent} sends"
+                    spent <= (sends - 1.0).max(0.0),
+                    "{what:?}: {spent} for {sends} sends"
                 );
                 if done {
                     break;

@@ -1,5 +1,5 @@
 use super::breaker::{Breaker, Change, Limits, Mark, Pass, Settled, Told};
-use super::state::{Blocked, Event, MAX_PROBES, Phase, Rules, Trial};
+use super::state::{Blocked, Event, MAX_PROBES, Phase, Rules, State as Inner, Trial};
 use super::window::{CountWindow, Counts, MAX_CALLS, Row, TimeWindow, Window as Record};
 use crate::chance::Chance;
 use crate::classify::Verdict;
@@ -141,21 +141,17 @@ impl Circuit {
     /// What it does at this moment.
     #[must_use]
     pub fn state(&self) -> State {
-        self.seen_as(self.shared.breaker.state().phase)
+        self.seen_at(self.shared.breaker.state(), || self.shared.now())
+            .0
     }
 
     /// State and counts, of one epoch.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let breaker = &self.shared.breaker;
         let now = self.shared.now();
-        let (state, counts, consecutive_failures) = breaker.snapshot(now);
-        let retry_after = state
-            .look(&breaker.rules, now, breaker.issued_at())
-            .err()
-            .and_then(|blocked| blocked.retry_after)
-            .map(Duration::from_nanos);
-        let probes_out = match state.phase {
+        let (inner, counts, consecutive_failures) = self.shared.breaker.snapshot(now);
+        let (state, retry_after) = self.seen_at(inner, || now);
+        let probes_out = match inner.phase {
             Phase::HalfOpen(Trial {
                 issued, ok, bad, ..
             }) => u32::from(issued - ok - bad),
@@ -163,14 +159,14 @@ impl Circuit {
         };
         Snapshot {
             name: self.shared.name.clone(),
-            state: self.seen_as(state.phase),
+            state,
             retry_after,
             calls: counts.calls,
             failures: counts.bad,
             slow_calls: counts.slow,
             consecutive_failures,
             probes_out,
-            min_calls: breaker.limits.min_calls,
+            min_calls: self.shared.breaker.limits.min_calls,
         }
     }
 
@@ -221,12 +217,19 @@ impl Circuit {
         self.shared.breaker.look(&*self.shared)
     }
 
-    /// An open time that is over reads as what the next call will find.
-    fn seen_as(&self, phase: Phase) -> State {
-        if matches!(phase, Phase::Open { .. }) && self.look().is_ok() {
-            State::HalfOpen
-        } else {
-            phase.into()
+    /// A state as its users see it, and the time until a probe may go. An open time that is over
+    /// reads as what the next call will find.
+    fn seen_at(&self, state: Inner, now: impl FnOnce() -> u64) -> (State, Option<Duration>) {
+        if state.passes() {
+            return (state.phase.into(), None);
+        }
+        let breaker = &self.shared.breaker;
+        match state.look(&breaker.rules, now(), breaker.issued_at()) {
+            Ok(()) => (State::HalfOpen, None),
+            Err(blocked) => (
+                state.phase.into(),
+                blocked.retry_after.map(Duration::from_nanos),
+            ),
         }
     }
 

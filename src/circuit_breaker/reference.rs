@@ -2,7 +2,7 @@
 
 use super::breaker::{Breaker, Limits, Mark, Pass, Settled, Told};
 use super::state::{Phase, Rules};
-use super::window::{CountWindow, Row, TimeWindow, Window};
+use super::window::{CountWindow, Counts, Row, TimeWindow, Window};
 use proptest::prelude::*;
 use std::cell::Cell;
 
@@ -137,9 +137,25 @@ impl Reference {
         })
     }
 
-    fn settle(&mut self, permit: Permit, mark: Mark, now: u64) {
+    fn would_admit(&self, now: u64) -> bool {
+        let Rules { probes, lease, .. } = self.setup.rules;
+        match self.state {
+            State::Closed { .. } => true,
+            State::Open { until, .. } => now >= until,
+            State::HalfOpen {
+                out,
+                ok,
+                bad,
+                issued_at,
+                ..
+            } => out + ok + bad < u32::from(probes) || now - issued_at >= lease,
+        }
+    }
+
+    /// The calls, failures and slow calls that a transition is reported with.
+    fn settle(&mut self, permit: Permit, mark: Mark, now: u64) -> Option<Counts> {
         if permit.epoch != self.epoch {
-            return;
+            return None;
         }
         let setup = self.setup;
         let slow = setup.slow.is_some_and(|slow| now - permit.since >= slow);
@@ -150,7 +166,7 @@ impl Reference {
                 if let State::HalfOpen { out, .. } = &mut self.state {
                     *out -= 1;
                 }
-                return;
+                return None;
             }
         };
         match &mut self.state {
@@ -159,9 +175,12 @@ impl Reference {
                 records.push(Record { at: now, bad, slow });
                 *row = if bad { *row + 1 } else { 0 };
                 let in_row = setup.row > 0 && *row >= setup.row;
-                if (bad || slow) && (in_row || self.rate_exceeded(now)) {
-                    self.open(0, now, hint);
+                if !bad && !slow || !in_row && !self.rate_exceeded(now) {
+                    return None;
                 }
+                let counts = self.counts(now);
+                self.open(0, now, hint);
+                Some(counts)
             }
             State::HalfOpen {
                 reopened,
@@ -172,10 +191,15 @@ impl Reference {
             } => {
                 *out -= 1;
                 if bad || slow {
-                    *failed += 1
+                    *failed += 1;
                 } else {
-                    *ok += 1
+                    *ok += 1;
                 }
+                let counts = Counts {
+                    calls: *ok + *failed,
+                    bad: *failed,
+                    slow: slow.into(),
+                };
                 let reopened = *reopened;
                 let (probes, successes) = (setup.rules.probes, setup.rules.successes);
                 if *ok == u32::from(successes) {
@@ -185,8 +209,27 @@ impl Reference {
                     });
                 } else if *failed == u32::from(probes + 1 - successes) {
                     self.open((reopened + 1).min(31), now, hint);
+                } else {
+                    return None;
                 }
+                Some(counts)
             }
+        }
+    }
+
+    fn counts(&self, now: u64) -> Counts {
+        let recent = self.recent(now);
+        let count =
+            |of: fn(&Record) -> bool| recent.iter().filter(|record| of(record)).count() as u32;
+        let slow = if self.setup.slow.is_some() {
+            count(|record| record.slow)
+        } else {
+            0
+        };
+        Counts {
+            calls: recent.len() as u32,
+            bad: count(|record| record.bad),
+            slow,
         }
     }
 
@@ -354,11 +397,12 @@ proptest! {
                 }
                 Step::End(at, mark) if !out.is_empty() => {
                     let (pass, permit) = out.remove(at % out.len());
-                    let before = reference.epoch;
                     let settled = breaker.settle(pass, mark, Some(permit.since), &clock);
-                    reference.settle(permit, mark, now);
-                    let changed = matches!(settled, Settled::Changed(_));
-                    prop_assert_eq!(changed, reference.epoch != before);
+                    let reported = match settled {
+                        Settled::Changed(change) => Some(change.counts),
+                        _ => None,
+                    };
+                    prop_assert_eq!(reported, reference.settle(permit, mark, now));
                 }
                 Step::Drop(at, panicked) if !out.is_empty() => {
                     let (pass, permit) = out.remove(at % out.len());
@@ -379,21 +423,14 @@ proptest! {
                 }
             }
             let now = clock.now();
+            prop_assert_eq!(breaker.look(&clock).is_ok(), reference.would_admit(now));
             let (state, counts, row) = breaker.snapshot(now);
             match (&reference.state, state.phase) {
                 (State::Closed { row: expected, .. }, Phase::Closed) => {
                     if setup.row > 0 {
                         prop_assert_eq!(row, *expected);
                     }
-                    let recent = reference.recent(now);
-                    let count = |of: fn(&Record) -> bool| {
-                        recent.iter().filter(|record| of(record)).count() as u32
-                    };
-                    let slow = if setup.slow.is_some() { count(|record| record.slow) } else { 0 };
-                    prop_assert_eq!(
-                        (counts.calls, counts.bad, counts.slow),
-                        (recent.len() as u32, count(|record| record.bad), slow)
-                    );
+                    prop_assert_eq!(counts, reference.counts(now));
                 }
                 (State::Open { reopened, until }, Phase::Open { reopened: ours, .. }) => {
                     prop_assert_eq!(u32::from(ours), *reopened);

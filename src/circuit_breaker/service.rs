@@ -173,7 +173,10 @@ impl<S, C> CircuitBreaker<S, C> {
             };
             ready!(sleep.poll(cx));
         }
-        self.waiting = None;
+        // Kept for the next wait, but no longer registered anywhere.
+        let mut this = waiting.as_mut().project();
+        this.changed.set(fresh());
+        this.sleep.set(None);
         Poll::Ready(())
     }
 }

@@ -206,8 +206,12 @@ impl InFlightLimit {
 
     /// A slot, a place in the queue, or neither.
     fn enter(&self) -> Turn {
+        // Without the queue's lock where nobody waits, and none where nobody may.
+        if self.shared.queue.try_acquire() {
+            return Turn::Now(self.slot());
+        }
         if self.shared.queue.len() == 0 || self.shared.max_wait.is_zero() {
-            return self.try_acquire().map_or(Turn::None(FULL), Turn::Now);
+            return Turn::None(FULL);
         }
         match self.shared.queue.enter() {
             (_, Some(ticket)) => Turn::Later(Wait {

@@ -105,10 +105,10 @@ impl Backoff {
         let times = i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX);
         let factor = self.factor.powi(times);
         // One is kept exact: a float has fewer digits than the longest waits.
-        if factor == 1.0 {
-            nanos(self.base)
-        } else {
+        if factor > 1.0 {
             (nanos(self.base) as f64 * factor) as u64
+        } else {
+            nanos(self.base)
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
             assert_eq!(waits.iter().min(), Some(&lowest));
             let highest = *waits.iter().max().unwrap();
             assert!(
-                highest <= cap && highest > cap - cap / 1_000,
+                highest <= cap && highest > cap.mul_f64(0.999),
                 "{jitter:?} {highest:?}"
             );
             let mean = waits.iter().sum::<Duration>() / 1_000;
