@@ -109,8 +109,9 @@
 //! INFO, once per transition, with `name`, `from`, `to` (`closed`, `open`, `half_open`,
 //! `forced_open`, `forced_closed`), `reason` (`failure_rate`, `slow_calls`,
 //! `consecutive_failures`, `open_time_over`, `probes_failed`, `probes_succeeded`, `lease_lapsed`,
-//! `forced`, `reset`), `calls`, `failures` and `slow_calls`; `rejected` at DEBUG with `name` and
-//! `retry_after_ms`.
+//! `forced`, `reset`), `calls`, `failures` and `slow_calls` (those of the window, or with
+//! `probes_failed` and `probes_succeeded` the probes that came back, slow ones among the failures);
+//! `rejected` at DEBUG with `name` and `retry_after_ms`.
 //!
 //! Only [`WhenOpen::NotReady`] needs a tokio runtime with time enabled.
 

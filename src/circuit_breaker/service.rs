@@ -133,9 +133,11 @@ enum Readiness {
 }
 
 pin_project! {
+    // Empty while nothing is waited for, so that it is registered nowhere.
+    #[derive(Default)]
     struct Waiting {
         #[pin]
-        changed: OwnedNotified,
+        changed: Option<OwnedNotified>,
         #[pin]
         sleep: Option<Sleep>,
     }
@@ -146,38 +148,30 @@ impl<S, C> CircuitBreaker<S, C> {
     #[cold]
     fn poll_admissible(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let changed = &self.circuit.shared.changed;
-        let fresh = || changed.clone().notified_owned();
-        let waiting = self.waiting.get_or_insert_with(|| {
-            Box::pin(Waiting {
-                changed: fresh(),
-                sleep: None,
-            })
-        });
+        let mut waiting = self.waiting.get_or_insert_default().as_mut().project();
         loop {
-            // In this order: a change after the look is one that `changed` was made before.
-            let mut this = waiting.as_mut().project();
-            if this.changed.as_mut().poll(cx).is_ready() {
-                this.changed.set(fresh());
-                continue;
+            // Before the look, so that no change after it is missed.
+            if waiting.changed.is_none() {
+                waiting.changed.set(Some(changed.clone().notified_owned()));
+            }
+            if let Some(changed) = waiting.changed.as_mut().as_pin_mut() {
+                if changed.poll(cx).is_ready() {
+                    waiting.changed.set(None);
+                    continue;
+                }
             }
             let Err(blocked) = self.circuit.look() else {
-                break;
+                return Poll::Ready(());
             };
-            this.sleep.set(
-                blocked
-                    .look_after
-                    .map(|nanos| sleep(Duration::from_nanos(nanos))),
-            );
-            let Some(sleep) = this.sleep.as_pin_mut() else {
-                return Poll::Pending;
-            };
-            ready!(sleep.poll(cx));
+            let timer = blocked
+                .look_after
+                .map(|nanos| sleep(Duration::from_nanos(nanos)));
+            waiting.sleep.set(timer);
+            match waiting.sleep.as_mut().as_pin_mut() {
+                Some(sleep) => ready!(sleep.poll(cx)),
+                None => return Poll::Pending,
+            }
         }
-        // Kept for the next wait, but no longer registered anywhere.
-        let mut this = waiting.as_mut().project();
-        this.changed.set(fresh());
-        this.sleep.set(None);
-        Poll::Ready(())
     }
 }
 
@@ -214,6 +208,9 @@ where
                 }
                 WhenOpen::NotReady => ready!(self.poll_admissible(cx)),
             }
+        }
+        if let Some(waiting) = &mut self.waiting {
+            waiting.set(Waiting::default());
         }
         ready!(self.inner.poll_ready(cx))?;
         self.ready = Readiness::Ready;
