@@ -31,7 +31,7 @@
 //! call gets what is left, however long it is then kept idle. If the time runs out first,
 //! `poll_ready` says ready and the call that follows is rejected, without touching the inner
 //! service. Whoever takes over an instance whose caller left gets the whole time if that caller's
-//! ran out at least one timeout ago, and what is left of it otherwise; each clone starts afresh.
+//! ran out more than one timeout ago, and what is left of it otherwise; each clone starts afresh.
 //! Drop an instance that you stop polling: what it has reserved inside stays reserved until it is
 //! polled, called or dropped.
 //!
@@ -316,14 +316,18 @@ fn poll_timer(
     if left.is_zero() {
         return Poll::Ready(());
     }
-    if sleep.is_none() {
-        sleep.set(time::sleep(left));
-    }
-    match sleep.as_pin_mut() {
-        // A future that uses up its task's budget leaves none to poll the timer with.
-        Some(sleep) if sleep.is_elapsed() => Poll::Ready(()),
+    match sleep.as_mut().as_pin_mut() {
+        // By the clock: a future that uses up its task's budget at every poll leaves none for the
+        // timer to be polled with, not even to be started.
+        Some(sleep) if sleep.deadline() <= Instant::now() => Poll::Ready(()),
         Some(sleep) => sleep.poll(cx),
-        None => Poll::Pending, // longer than the clock can count: never
+        None => {
+            sleep.set(time::sleep(left));
+            // None where the clock cannot count that far: never.
+            sleep
+                .as_pin_mut()
+                .map_or(Poll::Pending, |sleep| sleep.poll(cx))
+        }
     }
 }
 

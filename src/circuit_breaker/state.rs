@@ -483,6 +483,7 @@ mod tests {
             };
             state = half.after(bad(0), &rules).unwrap();
             times.push(open_ms(state));
+            assert_eq!(State::from(u64::from(state)), state);
         }
         assert_eq!(times[..5], [5_000, 10_000, 20_000, 40_000, 60_000]);
         assert!(times[5..].iter().all(|&time| time == 60_000));

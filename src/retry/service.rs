@@ -9,7 +9,7 @@ use crate::time::{millis, nanos};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
@@ -101,15 +101,19 @@ impl<C, R> RetryLayer<C, R> {
     }
 }
 
-impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
+impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
     type Service = Retry<S, C, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Retry {
-            inner,
+        let shared = Shared {
+            spare: Mutex::new(inner.clone()),
             policy: self.policy.clone(),
             classify: self.classify.clone(),
             replay: self.replay.clone(),
+        };
+        Retry {
+            inner,
+            shared: Arc::new(shared),
         }
     }
 }
@@ -281,20 +285,48 @@ impl<C, R> fmt::Debug for RetryBuilder<C, R> {
 }
 
 /// The service that [`RetryLayer`] makes.
-#[derive(Clone)]
 pub struct Retry<S, C = Outcome, R = Idempotent> {
     inner: S,
+    shared: Arc<Shared<S, C, R>>,
+}
+
+/// What all clones of a service share, so that a call costs one reference and not a clone of all
+/// that stands below.
+struct Shared<S, C, R> {
+    /// Never polled, so never ready: what retries clone. Locked for that alone; a mutex, because a
+    /// service need not be `Sync`.
+    spare: Mutex<S>,
     policy: Arc<Policy>,
     classify: C,
     replay: R,
+}
+
+impl<S: Clone, C, R> Shared<S, C, R> {
+    #[cold]
+    fn unready(&self) -> S {
+        // A clone that panicked has left the original as it was.
+        self.spare
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl<S: Clone, C, R> Clone for Retry<S, C, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: self.shared.clone(),
+        }
+    }
 }
 
 impl<S, C, R, Req> Service<Req> for Retry<S, C, R>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
-    C: Classify<S::Response, S::Error> + Clone,
-    R: Replay<Req> + Clone,
+    C: Classify<S::Response, S::Error>,
+    R: Replay<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -305,22 +337,22 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        // The instance that was readied makes the first attempt; a clone, not ready, the others.
-        let copy = if self.policy.attempts > 1 {
-            self.replay.replay(&req)
+        let Shared { policy, replay, .. } = &*self.shared;
+        let copy = if policy.attempts > 1 {
+            replay.replay(&req)
         } else {
             None
         };
+        // The instance that was readied makes the first attempt; a clone, not ready, the others.
         RetryFuture {
-            next: copy.map(|copy| (self.inner.clone(), copy)),
             state: State::Calling {
                 call: self.inner.call(req),
             },
+            copy,
+            service: None,
             attempt: 1,
             previous: Duration::ZERO,
-            policy: self.policy.clone(),
-            classify: self.classify.clone(),
-            replay: self.replay.clone(),
+            shared: self.shared.clone(),
         }
     }
 }
@@ -329,7 +361,7 @@ impl<S: fmt::Debug, C, R> fmt::Debug for Retry<S, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("inner", &self.inner)
-            .field("policy", &self.policy)
+            .field("policy", &self.shared.policy)
             .finish_non_exhaustive()
     }
 }
@@ -343,15 +375,15 @@ pin_project! {
     {
         #[pin]
         state: State<S::Future>,
-        // What the next attempt is made with; the service is not ready, and holds nothing.
-        next: Option<(S, Req)>,
+        // What the next attempt sends.
+        copy: Option<Req>,
+        // What it is made with, from the first retry on; polled only when it is about to be called.
+        service: Option<S>,
         // The number of the attempt that is under way or was last.
         attempt: u32,
         // The last backoff.
         previous: Duration,
-        policy: Arc<Policy>,
-        classify: C,
-        replay: R,
+        shared: Arc<Shared<S, C, R>>,
     }
 }
 
@@ -375,7 +407,7 @@ pin_project! {
 
 impl<S, C, R, Req> Future for RetryFuture<S, C, R, Req>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
@@ -384,22 +416,23 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let Shared {
+            policy,
+            classify,
+            replay,
+            ..
+        } = &**this.shared;
         let answer = loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Calling { call } => {
                     let outcome = ready!(call.poll(cx));
-                    let verdict = judge(this.classify, &outcome);
-                    let rejected = outcome.as_ref().err().and_then(StackError::rejection);
-                    this.policy.account(*this.attempt, verdict, rejected);
-                    let Some(wait) = this.policy.next_wait(
-                        *this.attempt,
-                        verdict,
-                        this.next.is_some(),
-                        this.previous,
-                    ) else {
-                        break outcome;
-                    };
-                    wait.into_state()
+                    let verdict = judge(classify, &outcome);
+                    policy.account(*this.attempt, verdict, &outcome);
+                    let replayable = this.copy.is_some();
+                    match policy.next_wait(*this.attempt, verdict, replayable, this.previous) {
+                        Some(wait) => wait.into_state(),
+                        None => break outcome,
+                    }
                 }
                 StateProj::Sleeping { sleep, withdrawal } => {
                     ready!(sleep.poll(cx));
@@ -408,20 +441,20 @@ where
                     }
                 }
                 StateProj::Readying { withdrawal } => {
-                    let (service, _) = this.next.as_mut().expect(POLLED);
+                    let service = this.service.get_or_insert_with(|| this.shared.unready());
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         break Err(error);
                     }
-                    let (mut service, req) = this.next.take().expect(POLLED);
+                    let req = this.copy.take().expect(POLLED);
                     if let Some(withdrawal) = withdrawal.take() {
                         withdrawal.spend();
                     }
                     *this.attempt += 1;
-                    let last = *this.attempt >= this.policy.attempts;
-                    let copy = if last { None } else { this.replay.replay(&req) };
-                    let call = service.call(req);
-                    *this.next = copy.map(|copy| (service, copy));
-                    State::Calling { call }
+                    let last = *this.attempt >= policy.attempts;
+                    *this.copy = if last { None } else { replay.replay(&req) };
+                    State::Calling {
+                        call: service.call(req),
+                    }
                 }
                 StateProj::Done => panic!("{POLLED}"),
             };
@@ -429,7 +462,7 @@ where
             this.state.set(next);
         };
         this.state.set(State::Done);
-        *this.next = None;
+        *this.service = None;
         Poll::Ready(answer)
     }
 }
@@ -457,15 +490,21 @@ impl Wait {
 
 impl Policy {
     /// Books an attempt that is over.
-    fn account(&self, attempt: u32, verdict: Verdict, rejected: Option<Rejection>) {
+    fn account<Res, E: StackError>(
+        &self,
+        attempt: u32,
+        verdict: Verdict,
+        outcome: &Result<Res, E>,
+    ) {
         let Some(budget) = &self.budget else { return };
-        match rejected {
+        if attempt == 1 {
             // A success of a retry earns nothing, or retries would pay for themselves.
-            _ if attempt == 1 => {
-                if verdict == Verdict::Healthy {
-                    budget.deposit();
-                }
+            if verdict == Verdict::Healthy {
+                budget.deposit();
             }
+            return;
+        }
+        match outcome.as_ref().err().and_then(StackError::rejection) {
             // A retry that timed out may have been sent; one that was rejected was not.
             None | Some(Rejection::TimedOut { .. }) => {}
             Some(_) => budget.refund(),

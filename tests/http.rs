@@ -1,0 +1,253 @@
+//! What HTTP adds: the verdict of each status, and which requests are sent again.
+
+use buttress::http::{Idempotent, StatusClassifier};
+use buttress::retry::{Cloned, RetryBuilder};
+use buttress::{Classify, Error, Replay, RetryLayer, Verdict};
+use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode, Version};
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt, service_fn};
+
+const SECOND: Duration = Duration::from_secs(1);
+const KEY: &str = "idempotency-key";
+
+fn verdict(status: u16, retry_after: Option<&'static str>) -> Verdict {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    if let Some(value) = retry_after {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(RETRY_AFTER, value);
+    }
+    StatusClassifier::default().classify(Ok::<_, &Infallible>(&response))
+}
+
+// The verdict of a response
+
+#[test]
+fn every_status_has_its_verdict() {
+    for status in 100..=999 {
+        let expected = match status {
+            408 | 425 | 500 | 502 | 503 | 504 => Verdict::TRANSIENT,
+            429 => Verdict::THROTTLED,
+            501 | 505 => Verdict::Permanent,
+            _ => Verdict::Healthy,
+        };
+        assert_eq!(verdict(status, None), expected, "{status}");
+    }
+}
+
+#[test]
+fn every_error_is_transient() {
+    let outcome: Result<&Response<()>, &&str> = Err(&"reset");
+    let verdict = StatusClassifier::default().classify(outcome);
+    assert_eq!(verdict, Verdict::TRANSIENT);
+}
+
+#[test]
+fn a_transient_status_carries_what_the_response_asks_for() {
+    let retry_after = Some(7 * SECOND);
+    for status in [408, 425, 500, 502, 503, 504] {
+        let expected = Verdict::Transient { retry_after };
+        assert_eq!(verdict(status, Some("7")), expected, "{status}");
+    }
+}
+
+#[test]
+fn a_throttled_status_carries_what_the_response_asks_for() {
+    let retry_after = Some(7 * SECOND);
+    assert_eq!(verdict(429, Some("7")), Verdict::Throttled { retry_after });
+}
+
+#[test]
+fn what_cannot_be_read_asks_for_nothing() {
+    assert_eq!(verdict(503, Some("soon")), Verdict::TRANSIENT);
+}
+
+#[test]
+fn a_date_to_come_back_at_counts_from_the_date_of_the_response() {
+    let response = Response::builder()
+        .status(503)
+        .header("date", "Sun, 06 Nov 1994 08:49:37 GMT")
+        .header("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")
+        .body(())
+        .unwrap();
+    let verdict = StatusClassifier::default().classify(Ok::<_, &Infallible>(&response));
+    let retry_after = Some(10 * SECOND);
+    assert_eq!(verdict, Verdict::Transient { retry_after });
+}
+
+// The copy of a request
+
+fn request(method: &Method) -> Request<&'static str> {
+    let request = Request::builder().method(method).uri("/orders?of=1");
+    request.body("body").unwrap()
+}
+
+fn keyed(key: &'static str) -> Request<&'static str> {
+    let mut request = request(&Method::POST);
+    let key = HeaderValue::from_static(key);
+    request.headers_mut().insert(KEY, key);
+    request
+}
+
+#[test]
+fn idempotent_methods_are_repeated() {
+    for method in [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PUT,
+        Method::DELETE,
+    ] {
+        assert!(Idempotent.replay(&request(&method)).is_some(), "{method}");
+    }
+}
+
+#[test]
+fn other_methods_are_not_repeated() {
+    let unknown = Method::from_bytes(b"PURGE").unwrap();
+    for method in [Method::POST, Method::PATCH, Method::CONNECT, unknown] {
+        assert!(Idempotent.replay(&request(&method)).is_none(), "{method}");
+    }
+}
+
+#[test]
+fn a_request_with_an_idempotency_key_is_repeated() {
+    assert!(Idempotent.replay(&keyed("8e03978e-40d5")).is_some());
+}
+
+#[test]
+fn an_empty_idempotency_key_is_none() {
+    for key in ["", " ", "\t"] {
+        assert!(Idempotent.replay(&keyed(key)).is_none(), "{key:?}");
+    }
+}
+
+#[test]
+fn a_copy_is_the_whole_request() {
+    let mut request = request(&Method::PUT);
+    *request.version_mut() = Version::HTTP_2;
+    let value = HeaderValue::from_static("1");
+    request.headers_mut().insert("x-tenant", value);
+    request.extensions_mut().insert(42_u8);
+    let whole = |request: &Request<&'static str>| {
+        let extension = request.extensions().get::<u8>().copied();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let headers: HeaderMap = request.headers().clone();
+        let body = *request.body();
+        (method, uri, request.version(), headers, extension, body)
+    };
+    let copy = Idempotent.replay(&request).unwrap();
+    assert_eq!(whole(&copy), whole(&request));
+}
+
+// Retries
+
+/// When each attempt was sent to a server that answers every request with this response.
+async fn attempts<R>(
+    retry: RetryBuilder<StatusClassifier, R>,
+    request: Request<&'static str>,
+    response: Response<()>,
+) -> Vec<Instant>
+where
+    R: Replay<Request<&'static str>> + Clone,
+{
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let log = sent.clone();
+    let server = service_fn(move |_: Request<&str>| {
+        log.lock().unwrap().push(Instant::now());
+        ready(Ok::<_, Error<Infallible>>(response.clone()))
+    });
+    let service = retry.build().unwrap().layer(server);
+    service.oneshot(request).await.unwrap();
+    std::mem::take(&mut sent.lock().unwrap())
+}
+
+fn retrying() -> RetryBuilder<StatusClassifier> {
+    RetryLayer::builder().classify(StatusClassifier::default())
+}
+
+fn unavailable() -> Response<()> {
+    Response::builder().status(503).body(()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_is_retried() {
+    let sent = attempts(retrying(), request(&Method::GET), unavailable()).await;
+    assert_eq!(sent.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_is_sent_once() {
+    let sent = attempts(retrying(), request(&Method::POST), unavailable()).await;
+    assert_eq!(sent.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_with_an_idempotency_key_is_retried() {
+    let sent = attempts(retrying(), keyed("8e03978e-40d5"), unavailable()).await;
+    assert_eq!(sent.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_retry_of_a_keyed_post_carries_the_same_key() {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let log = keys.clone();
+    let server = service_fn(move |request: Request<&str>| {
+        let key = request.headers()[HeaderName::from_static(KEY)].clone();
+        log.lock().unwrap().push(key);
+        ready(Ok::<_, Error<Infallible>>(unavailable()))
+    });
+    let service = retrying().build().unwrap().layer(server);
+    service.oneshot(keyed("8e03978e-40d5")).await.unwrap();
+    assert_eq!(*keys.lock().unwrap(), ["8e03978e-40d5"; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_is_retried_where_every_request_may_be() {
+    let retrying = retrying().replay(Cloned);
+    let sent = attempts(retrying, request(&Method::POST), unavailable()).await;
+    assert_eq!(sent.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_no_retry_mends_is_sent_once() {
+    for status in [200, 404, 501, 505] {
+        let mut response = unavailable();
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        let sent = attempts(retrying(), request(&Method::GET), response).await;
+        assert_eq!(sent.len(), 1, "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_keeps_to_the_retry_after_of_the_response() {
+    for status in [429, 503] {
+        let mut response = unavailable();
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        let value = HeaderValue::from_static("4");
+        response.headers_mut().insert(RETRY_AFTER, value);
+        let sent = attempts(retrying(), request(&Method::GET), response).await;
+        let wait = sent[1] - sent[0];
+        // A quarter more at most, and a tick of the timer.
+        let asked = 4 * SECOND..=5 * SECOND + Duration::from_millis(1);
+        assert!(asked.contains(&wait), "{status}: {wait:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hostile_retry_after_holds_nobody_up() {
+    for value in ["18446744073709551615", "99999999999999999999999"] {
+        let mut response = unavailable();
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(RETRY_AFTER, value);
+        let start = Instant::now();
+        attempts(retrying(), request(&Method::GET), response).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
