@@ -1,5 +1,7 @@
 //! The timeline: tokio's clock as `u64` nanoseconds since an origin of one's own, saturating.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -16,33 +18,48 @@ impl Timeline {
         }
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.at(Instant::now())
     }
 
     /// An instant before the origin reads as the origin.
+    #[inline]
     pub(crate) fn at(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.origin))
     }
 
-    /// A timer for `at`. Every point of the timeline fits the clock.
-    pub(crate) fn sleep_until(&self, at: u64) -> Sleep {
-        sleep_until(self.origin + Duration::from_nanos(at))
+    /// Every point of the timeline fits the clock.
+    pub(crate) fn instant(&self, at: u64) -> Instant {
+        self.origin + Duration::from_nanos(at)
     }
 }
 
-/// A timer that ends `after` from now, or `None` where the clock cannot count that far.
-pub(crate) fn sleep(after: Duration) -> Option<Sleep> {
-    Instant::now().checked_add(after).map(sleep_until)
+/// Ready at `end`: by a timer made at the first poll, or by the clock where that finds it past.
+pub(crate) fn poll_until(
+    mut timer: Pin<&mut Option<Sleep>>,
+    end: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    // By the clock first: a task that has used up its budget could not poll the timer, not even
+    // start it.
+    if end <= Instant::now() {
+        return Poll::Ready(());
+    }
+    if timer.is_none() {
+        timer.set(Some(sleep_until(end)));
+    }
+    timer
+        .as_pin_mut()
+        .map_or(Poll::Pending, |timer| timer.poll(cx))
 }
 
 /// Saturates at 2^64 − 1 ns, which stands for "never".
 pub(crate) const fn nanos(duration: Duration) -> u64 {
-    let nanos = duration.as_nanos();
-    if nanos > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        nanos as u64
+    // Not by `as_nanos`, whose 128 bits are felt on the way of a call.
+    match duration.as_secs().checked_mul(1_000_000_000) {
+        Some(nanos) => nanos.saturating_add(duration.subsec_nanos() as u64),
+        None => u64::MAX,
     }
 }
 

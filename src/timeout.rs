@@ -293,7 +293,6 @@ where
             } => {
                 // The answer first: when both are due, it wins.
                 if let Poll::Ready(answer) = call.poll(cx) {
-                    state.set(State::Done);
                     return Poll::Ready(answer);
                 }
                 ready!(poll_timer(sleep, *left, cx));
@@ -308,25 +307,23 @@ where
     }
 }
 
+/// The time is up `left` after the first poll.
 fn poll_timer(
-    mut sleep: Pin<&mut Option<Sleep>>,
+    mut timer: Pin<&mut Option<Sleep>>,
     left: Duration,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
     if left.is_zero() {
         return Poll::Ready(());
     }
-    match sleep.as_mut().as_pin_mut() {
-        // By the clock: a future that uses up its task's budget at every poll leaves none for the
-        // timer to be polled with, not even to be started.
-        Some(sleep) if sleep.deadline() <= Instant::now() => Poll::Ready(()),
-        Some(sleep) => sleep.poll(cx),
+    match timer.as_mut().as_pin_mut().map(|timer| timer.deadline()) {
+        Some(end) => time::poll_until(timer, end, cx),
         None => {
-            sleep.set(time::sleep(left));
             // None where the clock cannot count that far: never.
-            sleep
+            timer.set(Instant::now().checked_add(left).map(sleep_until));
+            timer
                 .as_pin_mut()
-                .map_or(Poll::Pending, |sleep| sleep.poll(cx))
+                .map_or(Poll::Pending, |timer| timer.poll(cx))
         }
     }
 }

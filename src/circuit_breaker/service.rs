@@ -270,7 +270,6 @@ pin_project! {
             classify: C,
         },
         Rejected { rejection: Rejection },
-        Done,
     }
 }
 
@@ -283,8 +282,7 @@ where
     type Output = Result<Res, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        let answer = match state.as_mut().project() {
+        match self.project().state.project() {
             StateProj::Calling {
                 call,
                 permit: slot,
@@ -297,13 +295,10 @@ where
                 };
                 let verdict = judge(classify, &outcome);
                 slot.take().expect(POLLED).settle(verdict);
-                outcome
+                Poll::Ready(outcome)
             }
-            StateProj::Rejected { rejection } => Err(E::reject(*rejection)),
-            StateProj::Done => panic!("{POLLED}"),
-        };
-        state.set(State::Done);
-        Poll::Ready(answer)
+            StateProj::Rejected { rejection } => Poll::Ready(Err(E::reject(*rejection))),
+        }
     }
 }
 

@@ -151,29 +151,31 @@ impl State {
 
     /// Whether a call could go, as a probe or freely.
     pub(super) fn look(self, rules: &Rules, now: u64, issued_at: u64) -> Result<(), Blocked> {
-        if self.passes() || self.after(Event::Admit { now, issued_at }, rules).is_some() {
-            return Ok(());
-        }
-        Err(match self.phase {
-            Phase::Open { until_ms, .. } => {
-                let left = remaining(until_ms, now, rules);
-                Blocked {
+        let unknown = Blocked {
+            retry_after: None,
+            look_after: None,
+        };
+        match self.phase {
+            Phase::Closed | Phase::ForcedClosed => Ok(()),
+            Phase::OpenForEver | Phase::ForcedOpen => Err(unknown),
+            Phase::Open { until_ms, .. } => match remaining(until_ms, now, rules) {
+                None => Ok(()),
+                left => Err(Blocked {
                     retry_after: left,
                     look_after: left,
-                }
-            }
-            Phase::HalfOpen(_) if rules.lease != u64::MAX => {
-                let age = now.saturating_sub(issued_at);
-                Blocked {
-                    retry_after: None,
-                    look_after: Some(rules.lease.saturating_sub(age)),
-                }
-            }
-            _ => Blocked {
-                retry_after: None,
-                look_after: None,
+                }),
             },
-        })
+            Phase::HalfOpen(trial) if trial.issued < rules.probes => Ok(()),
+            Phase::HalfOpen(_) if rules.lease == u64::MAX => Err(unknown),
+            // The lease lapses only with no place left.
+            Phase::HalfOpen(_) => match rules.lease.saturating_sub(now.saturating_sub(issued_at)) {
+                0 => Ok(()),
+                left => Err(Blocked {
+                    look_after: Some(left),
+                    ..unknown
+                }),
+            },
+        }
     }
 
     /// Whether calls pass freely, and are counted in the windows.
@@ -192,28 +194,32 @@ impl State {
                 Some(self.next(opened(0, now, hint, draw, rules)))
             }
 
-            (Event::Admit { now, .. }, Phase::Open { reopened, until_ms }) => {
-                let first = Trial {
-                    reopened,
-                    issued: 1,
-                    ok: 0,
-                    bad: 0,
-                };
-                let over = remaining(until_ms, now, rules).is_none();
-                over.then(|| self.next(Phase::HalfOpen(first)))
-            }
-            (Event::Admit { now, issued_at }, Phase::HalfOpen(trial)) => {
-                if trial.issued < rules.probes {
-                    return Some(self.with(Trial {
-                        issued: trial.issued + 1,
-                        ..trial
-                    }));
+            (Event::Admit { now, issued_at }, phase) => {
+                self.look(rules, now, issued_at).ok()?;
+                match phase {
+                    Phase::Open { reopened, .. } => {
+                        let first = Trial {
+                            reopened,
+                            issued: 1,
+                            ok: 0,
+                            bad: 0,
+                        };
+                        Some(self.next(Phase::HalfOpen(first)))
+                    }
+                    Phase::HalfOpen(trial) if trial.issued < rules.probes => {
+                        Some(self.with(Trial {
+                            issued: trial.issued + 1,
+                            ..trial
+                        }))
+                    }
+                    // What is out when a lease lapses is written off, by an epoch of its own;
+                    // results stay.
+                    Phase::HalfOpen(trial) => {
+                        let issued = trial.ok + trial.bad + 1;
+                        Some(self.next(Phase::HalfOpen(Trial { issued, ..trial })))
+                    }
+                    _ => None,
                 }
-                // The lease: what is still out is written off, by an epoch of its own; results stay.
-                let age = now.saturating_sub(issued_at);
-                let lapsed = rules.lease != u64::MAX && age >= rules.lease;
-                let issued = trial.ok + trial.bad + 1;
-                lapsed.then(|| self.next(Phase::HalfOpen(Trial { issued, ..trial })))
             }
 
             (Event::Good, Phase::HalfOpen(trial)) => {

@@ -150,7 +150,7 @@ impl Limiter {
 
     /// Gives a slot back, or leaves it to the head waiter. Under the queue's lock.
     pub(super) fn release(&self) -> Exit {
-        match self.update(|counts| counts.released().or(Some(counts.inherited()))) {
+        match self.update(|counts| counts.released().or_else(|| Some(counts.inherited()))) {
             Ok(before) if before.released().is_none() => Exit::Inherited,
             _ => Exit::Free,
         }

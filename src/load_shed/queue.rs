@@ -2,8 +2,9 @@
 //! a call while somebody does.
 
 use super::limiter::{Counts, Entry, Exit, Limiter};
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
 /// A limiter with the waiters it counts: `waiting` changes under the lock only, and is the length
@@ -147,5 +148,75 @@ impl Waiters {
 fn wake(waiter: Option<Waiter>) {
     if let Some(waker) = waiter.and_then(|waiter| waiter.waker) {
         waker.wake();
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// One slot, taken, and one who waits for it.
+    fn waited_for() -> (Arc<Queue>, Ticket) {
+        let queue = Arc::new(Queue::new(1, 2));
+        assert!(queue.try_acquire());
+        let (entry, ticket) = queue.enter();
+        assert_eq!(entry, Entry::Queued);
+        (queue, ticket.unwrap())
+    }
+
+    fn assert_idle(queue: &Queue) {
+        let Counts {
+            in_flight, waiting, ..
+        } = queue.counts();
+        assert_eq!((in_flight, waiting), (0, 0));
+        assert!(queue.lock().list.is_empty());
+    }
+
+    #[test]
+    fn a_slot_released_while_its_heir_leaves_is_free_again() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for();
+            let other = queue.clone();
+            let leaving = thread::spawn(move || other.leave(ticket));
+            queue.release();
+            leaving.join().unwrap();
+            assert_idle(&queue);
+        });
+    }
+
+    #[test]
+    fn a_slot_released_while_the_limit_is_raised_lets_the_waiter_go_once() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for();
+            let other = queue.clone();
+            let raising = thread::spawn(move || other.set_limit(2));
+            queue.release();
+            raising.join().unwrap();
+            let Counts {
+                in_flight, waiting, ..
+            } = queue.counts();
+            assert_eq!((in_flight, waiting), (1, 0));
+            queue.leave(ticket);
+            assert_idle(&queue);
+        });
+    }
+
+    #[test]
+    fn a_newcomer_that_meets_a_release_is_admitted_or_inherits() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new(1, 2));
+            assert!(queue.try_acquire());
+            let other = queue.clone();
+            let newcomer = thread::spawn(move || other.enter().0);
+            queue.release();
+            let entry = newcomer.join().unwrap();
+            assert_ne!(entry, Entry::Full);
+            let Counts {
+                in_flight, waiting, ..
+            } = queue.counts();
+            assert_eq!((in_flight, waiting), (1, 0));
+        });
     }
 }

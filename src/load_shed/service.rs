@@ -2,13 +2,14 @@ use super::limiter::{Entry, MAX_LIMIT, MAX_WAITING};
 use super::queue::{Queue, Ticket};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
+use crate::time::poll_until;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, mem};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 use tracing::Level;
 
@@ -238,17 +239,19 @@ impl InFlightLimit {
 
     #[cold]
     fn reject(&self, reason: &'static str) -> Rejection {
-        let rejection = self.overloaded();
+        let limit = self.shared.queue.counts().limit;
         tracing::event!(
             name: "overloaded",
             target: "buttress::load_shed",
             Level::DEBUG,
             name = self.shared.name.get(),
             reason,
-            limit = self.shared.queue.counts().limit,
+            limit,
             "overloaded"
         );
-        rejection
+        Rejection::Overloaded {
+            limit: limit as usize,
+        }
     }
 }
 
@@ -445,7 +448,6 @@ pin_project! {
     where
         S: Service<Req>,
     {
-        // None where the clock cannot count as far as `end`: the wait never ends.
         Waiting {
             wait: Wait,
             end: Option<Instant>,
@@ -475,49 +477,68 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         let answer = loop {
-            let next = match state.as_mut().project() {
-                // The slot first: when the turn and the end of the wait have both come, it wins.
-                StateProj::Waiting {
-                    wait,
-                    end,
-                    mut sleep,
-                    next,
-                } => match wait.poll_slot(cx) {
-                    Poll::Ready(slot) => {
-                        let (service, req) = next.take().expect(POLLED);
-                        State::Readying {
-                            next: Some((service, req, slot)),
-                        }
-                    }
-                    Poll::Pending => {
-                        let Some(end) = end else { return Poll::Pending };
-                        if sleep.is_none() {
-                            sleep.set(Some(sleep_until(*end)));
-                        }
-                        ready!(sleep.as_pin_mut().expect("just made").poll(cx));
-                        break Err(S::Error::reject(wait.limit.reject(WAITED)));
-                    }
-                },
-                StateProj::Readying { next } => {
-                    let (mut service, req, slot) = next.take().expect(POLLED);
-                    match service.poll_ready(cx) {
-                        Poll::Ready(Ok(())) => State::Calling {
-                            call: service.call(req),
-                            slot,
-                        },
-                        Poll::Ready(Err(error)) => break Err(error),
-                        Poll::Pending => break Err(S::Error::reject(slot.limit.reject(NOT_READY))),
-                    }
-                }
-                StateProj::Calling { call, .. } => break ready!(call.poll(cx)),
-                StateProj::Rejected { rejection } => break Err(S::Error::reject(*rejection)),
-                StateProj::Done => panic!("{POLLED}"),
-            };
-            state.set(next);
+            if let StateProj::Calling { call, .. } = state.as_mut().project() {
+                break ready!(call.poll(cx));
+            }
+            if let Err(error) = ready!(state.as_mut().poll_turn(cx)) {
+                break Err(error);
+            }
         };
         // Before the caller sees the answer: the slot is free by then.
         state.set(State::Done);
         Poll::Ready(answer)
+    }
+}
+
+impl<S, Req> State<S, Req>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+{
+    /// Takes a call that does not go at once one state further.
+    #[cold]
+    fn poll_turn(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let next = match self.as_mut().project() {
+            // The slot first: when the turn and the end of the wait have both come, it wins.
+            StateProj::Waiting {
+                wait,
+                end,
+                sleep,
+                next,
+            } => match wait.poll_slot(cx) {
+                Poll::Ready(slot) => {
+                    let (service, req) = next.take().expect(POLLED);
+                    State::Readying {
+                        next: Some((service, req, slot)),
+                    }
+                }
+                Poll::Pending => {
+                    // None: the clock cannot count as far, so the wait never ends.
+                    let Some(end) = end else { return Poll::Pending };
+                    ready!(poll_until(sleep, *end, cx));
+                    return Poll::Ready(Err(S::Error::reject(wait.limit.reject(WAITED))));
+                }
+            },
+            StateProj::Readying { next } => {
+                let (mut service, req, slot) = next.take().expect(POLLED);
+                match service.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => State::Calling {
+                        call: service.call(req),
+                        slot,
+                    },
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        return Poll::Ready(Err(S::Error::reject(slot.limit.reject(NOT_READY))));
+                    }
+                }
+            }
+            StateProj::Rejected { rejection } => {
+                return Poll::Ready(Err(S::Error::reject(*rejection)));
+            }
+            StateProj::Calling { .. } | StateProj::Done => panic!("{POLLED}"),
+        };
+        self.set(next);
+        Poll::Ready(Ok(()))
     }
 }
 

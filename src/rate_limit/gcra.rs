@@ -36,12 +36,16 @@ pub(super) enum Refusal {
 #[derive(Debug)]
 pub(super) struct Gcra {
     newest: AtomicU64,
+    /// No call goes before this, shifted like a turn; 0 without a pause. A word of its own, which only
+    /// grows: a turn that is given back must not shorten a pause.
+    paused: AtomicU64,
 }
 
 impl Gcra {
     pub(super) fn new() -> Self {
         Self {
             newest: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
         }
     }
 
@@ -55,9 +59,10 @@ impl Gcra {
     ) -> Result<Cell, Refusal> {
         // Acquire and AcqRel throughout: whoever takes a turn sees what the holder of the one
         // before it did first.
+        let paused = self.paused.load(Acquire);
         let mut newest = self.newest.load(Acquire);
         loop {
-            let cell = decide(newest, rate, cost, now, max_wait)?;
+            let cell = decide(newest, paused, rate, cost, now, max_wait)?;
             if cell.after == newest {
                 return Ok(cell); // free of charge: nothing to write
             }
@@ -80,28 +85,34 @@ impl Gcra {
     }
 
     /// Grants no turn before `until`. Nothing of a burst is left then.
-    pub(super) fn pause(&self, rate: Rate, until: u64) {
-        let newest = until.saturating_add(SHIFT).saturating_sub(rate.interval);
-        self.newest.fetch_max(newest, AcqRel);
+    pub(super) fn pause(&self, until: u64) {
+        self.paused.fetch_max(until.saturating_add(SHIFT), AcqRel);
     }
 
     /// How many calls of cost 1 would be granted at once.
     pub(super) fn available(&self, rate: Rate, now: u64) -> u32 {
         let now = now.saturating_add(SHIFT);
+        let paused = self.paused.load(Acquire);
+        let newest = self.newest.load(Acquire);
         let rested = now
-            .saturating_sub(self.newest.load(Acquire))
+            .saturating_sub(newest.max(paused.saturating_sub(rate.interval)))
             .min(rate.span(rate.burst));
         match rested.checked_div(rate.interval) {
             Some(cells) => cells as u32, // at most the burst
-            None if decide(self.newest.load(Acquire), rate, 1, now - SHIFT, 0).is_ok() => {
-                rate.burst
-            }
+            None if decide(newest, paused, rate, 1, now - SHIFT, 0).is_ok() => rate.burst,
             None => 0,
         }
     }
 }
 
-fn decide(newest: u64, rate: Rate, cost: u32, now: u64, max_wait: u64) -> Result<Cell, Refusal> {
+fn decide(
+    newest: u64,
+    paused: u64,
+    rate: Rate,
+    cost: u32,
+    now: u64,
+    max_wait: u64,
+) -> Result<Cell, Refusal> {
     if rate.burst == 0 {
         return Err(Refusal::Never);
     }
@@ -110,8 +121,12 @@ fn decide(newest: u64, rate: Rate, cost: u32, now: u64, max_wait: u64) -> Result
     }
     // A sum that does not fit is a no.
     let now = now.checked_add(SHIFT).ok_or(Refusal::Never)?;
-    let before = newest.max(now - rate.span(rate.burst));
+    // At the end of a pause there is room for one call: nothing of the burst is left.
+    let before = newest
+        .max(now - rate.span(rate.burst))
+        .max(paused.saturating_sub(rate.interval));
     let turn = before.checked_add(rate.span(cost)).ok_or(Refusal::Never)?;
+    let turn = turn.max(paused);
     let wait = turn.saturating_sub(now);
     if wait > max_wait {
         return Err(Refusal::After(wait));
@@ -213,8 +228,8 @@ mod tests {
             rate(1, Duration::ZERO, 1),
         ] {
             let gcra = Gcra::new();
-            gcra.pause(rate, 5 * SECOND);
-            gcra.pause(rate, SECOND);
+            gcra.pause(5 * SECOND);
+            gcra.pause(SECOND);
             assert!(gcra.take(rate, 1, 5 * SECOND - 1, 0).is_err());
             assert_eq!(gcra.available(rate, 5 * SECOND - 1), 0);
             assert_eq!(gcra.take(rate, 1, 5 * SECOND, 0).is_ok(), rate.burst > 0);

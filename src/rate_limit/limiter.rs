@@ -6,7 +6,7 @@ use crate::time::{Timeline, millis, nanos};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
 /// A rate limit, shared by all its clones. Usable without Tower; only [`acquire`](Self::acquire)
@@ -35,13 +35,8 @@ struct Shared {
     /// Nanoseconds.
     max_wait: u64,
     name: Name,
-    control: Mutex<Control>,
-}
-
-/// What is set by hand. Never locked by a call.
-struct Control {
-    quota: Quota,
-    paused_until: u64,
+    /// Never locked by a call.
+    quota: Mutex<Quota>,
 }
 
 impl RateLimiter {
@@ -62,10 +57,7 @@ impl RateLimiter {
                 timeline: Timeline::start(),
                 max_wait: nanos(max_wait),
                 name,
-                control: Mutex::new(Control {
-                    quota,
-                    paused_until: 0,
-                }),
+                quota: Mutex::new(quota),
             }),
         }
     }
@@ -93,7 +85,7 @@ impl RateLimiter {
     /// If it has to wait outside a tokio runtime with time enabled.
     pub async fn acquire(&self, n: u32) -> Result<(), Rejection> {
         if let Taken::Later(turn) = self.take(n)? {
-            turn.sleep().await;
+            sleep_until(turn.comes_at()).await;
             turn.spend();
         }
         Ok(())
@@ -103,24 +95,21 @@ impl RateLimiter {
     /// go one by one, the burst being used up. Calls that wait already keep their turns. A pause
     /// cannot be shortened.
     pub fn pause_until(&self, until: Instant) {
-        let until = self.shared.timeline.at(until);
-        let mut control = self.control();
-        control.paused_until = control.paused_until.max(until);
-        self.shared.gcra.pause(self.shared.rate.load(), until);
+        self.shared.gcra.pause(self.shared.timeline.at(until));
     }
 
     /// Changes the quota, rate and burst together. Calls that wait already keep their turns.
     pub fn set_quota(&self, quota: Quota) {
-        let mut control = self.control();
-        control.quota = quota;
+        // One at a time, so that the last of two changes is the last in both places.
+        let mut current = self.quota();
+        *current = quota;
         self.shared.rate.store(quota.rate());
-        self.shared.gcra.pause(quota.rate(), control.paused_until);
     }
 
     /// Quota and what is left of the burst at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let quota = self.control().quota;
+        let quota = *self.quota();
         let available = self
             .shared
             .gcra
@@ -178,10 +167,10 @@ impl RateLimiter {
         }
     }
 
-    fn control(&self) -> MutexGuard<'_, Control> {
+    fn quota(&self) -> MutexGuard<'_, Quota> {
         // Nothing panics under the lock; a poisoned one is as good as new.
         self.shared
-            .control
+            .quota
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -225,9 +214,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Ends when the turn has come.
-    pub(super) fn sleep(&self) -> Sleep {
-        self.limiter.shared.timeline.sleep_until(self.cell.turn)
+    pub(super) fn comes_at(&self) -> Instant {
+        self.limiter.shared.timeline.instant(self.cell.turn)
     }
 
     pub(super) fn spend(mut self) {

@@ -2,6 +2,7 @@ use super::limiter::{RateLimiter, Taken, Turn};
 use super::quota::Quota;
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
+use crate::time::poll_until;
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
@@ -254,36 +255,50 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        let answer = loop {
-            let next = match state.as_mut().project() {
-                StateProj::Waiting { mut sleep, next } => {
-                    if sleep.is_none() {
-                        sleep.set(next.as_ref().map(|(turn, ..)| turn.sleep()));
-                    }
-                    ready!(sleep.as_pin_mut().expect(POLLED).poll(cx));
-                    State::Readying { next: next.take() }
+        loop {
+            if let StateProj::Calling { call } = state.as_mut().project() {
+                return call.poll(cx);
+            }
+            ready!(state.as_mut().poll_turn(cx))?;
+        }
+    }
+}
+
+impl<S, Req> State<S, Req>
+where
+    S: Service<Req>,
+    S::Error: StackError,
+{
+    /// Takes a call that does not go at once one state further.
+    #[cold]
+    fn poll_turn(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let next = match self.as_mut().project() {
+            StateProj::Waiting { sleep, next } => {
+                let (turn, ..) = next.as_ref().expect(POLLED);
+                ready!(poll_until(sleep, turn.comes_at(), cx));
+                State::Readying { next: next.take() }
+            }
+            StateProj::Readying { next } => {
+                let (_, service, _) = next.as_mut().expect(POLLED);
+                if let Err(error) = ready!(service.poll_ready(cx)) {
+                    self.set(State::Done);
+                    return Poll::Ready(Err(error));
                 }
-                StateProj::Readying { next } => {
-                    let (_, service, _) = next.as_mut().expect(POLLED);
-                    match ready!(service.poll_ready(cx)) {
-                        Ok(()) => {
-                            let (turn, mut service, req) = next.take().expect(POLLED);
-                            turn.spend();
-                            State::Calling {
-                                call: service.call(req),
-                            }
-                        }
-                        Err(error) => break Err(error),
-                    }
+                let (turn, mut service, req) = next.take().expect(POLLED);
+                turn.spend();
+                State::Calling {
+                    call: service.call(req),
                 }
-                StateProj::Calling { call } => break ready!(call.poll(cx)),
-                StateProj::Rejected { rejection } => break Err(S::Error::reject(*rejection)),
-                StateProj::Done => panic!("{POLLED}"),
-            };
-            state.set(next);
+            }
+            StateProj::Rejected { rejection } => {
+                let error = S::Error::reject(*rejection);
+                self.set(State::Done);
+                return Poll::Ready(Err(error));
+            }
+            StateProj::Calling { .. } | StateProj::Done => panic!("{POLLED}"),
         };
-        state.set(State::Done);
-        Poll::Ready(answer)
+        self.set(next);
+        Poll::Ready(Ok(()))
     }
 }
 
