@@ -114,6 +114,7 @@ impl From<u64> for State {
 
 impl From<State> for u64 {
     fn from(state: State) -> Self {
+        // No field reaches into another: `|` could as well be `^`.
         let (phase, payload) = match state.phase {
             Phase::Closed => (0, 0),
             Phase::Open { reopened, until_ms } => (1, u64::from(reopened) << 36 | until_ms),

@@ -89,6 +89,7 @@ impl From<u64> for Bucket {
 
 impl From<Bucket> for u64 {
     fn from(bucket: Bucket) -> Self {
+        // No field reaches into another: `|` could as well be `^`, here and below.
         bucket.epoch << 52 | bucket.lap << 32 | bucket.calls << 16 | bucket.hits
     }
 }
@@ -258,6 +259,7 @@ impl CountWindow {
         let bits = u64::from(hit) << bit;
         let next = |seen: u64| {
             if seen >> 32 == tag {
+                // Each number is written once, so the bit was clear.
                 return Some(seen | bits);
             }
             // Another block's: an old one gives way, unless this call is the old one.
@@ -497,15 +499,44 @@ mod tests {
             // The block that is under way had a first call that tagged it.
             let (word, tag) = block_of(&window.bad, 0, start / BLOCK);
             word.store(tag << 32, SeqCst);
-            for _ in 0..n + 40 {
+            for i in 1..=n + 40 {
                 window.record(0, BAD, || true);
+                assert_eq!(window.read(0), counts(n, n.min(i), 0), "{n} {i}");
             }
-            assert_eq!(window.read(0), counts(n, n, 0), "{n}");
             for i in 1..=n {
                 window.record(0, GOOD, || true);
                 assert_eq!(window.read(0), counts(n, n - i, 0), "{n}");
             }
         }
+    }
+
+    #[test]
+    fn the_first_call_of_a_block_takes_it_over_and_a_late_one_does_not() {
+        let window = CountWindow::new(1, false);
+        let tags = || [&window.bad[0], &window.bad[1]].map(|word| word.load(SeqCst) >> 32);
+        for block in 0..6 {
+            window.record(0, GOOD, || true);
+            // Two blocks in turn: the one that begins, and the one before it.
+            let other = if block == 0 {
+                u64::from(u32::MAX)
+            } else {
+                block - 1
+            };
+            let expected = if block % 2 == 0 {
+                [block, other]
+            } else {
+                [other, block]
+            };
+            assert_eq!(tags(), expected);
+            for _ in 1..BLOCK {
+                window.record(0, GOOD, || true);
+            }
+        }
+        let before = tags();
+        window.write(&window.bad, 0, 2 * BLOCK, true);
+        window.write(&window.bad, 1, 6 * BLOCK, true);
+        assert_eq!(tags(), before);
+        assert_eq!(window.read(0), counts(1, 0, 0));
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl From<u64> for Counts {
 
 impl From<Counts> for u64 {
     fn from(counts: Counts) -> Self {
+        // No field reaches into another: `|` could as well be `^`.
         u64::from(counts.limit) << 40
             | u64::from(counts.in_flight) << 16
             | u64::from(counts.waiting)

@@ -46,6 +46,7 @@ impl From<u64> for Level {
 
 impl From<Level> for u64 {
     fn from(level: Level) -> Self {
+        // No field reaches into the other: `|` could as well be `^`.
         u64::from(level.tokens) << 32 | u64::from(level.stamp)
     }
 }
