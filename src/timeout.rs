@@ -316,16 +316,14 @@ fn poll_timer(
     if left.is_zero() {
         return Poll::Ready(());
     }
-    match timer.as_mut().as_pin_mut().map(|timer| timer.deadline()) {
-        Some(end) => time::poll_until(timer, end, cx),
-        None => {
-            // None where the clock cannot count that far: never.
-            timer.set(Instant::now().checked_add(left).map(sleep_until));
-            timer
-                .as_pin_mut()
-                .map_or(Poll::Pending, |timer| timer.poll(cx))
-        }
+    if let Some(end) = timer.as_mut().as_pin_mut().map(|timer| timer.deadline()) {
+        return time::poll_until(timer, end, cx);
     }
+    // None where the clock cannot count that far: never.
+    timer.set(Instant::now().checked_add(left).map(sleep_until));
+    timer
+        .as_pin_mut()
+        .map_or(Poll::Pending, |timer| timer.poll(cx))
 }
 
 impl TimeoutLayer {
