@@ -269,108 +269,111 @@ mod tests {
         );
     }
 
+    use Condition::{Healthy, Overload, Recovered, Refused, Slow, Unavailable};
+
+    type Break = fn(&mut PhaseFigures);
+
+    const BREAKS: [(Condition, Break, &str); 19] = [
+        (
+            Healthy,
+            |p| p.buttress.succeeded = 998,
+            "1 healthy: at least 99.9 % succeed",
+        ),
+        (
+            Healthy,
+            |p| p.buttress.rate_limited = 1,
+            "1 healthy: none is rejected",
+        ),
+        (
+            Healthy,
+            |p| p.buttress.sends = 1251,
+            "1 healthy: at most 1.25 sends per call",
+        ),
+        (
+            Healthy,
+            |p| p.buttress.longest = DEADLINE + p.stall * 2,
+            "1 healthy: nobody waits beyond the deadline",
+        ),
+        (
+            Slow,
+            |p| p.buttress.succeeded = 999,
+            "2 slow: goodput at least that of bare",
+        ),
+        (
+            Recovered,
+            |p| p.buttress.recovery = None,
+            "3 recovered: back to 99 % within the longest open time and one second",
+        ),
+        (
+            Recovered,
+            |p| p.buttress.recovery = Some(Duration::from_millis(3250)),
+            "3 recovered: back to 99 % within the longest open time and one second",
+        ),
+        (
+            Unavailable,
+            |p| p.breaker.opened = false,
+            "4 503: the breaker opens",
+        ),
+        (
+            Unavailable,
+            |p| p.buttress.circuit_open = 499,
+            "4 503: at least half of the calls are rejected fast",
+        ),
+        (
+            Unavailable,
+            |p| p.buttress.rejected_p50 = Duration::from_millis(8),
+            "4 503: half of the rejected hear it in 5 ms",
+        ),
+        (
+            Unavailable,
+            |p| p.naive.sends = 2499,
+            "4 503: naive sends at least 2.5 per call",
+        ),
+        (
+            Refused,
+            |p| p.breaker.opened = false,
+            "6 refused: the breaker opens",
+        ),
+        (
+            Refused,
+            |p| p.buttress.circuit_open = 499,
+            "6 refused: at least half of the calls are rejected fast",
+        ),
+        (
+            Refused,
+            |p| p.buttress.rejected_p50 = Duration::from_millis(8),
+            "6 refused: half of the rejected hear it in 5 ms",
+        ),
+        (
+            Refused,
+            |p| p.buttress.sends = 1251,
+            "6 refused: at most 1.25 sends per call",
+        ),
+        (
+            Overload,
+            |p| p.buttress.succeeded = 949,
+            "8 overload: goodput at least 0.95 of that of bare",
+        ),
+        (
+            Overload,
+            |p| p.breaker.stayed_closed = false,
+            "8 overload: the shed, not the breaker, holds it",
+        ),
+        (
+            Overload,
+            |p| p.buttress.shed = 0,
+            "8 overload: the shed, not the breaker, holds it",
+        ),
+        (
+            Overload,
+            |p| p.buttress.circuit_open = 1,
+            "8 overload: the shed, not the breaker, holds it",
+        ),
+    ];
+
     #[test]
     fn each_claim_can_fail_and_is_named() {
-        use Condition::{Healthy, Overload, Recovered, Refused, Slow, Unavailable};
-        type Break = fn(&mut PhaseFigures);
-        let cases: [(Condition, Break, &str); 19] = [
-            (
-                Healthy,
-                |p| p.buttress.succeeded = 998,
-                "1 healthy: at least 99.9 % succeed",
-            ),
-            (
-                Healthy,
-                |p| p.buttress.rate_limited = 1,
-                "1 healthy: none is rejected",
-            ),
-            (
-                Healthy,
-                |p| p.buttress.sends = 1251,
-                "1 healthy: at most 1.25 sends per call",
-            ),
-            (
-                Healthy,
-                |p| p.buttress.longest = DEADLINE + p.stall * 2,
-                "1 healthy: nobody waits beyond the deadline",
-            ),
-            (
-                Slow,
-                |p| p.buttress.succeeded = 999,
-                "2 slow: goodput at least that of bare",
-            ),
-            (
-                Recovered,
-                |p| p.buttress.recovery = None,
-                "3 recovered: back to 99 % within the longest open time and one second",
-            ),
-            (
-                Recovered,
-                |p| p.buttress.recovery = Some(Duration::from_millis(3250)),
-                "3 recovered: back to 99 % within the longest open time and one second",
-            ),
-            (
-                Unavailable,
-                |p| p.breaker.opened = false,
-                "4 503: the breaker opens",
-            ),
-            (
-                Unavailable,
-                |p| p.buttress.circuit_open = 499,
-                "4 503: at least half of the calls are rejected fast",
-            ),
-            (
-                Unavailable,
-                |p| p.buttress.rejected_p50 = Duration::from_millis(8),
-                "4 503: half of the rejected hear it in 5 ms",
-            ),
-            (
-                Unavailable,
-                |p| p.naive.sends = 2499,
-                "4 503: naive sends at least 2.5 per call",
-            ),
-            (
-                Refused,
-                |p| p.breaker.opened = false,
-                "6 refused: the breaker opens",
-            ),
-            (
-                Refused,
-                |p| p.buttress.circuit_open = 499,
-                "6 refused: at least half of the calls are rejected fast",
-            ),
-            (
-                Refused,
-                |p| p.buttress.rejected_p50 = Duration::from_millis(8),
-                "6 refused: half of the rejected hear it in 5 ms",
-            ),
-            (
-                Refused,
-                |p| p.buttress.sends = 1251,
-                "6 refused: at most 1.25 sends per call",
-            ),
-            (
-                Overload,
-                |p| p.buttress.succeeded = 949,
-                "8 overload: goodput at least 0.95 of that of bare",
-            ),
-            (
-                Overload,
-                |p| p.breaker.stayed_closed = false,
-                "8 overload: the shed, not the breaker, holds it",
-            ),
-            (
-                Overload,
-                |p| p.buttress.shed = 0,
-                "8 overload: the shed, not the breaker, holds it",
-            ),
-            (
-                Overload,
-                |p| p.buttress.circuit_open = 1,
-                "8 overload: the shed, not the breaker, holds it",
-            ),
-        ];
-        for (condition, break_it, claim) in cases {
+        for (condition, break_it, claim) in BREAKS {
             let failing = failing(condition, break_it);
             assert_eq!(failing.first().map(String::as_str), Some(claim));
         }
