@@ -229,12 +229,24 @@ where
 
     fn call(&mut self, req: Req) -> Self::Future {
         let layer = self.layer.clone();
-        let state = match mem::replace(&mut self.waited, Waited::Nothing) {
-            Waited::Nothing => State::calling(self.inner.call(req), layer.after, layer),
-            Waited::Left(left) => State::calling(self.inner.call(req), left, layer),
-            Waited::Since(_) => State::OutOfTime { layer },
+        let left = match mem::replace(&mut self.waited, Waited::Nothing) {
+            Waited::Nothing => layer.after,
+            Waited::Left(left) => left,
+            Waited::Since(_) => {
+                return TimeoutFuture {
+                    state: State::OutOfTime { layer },
+                };
+            }
         };
-        TimeoutFuture { state }
+        // Built where it is returned: a future holds those of all layers below, and copies add up.
+        TimeoutFuture {
+            state: State::Calling {
+                call: self.inner.call(req),
+                sleep: None,
+                left,
+                layer,
+            },
+        }
     }
 }
 
@@ -261,17 +273,6 @@ pin_project! {
         },
         OutOfTime { layer: TimeoutLayer },
         Done,
-    }
-}
-
-impl<F> State<F> {
-    fn calling(call: F, left: Duration, layer: TimeoutLayer) -> Self {
-        Self::Calling {
-            call,
-            sleep: None,
-            left,
-            layer,
-        }
     }
 }
 

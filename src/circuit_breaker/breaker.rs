@@ -96,12 +96,14 @@ impl Breaker {
         }
     }
 
+    #[inline]
     pub(super) fn state(&self) -> State {
         // Acquire: what led to the state comes before whatever is done because of it.
         self.word.load(Acquire).into()
     }
 
     /// Whether a call could go now; takes nothing.
+    #[inline]
     pub(super) fn look(&self, told: &impl Told) -> Result<(), Blocked> {
         let state = self.state();
         if state.passes() {
@@ -111,6 +113,7 @@ impl Breaker {
     }
 
     /// Lets a call through, or not.
+    #[inline]
     pub(super) fn admit(&self, told: &impl Told) -> Result<(Pass, Option<Change>), Blocked> {
         let state = self.state();
         if state.passes() {
@@ -169,6 +172,7 @@ impl Breaker {
     }
 
     /// Takes what a call came to, which was in flight since then; `None` for no time at all.
+    #[inline]
     pub(super) fn settle(
         &self,
         pass: Pass,
@@ -297,6 +301,7 @@ impl Breaker {
     }
 
     /// Counts a call of a closed circuit, and opens it where that was one too many.
+    #[inline]
     fn count(&self, pass: Pass, mark: Mark, since: Option<u64>, told: &impl Told) -> Settled {
         let timed = self.limits.slow.is_some() || matches!(self.window, Some(Window::Time(_)));
         let now = if timed { told.now() } else { 0 };

@@ -198,6 +198,7 @@ impl Circuit {
     }
 
     /// As [`try_acquire`](Self::try_acquire), for a call that is not in flight yet.
+    #[inline]
     pub(super) fn admit(&self) -> Result<Permit, Blocked> {
         let (pass, change) = self.shared.breaker.admit(&*self.shared)?;
         if let Some(change) = change {
@@ -213,6 +214,7 @@ impl Circuit {
     }
 
     /// Whether a call could go now.
+    #[inline]
     pub(super) fn look(&self) -> Result<(), Blocked> {
         self.shared.breaker.look(&*self.shared)
     }
@@ -329,6 +331,7 @@ pub struct Permit {
 
 impl Permit {
     /// Spends the permit.
+    #[inline]
     pub fn settle(mut self, verdict: Verdict) {
         self.settled = true;
         let mark = match verdict {
@@ -361,6 +364,7 @@ impl Permit {
 }
 
 impl Circuit {
+    #[inline]
     fn after(&self, settled: Settled) {
         match settled {
             Settled::Nothing => {}

@@ -223,20 +223,24 @@ where
             Readiness::Rejecting(blocked) => Err(blocked),
             Readiness::Ready => self.circuit.admit(),
         };
-        let state = match admitted {
+        match admitted {
             Ok(mut permit) => {
                 let call = permit.work(|| self.inner.call(req));
-                State::Calling {
+                let classify = self.classify.clone();
+                let state = State::Calling {
                     call,
                     permit: Some(permit),
-                    classify: self.classify.clone(),
+                    classify,
+                };
+                CircuitBreakerFuture { state }
+            }
+            Err(blocked) => {
+                let rejection = self.circuit.reject(blocked);
+                CircuitBreakerFuture {
+                    state: State::Rejected { rejection },
                 }
             }
-            Err(blocked) => State::Rejected {
-                rejection: self.circuit.reject(blocked),
-            },
-        };
-        CircuitBreakerFuture { state }
+        }
     }
 }
 

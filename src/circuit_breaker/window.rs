@@ -29,6 +29,7 @@ pub(super) enum Window {
 
 impl Window {
     /// Counts a call of `epoch`, which `current` confirms to be the circuit's.
+    #[inline]
     pub(super) fn record(&self, epoch: u32, now: u64, call: Call, current: impl Fn() -> bool) {
         match self {
             Self::Time(window) => window.record(epoch, now, call, current),
@@ -96,14 +97,9 @@ impl From<Bucket> for u64 {
 
 impl Bucket {
     fn counted(self, hit: bool) -> Self {
-        let (calls, hits) = if self.calls == FULL {
-            (self.calls / 2, self.hits / 2)
-        } else {
-            (self.calls, self.hits)
-        };
         Self {
-            calls: calls + 1,
-            hits: hits + u64::from(hit),
+            calls: self.calls + 1,
+            hits: self.hits + u64::from(hit),
             ..self
         }
     }
@@ -168,19 +164,35 @@ impl TimeWindow {
 }
 
 /// Counts a call in a bucket, which whoever comes first in a lap or epoch empties.
+#[inline]
 fn count(word: &AtomicU64, fresh: Bucket, hit: bool, current: &impl Fn() -> bool) {
-    let next = |word| {
-        let seen = Bucket::from(word);
-        if seen.lap == fresh.lap && seen.epoch == fresh.epoch {
-            return Some(seen.counted(hit));
+    let tag = u64::from(fresh);
+    let one = (1 << 16) | u64::from(hit);
+    let next = |word: u64| {
+        // The epoch and the lap are the upper half: no more is looked at where both are the same.
+        if (word ^ tag) >> 32 == 0 && (word >> 16) & FULL != FULL {
+            return Some(word + one);
         }
-        // A lap ahead: this call came out of the window while it was being recorded. Anything
-        // else, however it compares, is old.
-        let ahead = seen.lap == (fresh.lap + 1) & LAP && seen.epoch == fresh.epoch;
-        (!ahead && current()).then(|| fresh.counted(hit))
+        rotated(word.into(), fresh, hit, current)
     };
     // AcqRel: the readings that follow elsewhere build on this record. Failing is: not recorded.
-    let _recorded = word.fetch_update(AcqRel, Acquire, |word| next(word).map(u64::from));
+    let _recorded = word.fetch_update(AcqRel, Acquire, next);
+}
+
+#[cold]
+fn rotated(seen: Bucket, fresh: Bucket, hit: bool, current: &impl Fn() -> bool) -> Option<u64> {
+    if seen.lap == fresh.lap && seen.epoch == fresh.epoch {
+        let half = Bucket {
+            calls: seen.calls / 2,
+            hits: seen.hits / 2,
+            ..seen
+        };
+        return Some(half.counted(hit).into());
+    }
+    // A lap ahead: this call came out of the window while it was being recorded. Anything else,
+    // however it compares, is old.
+    let ahead = seen.lap == (fresh.lap + 1) & LAP && seen.epoch == fresh.epoch;
+    (!ahead && current()).then(|| fresh.counted(hit).into())
 }
 
 /// The last N calls as a ring of bits. Exact for calls that do not overlap; of calls that do, one
@@ -327,6 +339,7 @@ impl Row {
     }
 
     /// Counts a call; the failures in a row with it.
+    #[inline]
     pub(super) fn record(&self, epoch: u32, bad: bool, current: impl Fn() -> bool) -> u32 {
         let empty = u64::from(epoch) << 44;
         // A look first: in good times nothing is written.

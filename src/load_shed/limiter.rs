@@ -125,12 +125,14 @@ impl Limiter {
         }
     }
 
+    #[inline]
     pub(super) fn counts(&self) -> Counts {
         // Acquire: sees what happened before the last change, as a caller that acts on it expects.
         self.word.load(Acquire).into()
     }
 
     /// Takes a slot if one is free and nobody waits.
+    #[inline]
     pub(super) fn try_acquire(&self) -> bool {
         self.update(Counts::taken).is_ok()
     }
@@ -145,6 +147,7 @@ impl Limiter {
     }
 
     /// Gives a slot back if no waiter is to inherit it.
+    #[inline]
     pub(super) fn try_release(&self) -> bool {
         self.update(Counts::released).is_ok()
     }
@@ -175,6 +178,7 @@ impl Limiter {
     }
 
     /// Applies a decision; gives the counts it was made on.
+    #[inline]
     fn update(&self, next: impl Fn(Counts) -> Option<Counts>) -> Result<Counts, Counts> {
         // AcqRel: whoever takes a slot sees all that its last holder did. Acquire on failure and
         // on the first look: a refusal, too, is decided on the newest counts seen.

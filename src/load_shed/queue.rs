@@ -47,6 +47,7 @@ impl Queue {
         }
     }
 
+    #[inline]
     pub(super) fn counts(&self) -> Counts {
         self.limiter.counts()
     }
@@ -55,6 +56,7 @@ impl Queue {
         self.len
     }
 
+    #[inline]
     pub(super) fn try_acquire(&self) -> bool {
         self.limiter.try_acquire()
     }
@@ -103,10 +105,16 @@ impl Queue {
     }
 
     /// Ends a call: its slot is free, or the head waiter's.
+    #[inline]
     pub(super) fn release(&self) {
-        if self.limiter.try_release() {
-            return;
+        if !self.limiter.try_release() {
+            self.hand_over();
         }
+    }
+
+    /// Ends a call while somebody waits.
+    #[cold]
+    fn hand_over(&self) {
         let mut waiters = self.lock();
         let heir = match self.limiter.release() {
             Exit::Inherited => waiters.list.pop_front(),

@@ -193,6 +193,7 @@ impl InFlightLimit {
         }
     }
 
+    #[inline]
     fn slot(&self) -> Slot {
         Slot {
             limit: self.clone(),
@@ -206,6 +207,7 @@ impl InFlightLimit {
     }
 
     /// A slot, a place in the queue, or neither.
+    #[inline]
     fn enter(&self) -> Turn {
         // Without the queue's lock where nobody waits, and none where nobody may.
         if self.shared.queue.try_acquire() {
@@ -226,6 +228,7 @@ impl InFlightLimit {
     }
 
     /// What a call that came now would find.
+    #[inline]
     fn occupancy(&self) -> Occupancy {
         let counts = self.shared.queue.counts();
         if counts.in_flight < counts.limit && counts.waiting == 0 {
@@ -403,26 +406,39 @@ where
             Readiness::Rejecting(reason) => Turn::None(reason),
             Readiness::Queueing | Readiness::Ready => self.limit.enter(),
         };
-        let state = match turn {
-            Turn::Now(slot) if matches!(ready, Readiness::Ready) => State::Calling {
-                call: self.inner.call(req),
-                slot,
+        match turn {
+            Turn::Now(slot) if matches!(ready, Readiness::Ready) => LoadShedFuture {
+                state: State::Calling {
+                    call: self.inner.call(req),
+                    slot,
+                },
             },
             // The readied instance, if any, stays with the caller.
-            Turn::Now(slot) => State::Readying {
-                next: Some((self.inner.clone(), req, slot)),
-            },
-            Turn::Later(wait) => State::Waiting {
-                end: Instant::now().checked_add(self.limit.shared.max_wait),
-                sleep: None,
-                next: Some((self.inner.clone(), req)),
-                wait,
-            },
-            Turn::None(reason) => State::Rejected {
-                rejection: self.limit.reject(reason),
-            },
-        };
-        LoadShedFuture { state }
+            Turn::Now(slot) => {
+                let next = Some((self.inner.clone(), req, slot));
+                LoadShedFuture {
+                    state: State::Readying { next },
+                }
+            }
+            Turn::Later(wait) => {
+                let end = Instant::now().checked_add(self.limit.shared.max_wait);
+                let next = Some((self.inner.clone(), req));
+                LoadShedFuture {
+                    state: State::Waiting {
+                        wait,
+                        end,
+                        sleep: None,
+                        next,
+                    },
+                }
+            }
+            Turn::None(reason) => {
+                let rejection = self.limit.reject(reason);
+                LoadShedFuture {
+                    state: State::Rejected { rejection },
+                }
+            }
+        }
     }
 }
 

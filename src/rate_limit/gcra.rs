@@ -50,6 +50,7 @@ impl Gcra {
     }
 
     /// Takes a turn of `cost` that comes within `max_wait` of `now`.
+    #[inline]
     pub(super) fn take(
         &self,
         rate: Rate,
@@ -105,6 +106,7 @@ impl Gcra {
     }
 }
 
+#[inline]
 fn decide(
     newest: u64,
     paused: u64,

@@ -122,6 +122,7 @@ impl RateLimiter {
     }
 
     /// A turn now, or later within `max_wait`.
+    #[inline]
     pub(super) fn take(&self, cost: u32) -> Result<Taken, Rejection> {
         let (cell, now) = self.take_within(cost, self.shared.max_wait)?;
         if cell.turn <= now {
@@ -134,6 +135,7 @@ impl RateLimiter {
         }))
     }
 
+    #[inline]
     fn take_within(&self, cost: u32, max_wait: u64) -> Result<(Cell, u64), Rejection> {
         let (now, rate) = (self.shared.timeline.now(), self.shared.rate.load());
         match self.shared.gcra.take(rate, cost, now, max_wait) {

@@ -128,6 +128,7 @@ impl Rate {
     pub(super) const LONGEST: u64 = 1 << 62;
 
     /// The time that this many calls take.
+    #[inline]
     pub(super) fn span(self, cells: u32) -> u64 {
         self.interval.saturating_mul(u64::from(cells))
     }
@@ -160,6 +161,7 @@ impl SharedRate {
         }
     }
 
+    #[inline]
     pub(super) fn load(&self) -> Rate {
         loop {
             // Acquire: the slot was written before its version was published.

@@ -185,21 +185,26 @@ where
 
     fn call(&mut self, req: Req) -> Self::Future {
         let cost = self.cost.cost(&req);
-        let state = match self.limiter.take(cost) {
-            Ok(Taken::Now) => State::Calling {
-                call: self.inner.call(req),
+        match self.limiter.take(cost) {
+            Ok(Taken::Now) => RateLimitFuture {
+                state: State::Calling {
+                    call: self.inner.call(req),
+                },
             },
             // The readied instance stays with the caller; a wait must hold nothing.
-            Ok(Taken::Later(turn)) => State::Waiting {
-                sleep: None,
-                next: Some((turn, self.inner.clone(), req)),
-            },
+            Ok(Taken::Later(turn)) => {
+                let next = Some((turn, self.inner.clone(), req));
+                RateLimitFuture {
+                    state: State::Waiting { sleep: None, next },
+                }
+            }
             Err(rejection) => {
                 self.limiter.report(rejection, cost);
-                State::Rejected { rejection }
+                RateLimitFuture {
+                    state: State::Rejected { rejection },
+                }
             }
-        };
-        RateLimitFuture { state }
+        }
     }
 }
 

@@ -107,6 +107,7 @@ impl Bucket {
     }
 
     /// Up to the capacity; a full bucket is only looked at.
+    #[inline]
     fn add(&self, tokens: u32) {
         self.update(|level| {
             let room = self.capacity - level.tokens;
@@ -189,6 +190,7 @@ impl Budget {
     }
 
     /// Adds what one first attempt that went well earns. A full bucket is left as it is.
+    #[inline]
     pub fn deposit(&self) {
         self.shared.bucket.deposit();
     }

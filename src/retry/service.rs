@@ -414,56 +414,76 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut this = self.as_mut().project();
+            let Shared {
+                policy, classify, ..
+            } = &**this.shared;
+            if let StateProj::Calling { call } = this.state.as_mut().project() {
+                let outcome = ready!(call.poll(cx));
+                let verdict = judge(classify, &outcome);
+                if *this.attempt == 1 && verdict == Verdict::Healthy {
+                    policy.deposit();
+                    return Poll::Ready(outcome);
+                }
+                match policy.after(
+                    *this.attempt,
+                    verdict,
+                    &outcome,
+                    this.copy.is_some(),
+                    this.previous,
+                ) {
+                    Some(wait) => this.state.set(wait.into_state()),
+                    None => return Poll::Ready(outcome),
+                }
+            }
+            ready!(self.as_mut().poll_next_attempt(cx))?;
+        }
+    }
+}
+
+impl<S, C, R, Req> RetryFuture<S, C, R, Req>
+where
+    S: Service<Req> + Clone,
+    R: Replay<Req>,
+{
+    /// Waits, readies the service and sends again.
+    #[cold]
+    fn poll_next_attempt(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let mut this = self.project();
-        let Shared {
-            policy,
-            classify,
-            replay,
-            ..
-        } = &**this.shared;
-        let answer = loop {
-            let next = match this.state.as_mut().project() {
-                StateProj::Calling { call } => {
-                    let outcome = ready!(call.poll(cx));
-                    let verdict = judge(classify, &outcome);
-                    policy.account(*this.attempt, verdict, &outcome);
-                    let replayable = this.copy.is_some();
-                    match policy.next_wait(*this.attempt, verdict, replayable, this.previous) {
-                        Some(wait) => wait.into_state(),
-                        None => break outcome,
-                    }
-                }
-                StateProj::Sleeping { sleep, withdrawal } => {
-                    ready!(sleep.poll(cx));
-                    State::Readying {
-                        withdrawal: withdrawal.take(),
-                    }
-                }
-                StateProj::Readying { withdrawal } => {
-                    let service = this.service.get_or_insert_with(|| this.shared.unready());
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
-                        break Err(error);
-                    }
-                    let req = this.copy.take().expect(POLLED);
-                    if let Some(withdrawal) = withdrawal.take() {
-                        withdrawal.spend();
-                    }
-                    *this.attempt += 1;
-                    let last = *this.attempt >= policy.attempts;
-                    *this.copy = if last { None } else { replay.replay(&req) };
-                    State::Calling {
-                        call: service.call(req),
-                    }
-                }
-                StateProj::Done => panic!("{POLLED}"),
-            };
-            // Drops the attempt that is over, and with it what it held.
-            this.state.set(next);
+        let Shared { policy, replay, .. } = &**this.shared;
+        let withdrawal = match this.state.as_mut().project() {
+            StateProj::Sleeping { sleep, withdrawal } => {
+                ready!(sleep.poll(cx));
+                withdrawal.take()
+            }
+            StateProj::Readying { withdrawal } => withdrawal.take(),
+            StateProj::Calling { .. } | StateProj::Done => panic!("{POLLED}"),
         };
-        this.state.set(State::Done);
-        *this.service = None;
-        Poll::Ready(answer)
+        let service = this.service.get_or_insert_with(|| this.shared.unready());
+        match service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                drop(withdrawal);
+                this.state.set(State::Done);
+                return Poll::Ready(Err(error));
+            }
+            Poll::Pending => {
+                this.state.set(State::Readying { withdrawal });
+                return Poll::Pending;
+            }
+        }
+        let req = this.copy.take().expect(POLLED);
+        if let Some(withdrawal) = withdrawal {
+            withdrawal.spend();
+        }
+        *this.attempt += 1;
+        let last = *this.attempt >= policy.attempts;
+        *this.copy = if last { None } else { replay.replay(&req) };
+        let call = service.call(req);
+        this.state.set(State::Calling { call });
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -489,26 +509,32 @@ impl Wait {
 }
 
 impl Policy {
-    /// Books an attempt that is over.
-    fn account<Res, E: StackError>(
+    /// A first attempt went well. A success of a retry earns nothing, or retries would pay for
+    /// themselves.
+    fn deposit(&self) {
+        if let Some(budget) = &self.budget {
+            budget.deposit();
+        }
+    }
+
+    /// What comes after any other attempt: the next one, or none.
+    #[cold]
+    fn after<Res, E: StackError>(
         &self,
         attempt: u32,
         verdict: Verdict,
         outcome: &Result<Res, E>,
-    ) {
-        let Some(budget) = &self.budget else { return };
-        if attempt == 1 {
-            // A success of a retry earns nothing, or retries would pay for themselves.
-            if verdict == Verdict::Healthy {
-                budget.deposit();
+        replayable: bool,
+        previous: &mut Duration,
+    ) -> Option<Wait> {
+        if attempt > 1 {
+            match outcome.as_ref().err().and_then(StackError::rejection) {
+                // A retry that timed out may have been sent; one that was rejected was not.
+                None | Some(Rejection::TimedOut { .. }) => {}
+                Some(_) => self.budget.iter().for_each(Budget::refund),
             }
-            return;
         }
-        match outcome.as_ref().err().and_then(StackError::rejection) {
-            // A retry that timed out may have been sent; one that was rejected was not.
-            None | Some(Rejection::TimedOut { .. }) => {}
-            Some(_) => budget.refund(),
-        }
+        self.next_wait(attempt, verdict, replayable, previous)
     }
 
     /// The wait before the next attempt; `None` if there is none.
