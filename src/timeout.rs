@@ -228,23 +228,30 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
+        // Each future is built where it is returned: it holds those of all layers below, and copies
+        // add up.
+        if let Waited::Nothing = self.waited {
+            return TimeoutFuture {
+                state: State::Calling {
+                    call: self.inner.call(req),
+                    sleep: None,
+                    left: self.layer.after,
+                    layer: self.layer.clone(),
+                },
+            };
+        }
         let layer = self.layer.clone();
-        let left = match mem::replace(&mut self.waited, Waited::Nothing) {
-            Waited::Nothing => layer.after,
-            Waited::Left(left) => left,
-            Waited::Since(_) => {
-                return TimeoutFuture {
-                    state: State::OutOfTime { layer },
-                };
-            }
-        };
-        // Built where it is returned: a future holds those of all layers below, and copies add up.
-        TimeoutFuture {
-            state: State::Calling {
-                call: self.inner.call(req),
-                sleep: None,
-                left,
-                layer,
+        match mem::replace(&mut self.waited, Waited::Nothing) {
+            Waited::Left(left) => TimeoutFuture {
+                state: State::Calling {
+                    call: self.inner.call(req),
+                    sleep: None,
+                    left,
+                    layer,
+                },
+            },
+            _ => TimeoutFuture {
+                state: State::OutOfTime { layer },
             },
         }
     }

@@ -112,24 +112,26 @@ impl Breaker {
         state.look(&self.rules, told.now(), self.issued_at())
     }
 
-    /// Lets a call through, or not.
+    /// Lets a call through that needs no probe.
     #[inline]
-    pub(super) fn admit(&self, told: &impl Told) -> Result<(Pass, Option<Change>), Blocked> {
+    pub(super) fn pass(&self) -> Option<Pass> {
         let state = self.state();
-        if state.passes() {
-            return Ok((
-                Pass {
-                    epoch: state.epoch,
-                    probe: false,
-                },
-                None,
-            ));
-        }
-        self.admit_probe(told.now())
+        state.passes().then_some(Pass {
+            epoch: state.epoch,
+            probe: false,
+        })
     }
 
+    /// Lets a call through, or not.
+    #[cfg(test)]
+    pub(super) fn admit(&self, told: &impl Told) -> Result<(Pass, Option<Change>), Blocked> {
+        self.pass()
+            .map_or_else(|| self.admit_probe(told.now()), |pass| Ok((pass, None)))
+    }
+
+    /// Lets a call through as a probe, or not.
     #[cold]
-    fn admit_probe(&self, now: u64) -> Result<(Pass, Option<Change>), Blocked> {
+    pub(super) fn admit_probe(&self, now: u64) -> Result<(Pass, Option<Change>), Blocked> {
         let mut word = self.word.load(Acquire);
         loop {
             let state = State::from(word);

@@ -5,10 +5,10 @@ use crate::chance::Chance;
 use crate::classify::Verdict;
 use crate::error::{InvalidConfig, Rejection};
 use crate::name::Name;
-use crate::time::{Timeline, millis, nanos};
-use std::fmt;
+use crate::time::{Timeline, nanos};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, mem};
 use tokio::sync::Notify;
 use tracing::Level;
 
@@ -192,25 +192,35 @@ impl Circuit {
     /// # Errors
     /// [`Rejection::CircuitOpen`] if the circuit is open, or half-open with all its probes out.
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
-        let mut permit = self.admit().map_err(rejection)?;
-        permit.since = Some(self.shared.now());
+        let mut permit = self.admit()?;
+        permit.since = self.shared.now();
         Ok(permit)
     }
 
     /// As [`try_acquire`](Self::try_acquire), for a call that is not in flight yet.
     #[inline]
     pub(super) fn admit(&self) -> Result<Permit, Blocked> {
-        let (pass, change) = self.shared.breaker.admit(&*self.shared)?;
-        if let Some(change) = change {
-            self.report(change);
-        }
+        let pass = match self.shared.breaker.pass() {
+            Some(pass) => pass,
+            None => self.admit_probe()?,
+        };
+        let circuit = self.clone();
         Ok(Permit {
-            circuit: self.clone(),
+            circuit,
+            since: NOT_YET,
             pass,
-            since: None,
             at_work: false,
             settled: false,
         })
+    }
+
+    #[cold]
+    fn admit_probe(&self) -> Result<Pass, Blocked> {
+        let (pass, change) = self.shared.breaker.admit_probe(self.shared.now())?;
+        if let Some(change) = change {
+            self.report(change);
+        }
+        Ok(pass)
     }
 
     /// Whether a call could go now.
@@ -230,7 +240,7 @@ impl Circuit {
             Ok(()) => (State::HalfOpen, None),
             Err(blocked) => (
                 state.phase.into(),
-                blocked.retry_after.map(Duration::from_nanos),
+                blocked.retry_after().map(Duration::from_nanos),
             ),
         }
     }
@@ -282,23 +292,24 @@ impl Circuit {
     }
 
     #[cold]
-    pub(super) fn reject(&self, blocked: Blocked) -> Rejection {
-        let rejection = rejection(blocked);
+    pub(super) fn tell_of_rejection(&self, blocked: Blocked) {
         tracing::event!(
             name: "rejected",
             target: "buttress::circuit_breaker",
             Level::DEBUG,
             name = self.shared.name.get(),
-            retry_after_ms = blocked.retry_after.map(|nanos| millis(Duration::from_nanos(nanos))),
+            retry_after_ms = blocked.retry_after().map(|nanos| nanos / 1_000_000),
             "circuit open"
         );
-        rejection
     }
 }
 
-fn rejection(blocked: Blocked) -> Rejection {
-    Rejection::CircuitOpen {
-        retry_after: blocked.retry_after.map(Duration::from_nanos),
+impl From<Blocked> for Rejection {
+    #[inline]
+    fn from(blocked: Blocked) -> Self {
+        Self::CircuitOpen {
+            retry_after: blocked.retry_after().map(Duration::from_nanos),
+        }
     }
 }
 
@@ -322,29 +333,51 @@ impl fmt::Debug for Circuit {
 #[must_use = "a permit that is dropped counts as a cancelled call"]
 pub struct Permit {
     circuit: Circuit,
+    /// When the call was first in flight, or [`NOT_YET`]: small, because it moves with every call.
+    since: u64,
     pass: Pass,
-    since: Option<u64>,
     /// Set while the inner service works: dropped like this, it panicked.
     at_work: bool,
     settled: bool,
 }
 
+const NOT_YET: u64 = u64::MAX;
+
 impl Permit {
     /// Spends the permit.
-    #[inline]
     pub fn settle(mut self, verdict: Verdict) {
-        self.settled = true;
-        let mark = match verdict {
-            Verdict::Healthy => Mark::Good,
-            Verdict::Transient { retry_after } => Mark::Bad {
-                hint: retry_after.map_or(0, nanos),
-            },
-            Verdict::Permanent => Mark::Bad { hint: 0 },
-            Verdict::Throttled { .. } | Verdict::Ignored => Mark::None,
-        };
+        self.spend(verdict);
+    }
+
+    /// Spends the permit where it is. Only the first verdict counts.
+    #[inline]
+    pub(super) fn spend(&mut self, verdict: Verdict) {
+        if mem::replace(&mut self.settled, true) {
+            return;
+        }
+        match verdict {
+            Verdict::Healthy => self.finish(Mark::Good),
+            Verdict::Transient { retry_after } => {
+                self.finish(Mark::Bad {
+                    hint: retry_after.map_or(0, nanos),
+                });
+            }
+            Verdict::Permanent => self.finish(Mark::Bad { hint: 0 }),
+            Verdict::Throttled { .. } | Verdict::Ignored => self.finish(Mark::None),
+        }
+    }
+
+    #[inline]
+    fn finish(&self, mark: Mark) {
         let shared = &*self.circuit.shared;
-        let settled = shared.breaker.settle(self.pass, mark, self.since, shared);
-        self.circuit.after(settled);
+        match shared.breaker.settle(self.pass, mark, self.since(), shared) {
+            Settled::Nothing => {}
+            settled => self.circuit.after(settled),
+        }
+    }
+
+    fn since(&self) -> Option<u64> {
+        (self.since != NOT_YET).then_some(self.since)
     }
 
     /// Does a piece of the call's work; a panic in it is the call's failure.
@@ -357,14 +390,14 @@ impl Permit {
 
     /// The call is in flight from now, unless it has been.
     pub(super) fn in_flight(&mut self) {
-        if self.since.is_none() {
-            self.since = Some(self.circuit.shared.now());
+        if self.since == NOT_YET {
+            self.since = self.circuit.shared.now();
         }
     }
 }
 
 impl Circuit {
-    #[inline]
+    #[cold]
     fn after(&self, settled: Settled) {
         match settled {
             Settled::Nothing => {}
@@ -382,7 +415,7 @@ impl Drop for Permit {
         let shared = &*self.circuit.shared;
         let settled = shared
             .breaker
-            .abandon(self.pass, self.at_work, self.since, shared);
+            .abandon(self.pass, self.at_work, self.since(), shared);
         self.circuit.after(settled);
     }
 }

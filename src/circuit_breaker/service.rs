@@ -1,7 +1,7 @@
 use super::circuit::{Circuit, Config, Permit, WhenOpen, circuit_setters};
 use super::state::Blocked;
 use crate::classify::{Classify, Outcome, judge};
-use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::error::{InvalidConfig, StackError};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -164,7 +164,7 @@ impl<S, C> CircuitBreaker<S, C> {
                 return Poll::Ready(());
             };
             let timer = blocked
-                .look_after
+                .look_after()
                 .map(|nanos| sleep(Duration::from_nanos(nanos)));
             waiting.sleep.set(timer);
             match waiting.sleep.as_mut().as_pin_mut() {
@@ -229,15 +229,15 @@ where
                 let classify = self.classify.clone();
                 let state = State::Calling {
                     call,
-                    permit: Some(permit),
+                    permit,
                     classify,
                 };
                 CircuitBreakerFuture { state }
             }
             Err(blocked) => {
-                let rejection = self.circuit.reject(blocked);
+                self.circuit.tell_of_rejection(blocked);
                 CircuitBreakerFuture {
-                    state: State::Rejected { rejection },
+                    state: State::Rejected { blocked },
                 }
             }
         }
@@ -266,14 +266,14 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F, C> {
-        // The permit outlives the call when both are dropped. None once it is spent.
+        // The permit outlives the call when both are dropped.
         Calling {
             #[pin]
             call: F,
-            permit: Option<Permit>,
+            permit: Permit,
             classify: C,
         },
-        Rejected { rejection: Rejection },
+        Rejected { blocked: Blocked },
     }
 }
 
@@ -289,24 +289,20 @@ where
         match self.project().state.project() {
             StateProj::Calling {
                 call,
-                permit: slot,
+                permit,
                 classify,
             } => {
-                let permit = slot.as_mut().expect(POLLED);
                 let Poll::Ready(outcome) = permit.work(|| call.poll(cx)) else {
                     permit.in_flight();
                     return Poll::Pending;
                 };
-                let verdict = judge(classify, &outcome);
-                slot.take().expect(POLLED).settle(verdict);
+                permit.spend(judge(classify, &outcome));
                 Poll::Ready(outcome)
             }
-            StateProj::Rejected { rejection } => Poll::Ready(Err(E::reject(*rejection))),
+            StateProj::Rejected { blocked } => Poll::Ready(Err(E::reject((*blocked).into()))),
         }
     }
 }
-
-const POLLED: &str = "a future must not be polled after it was ready";
 
 impl<F, C> fmt::Debug for CircuitBreakerFuture<F, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

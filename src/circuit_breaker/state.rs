@@ -8,6 +8,7 @@
 //! lies further ahead than the longest open time is one that has passed.
 
 use crate::chance::scale;
+use std::num::NonZeroU64;
 
 const MS: u64 = 1_000_000;
 const EPOCH: u64 = (1 << 20) - 1;
@@ -135,13 +136,37 @@ impl From<State> for u64 {
     }
 }
 
-/// Why a call cannot go now. Nanoseconds from now.
+/// Why a call cannot go now: when to look again, and whether a probe may go then. One word, since
+/// it is handed through every rejection: `[may go:1][nanoseconds from now:63]`, all ones for a time
+/// that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Blocked {
-    /// When a probe may go, where that is known.
-    pub(super) retry_after: Option<u64>,
-    /// When to look again, if nothing else happens before.
-    pub(super) look_after: Option<u64>,
+pub(super) struct Blocked(NonZeroU64);
+
+impl Blocked {
+    const FLAG: u64 = 1 << 63;
+    pub(super) const UNKNOWN: Self = Self(NonZeroU64::MAX);
+
+    /// A probe may go after so many nanoseconds.
+    fn until_over(left: u64) -> Self {
+        NonZeroU64::new(left | Self::FLAG).map_or(Self::UNKNOWN, Self)
+    }
+
+    /// The probes that are out will be written off after so many nanoseconds, not counting those
+    /// that come back before.
+    fn until_lapse(left: u64) -> Self {
+        NonZeroU64::new(left.min(Self::FLAG - 1)).map_or(Self::UNKNOWN, Self)
+    }
+
+    /// When a probe may go, where that is known. Nanoseconds from now.
+    pub(super) fn retry_after(self) -> Option<u64> {
+        let known = self != Self::UNKNOWN && self.0.get() >= Self::FLAG;
+        known.then_some(self.0.get() & !Self::FLAG)
+    }
+
+    /// When to look again, if nothing else happens before. Nanoseconds from now.
+    pub(super) fn look_after(self) -> Option<u64> {
+        (self != Self::UNKNOWN).then_some(self.0.get() & !Self::FLAG)
+    }
 }
 
 impl State {
@@ -151,30 +176,21 @@ impl State {
     };
 
     /// Whether a call could go, as a probe or freely.
+    #[inline]
     pub(super) fn look(self, rules: &Rules, now: u64, issued_at: u64) -> Result<(), Blocked> {
-        let unknown = Blocked {
-            retry_after: None,
-            look_after: None,
-        };
         match self.phase {
             Phase::Closed | Phase::ForcedClosed => Ok(()),
-            Phase::OpenForEver | Phase::ForcedOpen => Err(unknown),
+            Phase::OpenForEver | Phase::ForcedOpen => Err(Blocked::UNKNOWN),
             Phase::Open { until_ms, .. } => match remaining(until_ms, now, rules) {
                 None => Ok(()),
-                left => Err(Blocked {
-                    retry_after: left,
-                    look_after: left,
-                }),
+                Some(left) => Err(Blocked::until_over(left)),
             },
             Phase::HalfOpen(trial) if trial.issued < rules.probes => Ok(()),
-            Phase::HalfOpen(_) if rules.lease == u64::MAX => Err(unknown),
+            Phase::HalfOpen(_) if rules.lease == u64::MAX => Err(Blocked::UNKNOWN),
             // The lease lapses only with no place left.
             Phase::HalfOpen(_) => match rules.lease.saturating_sub(now.saturating_sub(issued_at)) {
                 0 => Ok(()),
-                left => Err(Blocked {
-                    look_after: Some(left),
-                    ..unknown
-                }),
+                left => Err(Blocked::until_lapse(left)),
             },
         }
     }
@@ -594,15 +610,36 @@ mod tests {
         ] {
             let open = State::NEW.after(trip(now), &RULES).unwrap();
             let edge = (now + 5 * SECOND).div_ceil(MS) * MS;
-            let left = open.look(&RULES, now, 0).unwrap_err().retry_after;
+            let left = open.look(&RULES, now, 0).unwrap_err().retry_after();
             assert_eq!(left, Some(edge - now));
             assert_eq!(
-                open.look(&RULES, edge - 1, 0).unwrap_err().retry_after,
+                open.look(&RULES, edge - 1, 0).unwrap_err().retry_after(),
                 Some(1)
             );
             for later in [0, SECOND, 86_400 * SECOND, 2 * 365 * 86_400 * SECOND] {
                 assert_eq!(open.look(&RULES, edge + later, 0), Ok(()), "{now} {later}");
             }
+        }
+    }
+
+    #[test]
+    fn what_blocks_a_call_says_when_to_look_again() {
+        let cases = [
+            (Blocked::UNKNOWN, None, None),
+            (Blocked::until_over(1), Some(1), Some(1)),
+            (Blocked::until_over(LONGEST), Some(LONGEST), Some(LONGEST)),
+            (Blocked::until_lapse(1), None, Some(1)),
+            (
+                Blocked::until_lapse(u64::MAX - 1),
+                None,
+                Some(u64::MAX >> 1),
+            ),
+        ];
+        for (blocked, retry_after, look_after) in cases {
+            assert_eq!(
+                (blocked.retry_after(), blocked.look_after()),
+                (retry_after, look_after)
+            );
         }
     }
 

@@ -240,8 +240,9 @@ impl InFlightLimit {
         }
     }
 
+    /// Tells of a rejection; gives the limit for it.
     #[cold]
-    fn reject(&self, reason: &'static str) -> Rejection {
+    fn reject(&self, reason: &'static str) -> usize {
         let limit = self.shared.queue.counts().limit;
         tracing::event!(
             name: "overloaded",
@@ -252,8 +253,14 @@ impl InFlightLimit {
             limit,
             "overloaded"
         );
-        Rejection::Overloaded {
-            limit: limit as usize,
+        limit as usize
+    }
+
+    fn rejected<S: Service<Req>, Req>(&self, reason: &'static str) -> LoadShedFuture<S, Req> {
+        LoadShedFuture {
+            state: State::Rejected {
+                limit: self.reject(reason),
+            },
         }
     }
 }
@@ -403,7 +410,7 @@ where
         let ready = mem::replace(&mut self.ready, Readiness::Unpolled);
         let turn = match ready {
             Readiness::Unpolled => panic!("poll_ready must be called before call"),
-            Readiness::Rejecting(reason) => Turn::None(reason),
+            Readiness::Rejecting(reason) => return self.limit.rejected(reason),
             Readiness::Queueing | Readiness::Ready => self.limit.enter(),
         };
         match turn {
@@ -432,14 +439,13 @@ where
                     },
                 }
             }
-            Turn::None(reason) => {
-                let rejection = self.limit.reject(reason);
-                LoadShedFuture {
-                    state: State::Rejected { rejection },
-                }
-            }
+            Turn::None(reason) => self.limit.rejected(reason),
         }
     }
+}
+
+fn overloaded<E: StackError>(limit: usize) -> E {
+    E::reject(Rejection::Overloaded { limit })
 }
 
 const FULL: &str = "full";
@@ -478,7 +484,7 @@ pin_project! {
             call: S::Future,
             slot: Slot,
         },
-        Rejected { rejection: Rejection },
+        Rejected { limit: usize },
         Done,
     }
 }
@@ -493,11 +499,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         let answer = loop {
-            if let StateProj::Calling { call, .. } = state.as_mut().project() {
-                break ready!(call.poll(cx));
-            }
-            if let Err(error) = ready!(state.as_mut().poll_turn(cx)) {
-                break Err(error);
+            match state.as_mut().project() {
+                StateProj::Calling { call, .. } => break ready!(call.poll(cx)),
+                StateProj::Rejected { limit } => return Poll::Ready(Err(overloaded(*limit))),
+                _ => {
+                    if let Err(error) = ready!(state.as_mut().poll_turn(cx)) {
+                        break Err(error);
+                    }
+                }
             }
         };
         // Before the caller sees the answer: the slot is free by then.
@@ -532,7 +541,7 @@ where
                     // None: the clock cannot count as far, so the wait never ends.
                     let Some(end) = end else { return Poll::Pending };
                     ready!(poll_until(sleep, *end, cx));
-                    return Poll::Ready(Err(S::Error::reject(wait.limit.reject(WAITED))));
+                    return Poll::Ready(Err(overloaded(wait.limit.reject(WAITED))));
                 }
             },
             StateProj::Readying { next } => {
@@ -544,14 +553,13 @@ where
                     },
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        return Poll::Ready(Err(S::Error::reject(slot.limit.reject(NOT_READY))));
+                        return Poll::Ready(Err(overloaded(slot.limit.reject(NOT_READY))));
                     }
                 }
             }
-            StateProj::Rejected { rejection } => {
-                return Poll::Ready(Err(S::Error::reject(*rejection)));
+            StateProj::Calling { .. } | StateProj::Rejected { .. } | StateProj::Done => {
+                panic!("{POLLED}")
             }
-            StateProj::Calling { .. } | StateProj::Done => panic!("{POLLED}"),
         };
         self.set(next);
         Poll::Ready(Ok(()))

@@ -1,5 +1,5 @@
 use super::gcra::{Cell, Gcra, Refusal};
-use super::quota::{Quota, Rate, SharedRate};
+use super::quota::{Quota, SharedRate};
 use crate::error::Rejection;
 use crate::name::Name;
 use crate::time::{Timeline, millis, nanos};
@@ -69,7 +69,9 @@ impl RateLimiter {
     /// [`Rejection::RateLimited`] with how long until it would be granted if nobody else calls;
     /// [`Rejection::TooCostly`] if `n` is above the burst.
     pub fn try_acquire(&self, n: u32) -> Result<(), Rejection> {
-        self.take_within(n, 0).map(drop)
+        self.take_within(n, 0)
+            .map(drop)
+            .map_err(|refusal| self.rejection(refusal, n))
     }
 
     /// Takes `n` units of the quota, waiting its turn if that comes within the limiter's
@@ -84,7 +86,9 @@ impl RateLimiter {
     /// # Panics
     /// If it has to wait outside a tokio runtime with time enabled.
     pub async fn acquire(&self, n: u32) -> Result<(), Rejection> {
-        if let Taken::Later(turn) = self.take(n)? {
+        let taken = self.take(n).map_err(|refusal| self.rejection(refusal, n))?;
+        if let Taken::Later(cell) = taken {
+            let turn = self.turn(cell);
             sleep_until(turn.comes_at()).await;
             turn.spend();
         }
@@ -123,28 +127,56 @@ impl RateLimiter {
 
     /// A turn now, or later within `max_wait`.
     #[inline]
-    pub(super) fn take(&self, cost: u32) -> Result<Taken, Rejection> {
+    pub(super) fn take(&self, cost: u32) -> Result<Taken, Refusal> {
         let (cell, now) = self.take_within(cost, self.shared.max_wait)?;
-        if cell.turn <= now {
-            return Ok(Taken::Now);
-        }
-        Ok(Taken::Later(Turn {
+        Ok(if cell.turn <= now {
+            Taken::Now
+        } else {
+            Taken::Later(cell)
+        })
+    }
+
+    #[cold]
+    pub(super) fn turn(&self, cell: Cell) -> Turn {
+        Turn {
             limiter: self.clone(),
             cell,
             spent: false,
-        }))
-    }
-
-    #[inline]
-    fn take_within(&self, cost: u32, max_wait: u64) -> Result<(Cell, u64), Rejection> {
-        let (now, rate) = (self.shared.timeline.now(), self.shared.rate.load());
-        match self.shared.gcra.take(rate, cost, now, max_wait) {
-            Ok(cell) => Ok((cell, now)),
-            Err(refusal) => Err(rejection(refusal, cost, rate)),
         }
     }
 
-    pub(super) fn report(&self, rejection: Rejection, cost: u32) {
+    #[inline]
+    fn take_within(&self, cost: u32, max_wait: u64) -> Result<(Cell, u64), Refusal> {
+        let (now, rate) = (self.shared.timeline.now(), self.shared.rate.load());
+        self.shared
+            .gcra
+            .take(rate, cost, now, max_wait)
+            .map(|cell| (cell, now))
+    }
+
+    #[cold]
+    fn rejection(&self, refusal: Refusal, cost: u32) -> Rejection {
+        match refusal {
+            Refusal::After(wait) => Rejection::RateLimited {
+                retry_after: Some(Duration::from_nanos(wait)),
+            },
+            Refusal::Never => Rejection::RateLimited { retry_after: None },
+            Refusal::TooCostly => Rejection::TooCostly {
+                cost,
+                burst: self.shared.rate.load().burst,
+            },
+        }
+    }
+
+    /// The rejection of a call, told of.
+    #[cold]
+    pub(super) fn reject(&self, refusal: Refusal, cost: u32) -> Rejection {
+        let rejection = self.rejection(refusal, cost);
+        self.report(rejection, cost);
+        rejection
+    }
+
+    fn report(&self, rejection: Rejection, cost: u32) {
         let name = self.shared.name.get();
         match rejection {
             Rejection::TooCostly { burst, .. } => tracing::event!(
@@ -178,20 +210,6 @@ impl RateLimiter {
     }
 }
 
-#[cold]
-fn rejection(refusal: Refusal, cost: u32, rate: Rate) -> Rejection {
-    match refusal {
-        Refusal::After(wait) => Rejection::RateLimited {
-            retry_after: Some(Duration::from_nanos(wait)),
-        },
-        Refusal::Never => Rejection::RateLimited { retry_after: None },
-        Refusal::TooCostly => Rejection::TooCostly {
-            cost,
-            burst: rate.burst,
-        },
-    }
-}
-
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let snapshot = self.snapshot();
@@ -205,7 +223,7 @@ impl fmt::Debug for RateLimiter {
 
 pub(super) enum Taken {
     Now,
-    Later(Turn),
+    Later(Cell),
 }
 
 /// A turn that lies ahead. Dropping it unspent gives it back if it is the newest.

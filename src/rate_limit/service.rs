@@ -192,14 +192,14 @@ where
                 },
             },
             // The readied instance stays with the caller; a wait must hold nothing.
-            Ok(Taken::Later(turn)) => {
-                let next = Some((turn, self.inner.clone(), req));
+            Ok(Taken::Later(cell)) => {
+                let next = Some((self.limiter.turn(cell), self.inner.clone(), req));
                 RateLimitFuture {
                     state: State::Waiting { sleep: None, next },
                 }
             }
-            Err(rejection) => {
-                self.limiter.report(rejection, cost);
+            Err(refusal) => {
+                let rejection = self.limiter.reject(refusal, cost);
                 RateLimitFuture {
                     state: State::Rejected { rejection },
                 }
@@ -261,10 +261,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            if let StateProj::Calling { call } = state.as_mut().project() {
-                return call.poll(cx);
+            match state.as_mut().project() {
+                StateProj::Calling { call } => return call.poll(cx),
+                StateProj::Rejected { rejection } => {
+                    return Poll::Ready(Err(S::Error::reject(*rejection)));
+                }
+                _ => ready!(state.as_mut().poll_turn(cx))?,
             }
-            ready!(state.as_mut().poll_turn(cx))?;
         }
     }
 }
@@ -295,12 +298,9 @@ where
                     call: service.call(req),
                 }
             }
-            StateProj::Rejected { rejection } => {
-                let error = S::Error::reject(*rejection);
-                self.set(State::Done);
-                return Poll::Ready(Err(error));
+            StateProj::Calling { .. } | StateProj::Rejected { .. } | StateProj::Done => {
+                panic!("{POLLED}")
             }
-            StateProj::Calling { .. } | StateProj::Done => panic!("{POLLED}"),
         };
         self.set(next);
         Poll::Ready(Ok(()))

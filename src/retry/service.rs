@@ -423,7 +423,7 @@ where
             if let StateProj::Calling { call } = this.state.as_mut().project() {
                 let outcome = ready!(call.poll(cx));
                 let verdict = judge(classify, &outcome);
-                if *this.attempt == 1 && verdict == Verdict::Healthy {
+                if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
                     policy.deposit();
                     return Poll::Ready(outcome);
                 }
