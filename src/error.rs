@@ -79,7 +79,9 @@ impl std::error::Error for Rejection {}
 ///
 /// The one bound that the layers put on their inner service's error, which is also their own. It
 /// holds for [`Error<E>`], which [`ErrorLayer`] makes of any error, and for
-/// `Box<dyn Error + Send + Sync>`. Your own enum takes four lines:
+/// `Box<dyn Error + Send + Sync>`. (Box a rejection of a handle by [`reject`](Self::reject), not by
+/// `into()` or `?`: a bare one in a box cannot be told from other errors, unless it is the source of
+/// one.) Your own enum takes four lines:
 ///
 /// ```
 /// use buttress::{Rejection, StackError};

@@ -35,6 +35,15 @@ impl Timeline {
     }
 }
 
+/// Longer than anybody waits, and short enough for any clock: 30 years.
+pub(crate) const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// `None` where the clock cannot count that far, or a timer not round it up: that never comes.
+pub(crate) fn later(now: Instant, wait: Duration) -> Option<Instant> {
+    now.checked_add(wait)
+        .filter(|end| end.checked_add(Duration::from_millis(1)).is_some())
+}
+
 /// Ready at `end`: by a timer made at the first poll, or by the clock where that finds it past.
 pub(crate) fn poll_until(
     mut timer: Pin<&mut Option<Sleep>>,

@@ -158,7 +158,7 @@ impl<S> Timeout<S> {
                 now
             }
         };
-        let Some(end) = since.checked_add(after) else {
+        let Some(end) = time::later(since, after) else {
             return Poll::Pending; // longer than the clock can count: never
         };
         if end <= now {
@@ -174,6 +174,10 @@ impl<S> Timeout<S> {
     /// Stops the clock of a wait. With nothing left it stays where it is, and the call is rejected.
     fn end_wait(&mut self) {
         if let Waited::Since(since) = self.waited {
+            if let Some(sleep) = &mut self.sleep {
+                // Kept for the next wait, but not to wake anybody in this one.
+                sleep.as_mut().reset(Instant::now() + time::AGES);
+            }
             let now = Instant::now();
             if self.left_behind(now, since) {
                 self.waited = Waited::Nothing;
@@ -292,26 +296,26 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        let error = match state.as_mut().project() {
+        let answer = match state.as_mut().project() {
             StateProj::Calling {
                 call,
                 sleep,
                 left,
                 layer,
-            } => {
+            } => match call.poll(cx) {
                 // The answer first: when both are due, it wins.
-                if let Poll::Ready(answer) = call.poll(cx) {
-                    return Poll::Ready(answer);
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    ready!(poll_timer(sleep, *left, cx));
+                    Err(layer.time_out())
                 }
-                ready!(poll_timer(sleep, *left, cx));
-                layer.time_out()
-            }
-            StateProj::OutOfTime { layer } => layer.time_out(),
+            },
+            StateProj::OutOfTime { layer } => Err(layer.time_out()),
             StateProj::Done => panic!("a future must not be polled after it was ready"),
         };
-        // Before the caller sees the error: what the inner future held is free by then.
+        // Before the caller sees it: what the inner future held is free by then.
         state.set(State::Done);
-        Poll::Ready(Err(error))
+        Poll::Ready(answer)
     }
 }
 
@@ -328,7 +332,7 @@ fn poll_timer(
         return time::poll_until(timer, end, cx);
     }
     // None where the clock cannot count that far: never.
-    timer.set(Instant::now().checked_add(left).map(sleep_until));
+    timer.set(time::later(Instant::now(), left).map(sleep_until));
     timer
         .as_pin_mut()
         .map_or(Poll::Pending, |timer| timer.poll(cx))

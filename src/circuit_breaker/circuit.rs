@@ -200,27 +200,31 @@ impl Circuit {
     /// As [`try_acquire`](Self::try_acquire), for a call that is not in flight yet.
     #[inline]
     pub(super) fn admit(&self) -> Result<Permit, Blocked> {
-        let pass = match self.shared.breaker.pass() {
-            Some(pass) => pass,
-            None => self.admit_probe()?,
-        };
-        let circuit = self.clone();
-        Ok(Permit {
-            circuit,
-            since: NOT_YET,
-            pass,
-            at_work: false,
-            settled: false,
-        })
+        match self.shared.breaker.pass() {
+            Some(pass) => Ok(self.permit(pass)),
+            None => self.admit_probe(),
+        }
     }
 
     #[cold]
-    fn admit_probe(&self) -> Result<Pass, Blocked> {
+    fn admit_probe(&self) -> Result<Permit, Blocked> {
         let (pass, change) = self.shared.breaker.admit_probe(self.shared.now())?;
+        // Before anybody is told: a subscriber that panics must not take the probe with it.
+        let permit = self.permit(pass);
         if let Some(change) = change {
             self.report(change);
         }
-        Ok(pass)
+        Ok(permit)
+    }
+
+    #[inline]
+    fn permit(&self, pass: Pass) -> Permit {
+        Permit {
+            circuit: self.clone(),
+            since: NOT_YET,
+            pass,
+            stage: Stage::Idle,
+        }
     }
 
     /// Whether a call could go now.
@@ -253,6 +257,7 @@ impl Circuit {
     /// Tells of a transition. Called by its only winner.
     #[cold]
     fn report(&self, change: Change) {
+        self.shared.changed.notify_waiters();
         let Change {
             from,
             to,
@@ -288,7 +293,6 @@ impl Circuit {
             State::HalfOpen => tell!("half_opened", Level::INFO, "circuit half-opened"),
             State::Closed | State::ForcedClosed => tell!("closed", Level::INFO, "circuit closed"),
         }
-        self.shared.changed.notify_waiters();
     }
 
     #[cold]
@@ -336,9 +340,20 @@ pub struct Permit {
     /// When the call was first in flight, or [`NOT_YET`]: small, because it moves with every call.
     since: u64,
     pass: Pass,
-    /// Set while the inner service works: dropped like this, it panicked.
-    at_work: bool,
-    settled: bool,
+    stage: Stage,
+}
+
+/// Who has the call: whoever has it when its permit is dropped has panicked, or left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The caller.
+    Idle,
+    /// The inner service.
+    AtWork,
+    /// The classifier, whose panic says nothing about the callee.
+    Judged,
+    /// Nobody any more.
+    Settled,
 }
 
 const NOT_YET: u64 = u64::MAX;
@@ -352,7 +367,7 @@ impl Permit {
     /// Spends the permit where it is. Only the first verdict counts.
     #[inline]
     pub(super) fn spend(&mut self, verdict: Verdict) {
-        if mem::replace(&mut self.settled, true) {
+        if mem::replace(&mut self.stage, Stage::Settled) == Stage::Settled {
             return;
         }
         match verdict {
@@ -381,10 +396,22 @@ impl Permit {
     }
 
     /// Does a piece of the call's work; a panic in it is the call's failure.
+    #[inline]
     pub(super) fn work<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        self.at_work = true;
+        self.during(Stage::AtWork, work)
+    }
+
+    /// Asks the classifier; a panic of its own leaves the call without a verdict.
+    #[inline]
+    pub(super) fn judge<T>(&mut self, judge: impl FnOnce() -> T) -> T {
+        self.during(Stage::Judged, judge)
+    }
+
+    #[inline]
+    fn during<T>(&mut self, stage: Stage, work: impl FnOnce() -> T) -> T {
+        self.stage = stage;
         let done = work();
-        self.at_work = false;
+        self.stage = Stage::Idle;
         done
     }
 
@@ -408,14 +435,25 @@ impl Circuit {
 }
 
 impl Drop for Permit {
+    #[inline]
     fn drop(&mut self) {
-        if self.settled {
-            return;
+        if self.stage != Stage::Settled {
+            self.abandon();
+        }
+    }
+}
+
+impl Permit {
+    #[cold]
+    fn abandon(&self) {
+        if self.stage == Stage::Judged {
+            return self.finish(Mark::None);
         }
         let shared = &*self.circuit.shared;
+        let panicked = self.stage == Stage::AtWork;
         let settled = shared
             .breaker
-            .abandon(self.pass, self.at_work, self.since(), shared);
+            .abandon(self.pass, panicked, self.since(), shared);
         self.circuit.after(settled);
     }
 }

@@ -436,7 +436,7 @@ proptest! {
                     prop_assert_eq!(u32::from(ours), *reopened);
                     let left = until.checked_sub(now).filter(|left| *left > 0);
                     let seen = state.look(&setup.rules, now, breaker.issued_at());
-                    prop_assert_eq!(seen.err().and_then(|blocked| blocked.retry_after()), left);
+                    prop_assert_eq!(seen.err().and_then(super::state::Blocked::retry_after), left);
                 }
                 (State::HalfOpen { reopened, out, ok, bad, .. }, Phase::HalfOpen(trial)) => {
                     prop_assert_eq!(u32::from(trial.reopened), *reopened);

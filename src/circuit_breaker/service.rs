@@ -148,7 +148,11 @@ impl<S, C> CircuitBreaker<S, C> {
     #[cold]
     fn poll_admissible(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let changed = &self.circuit.shared.changed;
-        let mut waiting = self.waiting.get_or_insert_default().as_mut().project();
+        let mut waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(Waiting::default()))
+            .as_mut()
+            .project();
         loop {
             // Before the look, so that no change after it is missed.
             if waiting.changed.is_none() {
@@ -274,6 +278,7 @@ pin_project! {
             classify: C,
         },
         Rejected { blocked: Blocked },
+        Done,
     }
 }
 
@@ -286,7 +291,8 @@ where
     type Output = Result<Res, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let mut state = self.project().state;
+        match state.as_mut().project() {
             StateProj::Calling {
                 call,
                 permit,
@@ -296,10 +302,14 @@ where
                     permit.in_flight();
                     return Poll::Pending;
                 };
-                permit.spend(judge(classify, &outcome));
+                let verdict = permit.judge(|| judge(classify, &outcome));
+                permit.spend(verdict);
+                // Before the caller sees it: what the inner future held is free by then.
+                state.set(State::Done);
                 Poll::Ready(outcome)
             }
             StateProj::Rejected { blocked } => Poll::Ready(Err(E::reject((*blocked).into()))),
+            StateProj::Done => panic!("a future must not be polled after it was ready"),
         }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! An epoch wraps after 2^20 transitions: only an outcome that outlives exactly so many would be
 //! taken for a newer one. A deadline wraps after 2.18 years, so it is compared modulo that: one that
-//! lies further ahead than the longest open time is one that has passed.
+//! lies further ahead than the longest open time, and some 70 minutes for threads whose clock is
+//! late, is one that has passed.
 
 use crate::chance::scale;
 use std::num::NonZeroU64;
@@ -305,9 +306,12 @@ fn opened(reopened: u8, now: u64, hint: u64, draw: f64, rules: &Rules) -> Phase 
 }
 
 /// What is left of an open time; `None` when it is over.
+#[inline]
 fn remaining(until_ms: u64, now: u64, rules: &Rules) -> Option<u64> {
     let left = until_ms.wrapping_sub(now / MS) & DEADLINE;
-    let ahead = 1..=rules.max_open_for.min(LONGEST).div_ceil(MS) + 1;
+    // A thread may have read the clock before another opened the circuit.
+    let late = 1 << 22;
+    let ahead = 1..=rules.max_open_for.min(LONGEST).div_ceil(MS) + late;
     ahead.contains(&left).then(|| left * MS - now % MS)
 }
 
@@ -344,6 +348,24 @@ mod tests {
         Event::Admit {
             now,
             issued_at: now,
+        }
+    }
+
+    #[test]
+    fn a_clock_read_before_the_circuit_opened_lets_no_probe_through() {
+        let now = 50 * SECOND;
+        let wish = Event::Trip {
+            now,
+            hint: u64::MAX,
+            draw: 0.0,
+        };
+        let open = State::NEW.after(wish, &RULES).unwrap();
+        for late in [0, 1, 2, 3, 10, 50_000] {
+            assert_eq!(
+                open.after(admit(now - late * MS), &RULES),
+                None,
+                "{late} ms"
+            );
         }
     }
 

@@ -199,7 +199,7 @@ fn rotated(seen: Bucket, fresh: Bucket, hit: bool, current: &impl Fn() -> bool) 
 /// that has been claimed but not yet written reads as good.
 ///
 /// The cursor `[epoch:20][calls:44]` numbers the calls. A block `[tag:32][bits:32]` holds 32 of
-/// them; its tag is `[epoch:8][block:24]`, written by the call that is first in it. A good call
+/// them; its tag is `[epoch:20][block:12]`, written by the call that is first in it. A good call
 /// elsewhere in a block writes the cursor alone.
 #[derive(Debug)]
 pub(super) struct CountWindow {
@@ -216,7 +216,7 @@ pub(super) struct CountWindow {
 pub(super) const MAX_CALLS: u32 = 4_096;
 
 const BLOCK: u64 = 32;
-const BLOCK_TAGS: u64 = 1 << 24;
+const BLOCK_TAGS: u64 = 1 << 12;
 const CALLS: u64 = (1 << 44) - 1;
 
 impl CountWindow {
@@ -312,16 +312,18 @@ fn ones_in(ring: &[AtomicU64], epoch: u32, from: u64, to: u64) -> u32 {
         if seen >> 32 != tag {
             continue;
         }
+        // Without the calls before `from`, and those that came since `to` was read.
         let before = from.saturating_sub(block * BLOCK);
+        let after = ((block + 1) * BLOCK).saturating_sub(to);
         let bits = (seen as u32) >> before << before;
-        ones += bits.count_ones();
+        ones += (bits << after).count_ones();
     }
     ones
 }
 
 /// A block's word and its tag.
 fn block_of(ring: &[AtomicU64], epoch: u32, block: u64) -> (&AtomicU64, u64) {
-    let tag = (u64::from(epoch & 0xFF) << 24) | (block % BLOCK_TAGS);
+    let tag = (u64::from(epoch) << 12) | (block % BLOCK_TAGS);
     (&ring[(block % ring.len() as u64) as usize], tag)
 }
 
@@ -500,6 +502,27 @@ mod tests {
                 );
                 assert_eq!(window.read(0, 0), expected, "{n} {i}");
             }
+        }
+    }
+
+    #[test]
+    fn a_reading_holds_no_call_that_came_after_its_end() {
+        let window = CountWindow::new(4, false);
+        for _ in 0..3 {
+            window.record(0, BAD, || true);
+        }
+        // As if two of them had come between the two looks of a reading.
+        assert_eq!(ones_in(&window.bad, 0, 0, 1), 1);
+        assert_eq!(ones_in(&window.bad, 0, 1, 3), 2);
+    }
+
+    #[test]
+    fn epochs_that_differ_in_any_bit_are_told_apart() {
+        for bit in 0..20 {
+            let window = CountWindow::new(10, false);
+            window.record(0, BAD, || true);
+            window.record(1 << bit, GOOD, || true);
+            assert_eq!(window.read(1 << bit), counts(1, 0, 0), "{bit}");
         }
     }
 

@@ -2,7 +2,7 @@ use super::limiter::{Entry, MAX_LIMIT, MAX_WAITING};
 use super::queue::{Queue, Ticket};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
-use crate::time::poll_until;
+use crate::time::{later, poll_until};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -428,7 +428,7 @@ where
                 }
             }
             Turn::Later(wait) => {
-                let end = Instant::now().checked_add(self.limit.shared.max_wait);
+                let end = later(Instant::now(), self.limit.shared.max_wait);
                 let next = Some((self.inner.clone(), req));
                 LoadShedFuture {
                     state: State::Waiting {

@@ -7,7 +7,7 @@
 //! turn itself leaves the word valid when the rate changes.
 
 use super::quota::Rate;
-use crate::sync::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use crate::sync::{AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 
 /// Turns are kept this much later than they are: the burst of a new limiter lies before its origin.
 const SHIFT: u64 = Rate::LONGEST;
@@ -36,8 +36,8 @@ pub(super) enum Refusal {
 #[derive(Debug)]
 pub(super) struct Gcra {
     newest: AtomicU64,
-    /// No call goes before this, shifted like a turn; 0 without a pause. A word of its own, which only
-    /// grows: a turn that is given back must not shorten a pause.
+    /// No call goes before this, shifted like a turn; 0 without a pause. A word of its own: a
+    /// turn that is given back must not shorten a pause.
     paused: AtomicU64,
 }
 
@@ -88,6 +88,10 @@ impl Gcra {
     /// Grants no turn before `until`. Nothing of a burst is left then.
     pub(super) fn pause(&self, until: u64) {
         self.paused.fetch_max(until.saturating_add(SHIFT), AcqRel);
+    }
+
+    pub(super) fn resume(&self) {
+        self.paused.store(0, Release);
     }
 
     /// How many calls of cost 1 would be granted at once.

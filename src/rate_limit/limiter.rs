@@ -96,10 +96,16 @@ impl RateLimiter {
     }
 
     /// Grants nothing before `until`, for a callee that asks to be left alone. From then on calls
-    /// go one by one, the burst being used up. Calls that wait already keep their turns. A pause
-    /// cannot be shortened.
+    /// go one by one, the burst being used up. Calls that wait already keep their turns. The
+    /// later of two pauses holds; [`resume`](Self::resume) ends one. However far away `until` is, it is
+    /// heeded: cap what comes from a header.
     pub fn pause_until(&self, until: Instant) {
         self.shared.gcra.pause(self.shared.timeline.at(until));
+    }
+
+    /// Ends a pause. What the limiter would have granted but for it, it grants now.
+    pub fn resume(&self) {
+        self.shared.gcra.resume();
     }
 
     /// Changes the quota, rate and burst together. Calls that wait already keep their turns.

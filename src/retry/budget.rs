@@ -257,13 +257,14 @@ impl BudgetBuilder {
         self
     }
 
-    /// Tokens for each first attempt that went well, in steps of 0.001; 0 for none. Default: 0.2.
+    /// Tokens for each first attempt that went well, in steps of 0.001, rounded down; 0 for none.
+    /// Default: 0.2.
     pub fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// Tokens per second, in steps of 0.001, so that a callee that answers nothing is still tried;
+    /// Tokens per second, in steps of 0.001, rounded down, so that a callee that answers nothing is still tried;
     /// 0 for none. Default: 1.
     pub fn reserve(mut self, reserve: f64) -> Self {
         self.reserve = reserve;
@@ -303,9 +304,10 @@ impl BudgetBuilder {
     }
 }
 
-/// Rounded to the nearest thousandth; what is too large for any bucket saturates.
+/// Rounded down, so that no more is granted than asked for, but for the error of the float itself:
+/// 0.57 is 570. What is too large for any bucket saturates.
 fn thousandths(field: &'static str, value: f64) -> Result<u32, InvalidConfig> {
-    let thousandths = (value * f64::from(TOKEN)).round() as u32;
+    let thousandths = (value * f64::from(TOKEN) + 1e-6) as u32;
     if value.is_finite() && (thousandths > 0 || value == 0.0) {
         return Ok(thousandths);
     }
@@ -428,6 +430,20 @@ mod tests {
         bucket.deposit();
         bucket.refund();
         assert_eq!(bucket.word.load(Acquire), before);
+    }
+
+    #[test]
+    fn shares_are_rounded_down_to_thousandths() {
+        for (value, expected) in [
+            (0.0015, 1),
+            (0.57, 570),
+            (0.29, 290),
+            (0.001, 1),
+            (1.9999, 1_999),
+            (0.0, 0),
+        ] {
+            assert_eq!(thousandths("ratio", value), Ok(expected), "{value}");
+        }
     }
 
     #[test]

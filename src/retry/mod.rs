@@ -43,20 +43,20 @@
 //! **Waits.** The backoff, or what the callee asks for if that is longer: its `retry_after` is a
 //! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
 //! come back at once. If it asks for more than `max_retry_after` the call is not retried. A wait of
-//! zero is none: the next attempt is made in the same poll.
+//! zero needs no timer, but lets other tasks and the deadline outside have their turn.
 //!
 //! **The budget** bounds what retries add to the load of a callee that is down: over any time, at
 //! most `capacity + ratio · first attempts that went well + reserve · seconds` retries. Successes of
 //! retries earn nothing. A token that was taken for a retry which is not sent after all, because
 //! its caller left or a layer of this crate rejected it, is put back; a retry that timed out counts
-//! as sent. The budget is shared by all services of a layer and their clones, and by several layers
+//! as sent. (Of retries within retries only the last send is known, so the bound is the inner one's.) The budget is shared by all services of a layer and their clones, and by several layers
 //! if it is given to them.
 //!
 //! **Readiness.** The first attempt is made by the instance that the caller readied. A clone, made
 //! when the first retry is due, makes the others: it is readied when the wait is over, so that no
 //! permit is held while waiting. An error of its readiness is returned. It is cloned from an
-//! instance that is never polled, kept by the services of one application of the layer; cloning the
-//! inner service must not call them.
+//! instance that is never polled, kept by the services of one application of the layer. The future
+//! is `Send` if classifier and replay are `Send` and `Sync`.
 //!
 //! **Cancellation.** Dropping the future drops the attempt under way, or the wait; nothing is sent
 //! after that.

@@ -9,7 +9,7 @@ use crate::time::{millis, nanos};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
@@ -106,7 +106,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let shared = Shared {
-            spare: Mutex::new(inner.clone()),
+            spare: Mutex::new(Some(inner.clone())),
             policy: self.policy.clone(),
             classify: self.classify.clone(),
             replay: self.replay.clone(),
@@ -293,23 +293,43 @@ pub struct Retry<S, C = Outcome, R = Idempotent> {
 /// What all clones of a service share, so that a call costs one reference and not a clone of all
 /// that stands below.
 struct Shared<S, C, R> {
-    /// Never polled, so never ready: what retries clone. Locked for that alone; a mutex, because a
-    /// service need not be `Sync`.
-    spare: Mutex<S>,
+    /// Never polled, so never ready: what retries clone. Locked to take it and to put it back; it
+    /// is cloned in between, with the lock free. A mutex, because a service need not be `Sync`.
+    spare: Mutex<Option<S>>,
     policy: Arc<Policy>,
     classify: C,
     replay: R,
 }
 
 impl<S: Clone, C, R> Shared<S, C, R> {
-    #[cold]
-    fn unready(&self) -> S {
-        // A clone that panicked has left the original as it was.
-        self.spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// A clone that is not ready; `None` while another retry is making one.
+    fn unready(&self) -> Option<S> {
+        let service = lock(&self.spare).take();
+        let spare = Spare {
+            home: &self.spare,
+            service,
+        };
+        spare.service.clone()
     }
+}
+
+/// A spare that has been taken. It goes back even if cloning it panics.
+struct Spare<'a, S> {
+    home: &'a Mutex<Option<S>>,
+    service: Option<S>,
+}
+
+impl<S> Drop for Spare<'_, S> {
+    fn drop(&mut self) {
+        if self.service.is_some() {
+            *lock(self.home) = self.service.take();
+        }
+    }
+}
+
+fn lock<S>(spare: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
+    // Nothing panics under the lock; a poisoned one is as good as new.
+    spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: Clone, C, R> Clone for Retry<S, C, R> {
@@ -423,19 +443,25 @@ where
             if let StateProj::Calling { call } = this.state.as_mut().project() {
                 let outcome = ready!(call.poll(cx));
                 let verdict = judge(classify, &outcome);
-                if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
+                let wait = if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
                     policy.deposit();
+                    None
+                } else {
+                    let replayable = this.copy.is_some();
+                    policy.after(*this.attempt, verdict, &outcome, replayable, this.previous)
+                };
+                // The attempt is over, and what it held is free: before a wait, and before the
+                // caller sees the outcome.
+                let Some(wait) = wait else {
+                    this.state.set(State::Done);
                     return Poll::Ready(outcome);
-                }
-                match policy.after(
-                    *this.attempt,
-                    verdict,
-                    &outcome,
-                    this.copy.is_some(),
-                    this.previous,
-                ) {
-                    Some(wait) => this.state.set(wait.into_state()),
-                    None => return Poll::Ready(outcome),
+                };
+                let no_wait = wait.time.is_zero();
+                this.state.set(wait.into_state());
+                if no_wait {
+                    // Others get their turn all the same: a deadline, for instance.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
             ready!(self.as_mut().poll_next_attempt(cx))?;
@@ -461,7 +487,15 @@ where
             StateProj::Readying { withdrawal } => withdrawal.take(),
             StateProj::Calling { .. } | StateProj::Done => panic!("{POLLED}"),
         };
-        let service = this.service.get_or_insert_with(|| this.shared.unready());
+        if this.service.is_none() {
+            *this.service = this.shared.unready();
+        }
+        let Some(service) = this.service else {
+            // Another thread has the spare, for as long as it takes to clone it.
+            this.state.set(State::Readying { withdrawal });
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
         match service.poll_ready(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
@@ -475,12 +509,13 @@ where
             }
         }
         let req = this.copy.take().expect(POLLED);
+        let last = *this.attempt + 1 >= policy.attempts;
+        *this.copy = if last { None } else { replay.replay(&req) };
+        // From here on it is sent.
         if let Some(withdrawal) = withdrawal {
             withdrawal.spend();
         }
         *this.attempt += 1;
-        let last = *this.attempt >= policy.attempts;
-        *this.copy = if last { None } else { replay.replay(&req) };
         let call = service.call(req);
         this.state.set(State::Calling { call });
         Poll::Ready(Ok(()))

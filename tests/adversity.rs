@@ -1,0 +1,364 @@
+//! What callers, subscribers, classifiers and clocks can do at the worst moment.
+
+use buttress::circuit_breaker::{Circuit, State, WhenOpen, Window};
+use buttress::rate_limit::RateLimiter;
+use buttress::retry::{Backoff, Budget, Cloned};
+use buttress::{
+    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer,
+    TimeoutLayer, Verdict,
+};
+use std::convert::Infallible;
+use std::future::{Ready, pending, poll_fn, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, advance, sleep};
+use tokio_test::task;
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tracing_subscriber::layer::SubscriberExt;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+// A caller that keeps a future after it is done
+
+#[derive(Clone)]
+struct Fine;
+
+impl Service<()> for Fine {
+    type Response = ();
+    type Error = Error<Infallible>;
+    type Future = Ready<Result<(), Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        ready(Ok(()))
+    }
+}
+
+async fn frees_what_an_answered_call_held<L>(layer: L)
+where
+    L: Layer<ConcurrencyLimit<Fine>>,
+    L::Service: Service<(), Response = (), Error = Error<Infallible>>,
+{
+    let limited = ConcurrencyLimit::new(Fine, 1);
+    let mut other = limited.clone();
+    let mut service = layer.layer(limited);
+    let mut call = Box::pin(service.ready().await.unwrap().call(()));
+    (&mut call).await.unwrap();
+    let readied = task::spawn(()).enter(|cx, _| other.poll_ready(cx));
+    assert!(readied.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_frees_what_an_answered_call_held() {
+    frees_what_an_answered_call_held(TimeoutLayer::new(SECOND)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_frees_what_an_answered_call_held() {
+    let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
+    frees_what_an_answered_call_held(layer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_breaker_frees_what_an_answered_call_held() {
+    frees_what_an_answered_call_held(CircuitBreakerLayer::default()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_frees_what_an_answered_call_held() {
+    frees_what_an_answered_call_held(RateLimitLayer::new(Quota::per_second(9))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_shed_frees_what_an_answered_call_held() {
+    frees_what_an_answered_call_held(LoadShedLayer::new(9)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_of_an_answered_call_wakes_nobody() {
+    let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+    let mut answered = Some(answered);
+    let mut service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(SECOND))
+        .layer(ErrorLayer)
+        .service(service_fn(move |()| answered.take().unwrap()));
+    let mut call = task::spawn(service.ready().await.unwrap().call(()));
+    assert!(call.poll().is_pending());
+    answer.send(()).unwrap();
+    assert!(call.poll().is_ready());
+    let woken_by_the_answer = call.is_woken();
+    sleep(2 * SECOND).await;
+    assert_eq!(call.is_woken(), woken_by_the_answer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_of_a_wait_that_ended_wakes_nobody() {
+    let (mock, mut handle) = tower_test::mock::pair::<(), ()>();
+    handle.allow(0);
+    let mut service = TimeoutLayer::new(SECOND).layer(mock);
+    let mut task = task::spawn(());
+    let mut poll = || task.enter(|cx, _| Service::<()>::poll_ready(&mut service, cx));
+    assert!(poll().is_pending());
+    handle.allow(1);
+    assert!(poll().is_ready());
+    sleep(2 * SECOND).await;
+    assert!(!task.is_woken());
+}
+
+// Panics in what the user brings
+
+/// Panics at the event of this name.
+struct Panics(&'static str);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Panics {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        assert_ne!(event.metadata().name(), self.0);
+    }
+}
+
+/// Whether the subscriber panicked.
+fn told_to(subscriber: Panics, act: impl FnOnce()) -> bool {
+    let subscriber = tracing_subscriber::registry().with(subscriber);
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::callsite::rebuild_interest_cache();
+        catch_unwind(AssertUnwindSafe(act)).is_err()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_leaks_no_probe() {
+    let circuit = Circuit::builder()
+        .consecutive_failures(1)
+        .probes(1)
+        .build()
+        .unwrap();
+    circuit.try_acquire().unwrap().settle(Verdict::TRANSIENT);
+    advance(6 * SECOND).await;
+    assert!(told_to(Panics("half_opened"), || drop(
+        circuit.try_acquire()
+    )));
+    assert!(circuit.try_acquire().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_loses_no_wakeup() {
+    let layer = CircuitBreakerLayer::builder()
+        .when_open(WhenOpen::NotReady)
+        .build()
+        .unwrap();
+    layer.circuit().force_open();
+    let mut service = layer.layer(Fine);
+    let mut readying = task::spawn(poll_fn(move |cx| service.poll_ready(cx)));
+    assert!(readying.poll().is_pending());
+    assert!(told_to(Panics("closed"), || layer.circuit().reset()));
+    assert!(readying.is_woken());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_that_panics_is_no_failure_of_the_callee() {
+    fn judge(_: Result<&(), &Error<Infallible>>) -> Verdict {
+        panic!("classifier")
+    }
+    let layer = CircuitBreakerLayer::builder()
+        .consecutive_failures(1)
+        .classify(judge)
+        .build()
+        .unwrap();
+    let circuit = layer.circuit().clone();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(ErrorLayer)
+        .service(service_fn(|()| async {
+            sleep(2 * SECOND).await; // longer than a cancelled call stays young
+            Ok::<_, Infallible>(())
+        }));
+    assert!(tokio::spawn(service.oneshot(())).await.is_err());
+    assert_eq!(circuit.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_panics_costs_no_token() {
+    let budget = Budget::builder().capacity(5).reserve(0.0).build().unwrap();
+    let copies = AtomicU32::new(0);
+    let replay = Arc::new(move |(): &()| {
+        assert_eq!(
+            copies.fetch_add(1, SeqCst),
+            0,
+            "only the first attempt is copied for"
+        );
+        Some(())
+    });
+    let service = ServiceBuilder::new()
+        .layer(
+            RetryLayer::builder()
+                .budget(budget.clone())
+                .replay(move |request: &()| replay(request))
+                .build()
+                .unwrap(),
+        )
+        .layer(ErrorLayer)
+        .service(service_fn(|()| ready(Err::<(), _>("down"))));
+    assert!(tokio::spawn(service.oneshot(())).await.is_err());
+    assert!((budget.tokens() - 5.0).abs() < f64::EPSILON);
+}
+
+// Clocks and durations
+
+/// The longest that the clock can count.
+fn longest() -> Duration {
+    let (mut least, mut most) = (Duration::ZERO, Duration::MAX);
+    while most - least > Duration::from_nanos(1) {
+        let middle = least + (most - least) / 2;
+        if Instant::now().checked_add(middle).is_some() {
+            least = middle;
+        } else {
+            most = middle;
+        }
+    }
+    least
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_waits_there_are_do_not_panic() {
+    let never = || service_fn(|()| pending::<Result<(), Infallible>>());
+    for length in [
+        longest(),
+        longest() - Duration::from_nanos(1),
+        longest() - SECOND,
+    ] {
+        let timed = ServiceBuilder::new()
+            .layer(TimeoutLayer::new(length))
+            .layer(ErrorLayer);
+        assert!(
+            task::spawn(timed.service(never()).oneshot(()))
+                .poll()
+                .is_pending()
+        );
+        let queue = LoadShedLayer::builder(0).queue(1, length).build().unwrap();
+        let queued = ServiceBuilder::new().layer(queue).layer(ErrorLayer);
+        assert!(
+            task::spawn(queued.service(never()).oneshot(()))
+                .poll()
+                .is_pending()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_ages_can_be_ended() {
+    let limiter = RateLimiter::new(Quota::per_second(1));
+    limiter.pause_until(Instant::now() + longest() / 2);
+    limiter.try_acquire(1).unwrap_err();
+    limiter.resume();
+    limiter.try_acquire(1).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_without_a_wait_let_a_deadline_have_its_turn() {
+    let sends = Arc::new(AtomicU32::new(0));
+    let sent = sends.clone();
+    let retry = RetryLayer::builder()
+        .attempts(u32::MAX)
+        .no_budget()
+        .backoff(Backoff::constant(Duration::ZERO))
+        .replay(Cloned)
+        .build()
+        .unwrap();
+    let service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(SECOND))
+        .layer(retry)
+        .layer(ErrorLayer)
+        .service(service_fn(move |()| {
+            sent.fetch_add(1, SeqCst);
+            ready(Err::<(), _>("down"))
+        }));
+    assert!(task::spawn(service.oneshot(())).poll().is_pending());
+    assert_eq!(sends.load(SeqCst), 1);
+}
+
+// Threads
+
+#[test]
+fn a_snapshot_never_shows_more_failures_than_calls() {
+    let circuit = Circuit::builder()
+        .window(Window::count(100))
+        .build()
+        .unwrap();
+    circuit.force_closed();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                circuit.try_acquire().unwrap().settle(Verdict::TRANSIENT);
+            }
+        });
+        let odd = (0..200_000)
+            .map(|_| circuit.snapshot())
+            .find(|seen| seen.failures > seen.calls);
+        stop.store(true, SeqCst);
+        assert_eq!(odd, None);
+    });
+}
+
+/// Lets other threads run while it is cloned.
+#[derive(Debug)]
+struct SlowToClone {
+    sends: Arc<AtomicU32>,
+}
+
+impl Clone for SlowToClone {
+    fn clone(&self) -> Self {
+        std::thread::yield_now();
+        Self {
+            sends: self.sends.clone(),
+        }
+    }
+}
+
+impl Service<()> for SlowToClone {
+    type Response = ();
+    type Error = Error<&'static str>;
+    type Future = Ready<Result<(), Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        self.sends.fetch_add(1, SeqCst);
+        ready(Err(Error::Service("down")))
+    }
+}
+
+#[test]
+fn retries_on_many_threads_all_get_their_clone() {
+    let sends = Arc::new(AtomicU32::new(0));
+    let retry = RetryLayer::builder()
+        .no_budget()
+        .backoff(Backoff::constant(Duration::ZERO))
+        .replay(Cloned)
+        .build()
+        .unwrap();
+    let service = retry.layer(SlowToClone {
+        sends: sends.clone(),
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let service = service.clone();
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    let outcome = tokio_test::block_on(service.clone().oneshot(()));
+                    assert_eq!(outcome, Err(Error::Service("down")));
+                }
+            });
+        }
+    });
+    assert_eq!(sends.load(SeqCst), 4 * 100 * 3);
+}
