@@ -211,28 +211,30 @@ async fn a_replay_that_panics_costs_no_token() {
 
 // Clocks and durations
 
-/// The longest that the clock can count.
-fn longest() -> Duration {
-    let (mut least, mut most) = (Duration::ZERO, Duration::MAX);
-    while most - least > Duration::from_nanos(1) {
-        let middle = least + (most - least) / 2;
-        if Instant::now().checked_add(middle).is_some() {
-            least = middle;
+fn of_nanos(nanos: u128) -> Duration {
+    let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+    Duration::new(seconds.try_into().unwrap(), nanos.try_into().unwrap())
+}
+
+/// The longest that the clock can count, less this many nanoseconds.
+fn longest_but(nanos: u128) -> Duration {
+    let countable = |nanos| Instant::now().checked_add(of_nanos(nanos)).is_some();
+    let (mut least, mut most) = (0, Duration::MAX.as_nanos());
+    while least + 1 < most {
+        let middle = least.midpoint(most);
+        *(if countable(middle) {
+            &mut least
         } else {
-            most = middle;
-        }
+            &mut most
+        }) = middle;
     }
-    least
+    of_nanos(least.saturating_sub(nanos))
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_longest_waits_there_are_do_not_panic() {
     let never = || service_fn(|()| pending::<Result<(), Infallible>>());
-    for length in [
-        longest(),
-        longest() - Duration::from_nanos(1),
-        longest() - SECOND,
-    ] {
+    for length in [0, 1, 1_000_000, 1_000_000_000].map(longest_but) {
         let timed = ServiceBuilder::new()
             .layer(TimeoutLayer::new(length))
             .layer(ErrorLayer);
@@ -254,7 +256,7 @@ async fn the_longest_waits_there_are_do_not_panic() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_of_ages_can_be_ended() {
     let limiter = RateLimiter::new(Quota::per_second(1));
-    limiter.pause_until(Instant::now() + longest() / 2);
+    limiter.pause_until(Instant::now() + longest_but(0) / 2);
     limiter.try_acquire(1).unwrap_err();
     limiter.resume();
     limiter.try_acquire(1).unwrap();

@@ -7,8 +7,6 @@ use crate::sync::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 
 /// The largest limit. A larger one saturates.
 pub(super) const MAX_LIMIT: usize = (1 << 24) - 1;
-/// The longest queue.
-pub(super) const MAX_WAITING: usize = (1 << 16) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {

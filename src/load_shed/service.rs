@@ -1,4 +1,4 @@
-use super::limiter::{Entry, MAX_LIMIT, MAX_WAITING};
+use super::limiter::{Entry, MAX_LIMIT};
 use super::queue::{Queue, Ticket};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
@@ -113,8 +113,6 @@ impl LoadShedBuilder {
         })
     }
 }
-
-const _: () = assert!(MAX_WAITING == u16::MAX as usize);
 
 /// A limit on calls in flight, shared by all its clones. Usable without Tower and without a
 /// runtime.
