@@ -296,26 +296,36 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        let answer = match state.as_mut().project() {
-            StateProj::Calling {
-                call,
-                sleep,
-                left,
-                layer,
-            } => match call.poll(cx) {
-                // The answer first: when both are due, it wins.
-                Poll::Ready(answer) => answer,
-                Poll::Pending => {
-                    ready!(poll_timer(sleep, *left, cx));
-                    Err(layer.time_out())
+        if let StateProj::Calling { call, sleep, .. } = state.as_mut().project() {
+            // The answer first: when both are due, it wins.
+            let answer = call.poll(cx);
+            if answer.is_ready() {
+                if sleep.is_some() {
+                    state.set(State::Done); // the timer must wake nobody any more
                 }
-            },
-            StateProj::OutOfTime { layer } => Err(layer.time_out()),
+                return answer;
+            }
+        }
+        state.poll_time_out(cx).map(Err)
+    }
+}
+
+impl<F> State<F> {
+    /// Ready with the error of a call that is out of time.
+    fn poll_time_out<E: StackError>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E> {
+        let error = match self.as_mut().project() {
+            StateProj::Calling {
+                sleep, left, layer, ..
+            } => {
+                ready!(poll_timer(sleep, *left, cx));
+                layer.time_out()
+            }
+            StateProj::OutOfTime { layer } => layer.time_out(),
             StateProj::Done => panic!("a future must not be polled after it was ready"),
         };
-        // Before the caller sees it: what the inner future held is free by then.
-        state.set(State::Done);
-        Poll::Ready(answer)
+        // The inner future is dropped before the caller sees the error.
+        self.set(State::Done);
+        Poll::Ready(error)
     }
 }
 

@@ -4,8 +4,7 @@ use buttress::circuit_breaker::{Circuit, State, WhenOpen, Window};
 use buttress::rate_limit::RateLimiter;
 use buttress::retry::{Backoff, Budget, Cloned};
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer,
-    TimeoutLayer, Verdict,
+    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RetryLayer, TimeoutLayer, Verdict,
 };
 use std::convert::Infallible;
 use std::future::{Ready, pending, poll_fn, ready};
@@ -41,44 +40,15 @@ impl Service<()> for Fine {
     }
 }
 
-async fn frees_what_an_answered_call_held<L>(layer: L)
-where
-    L: Layer<ConcurrencyLimit<Fine>>,
-    L::Service: Service<(), Response = (), Error = Error<Infallible>>,
-{
+#[tokio::test(start_paused = true)]
+async fn a_load_shed_frees_what_an_answered_call_held() {
     let limited = ConcurrencyLimit::new(Fine, 1);
     let mut other = limited.clone();
-    let mut service = layer.layer(limited);
+    let mut service = LoadShedLayer::new(9).layer(limited);
     let mut call = Box::pin(service.ready().await.unwrap().call(()));
     (&mut call).await.unwrap();
     let readied = task::spawn(()).enter(|cx, _| other.poll_ready(cx));
     assert!(readied.is_ready());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_timeout_frees_what_an_answered_call_held() {
-    frees_what_an_answered_call_held(TimeoutLayer::new(SECOND)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retry_frees_what_an_answered_call_held() {
-    let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
-    frees_what_an_answered_call_held(layer).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_circuit_breaker_frees_what_an_answered_call_held() {
-    frees_what_an_answered_call_held(CircuitBreakerLayer::default()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_rate_limit_frees_what_an_answered_call_held() {
-    frees_what_an_answered_call_held(RateLimitLayer::new(Quota::per_second(9))).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_load_shed_frees_what_an_answered_call_held() {
-    frees_what_an_answered_call_held(LoadShedLayer::new(9)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -278,7 +278,6 @@ pin_project! {
             classify: C,
         },
         Rejected { blocked: Blocked },
-        Done,
     }
 }
 
@@ -291,25 +290,22 @@ where
     type Output = Result<Res, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        match state.as_mut().project() {
+        match self.project().state.project() {
             StateProj::Calling {
                 call,
                 permit,
                 classify,
             } => {
-                let Poll::Ready(outcome) = permit.work(|| call.poll(cx)) else {
+                let polled = permit.work(|| call.poll(cx));
+                if let Poll::Ready(outcome) = &polled {
+                    let verdict = permit.judge(|| judge(classify, outcome));
+                    permit.spend(verdict);
+                } else {
                     permit.in_flight();
-                    return Poll::Pending;
-                };
-                let verdict = permit.judge(|| judge(classify, &outcome));
-                permit.spend(verdict);
-                // Before the caller sees it: what the inner future held is free by then.
-                state.set(State::Done);
-                Poll::Ready(outcome)
+                }
+                polled
             }
             StateProj::Rejected { blocked } => Poll::Ready(Err(E::reject((*blocked).into()))),
-            StateProj::Done => panic!("a future must not be polled after it was ready"),
         }
     }
 }

@@ -262,12 +262,7 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Calling { call } => {
-                    let answer = ready!(call.poll(cx));
-                    // Before the caller sees it: what the inner future held is free by then.
-                    state.set(State::Done);
-                    return Poll::Ready(answer);
-                }
+                StateProj::Calling { call } => return call.poll(cx),
                 StateProj::Rejected { rejection } => {
                     return Poll::Ready(Err(S::Error::reject(*rejection)));
                 }

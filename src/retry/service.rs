@@ -441,21 +441,20 @@ where
                 policy, classify, ..
             } = &**this.shared;
             if let StateProj::Calling { call } = this.state.as_mut().project() {
-                let outcome = ready!(call.poll(cx));
-                let verdict = judge(classify, &outcome);
-                let wait = if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
+                let polled = call.poll(cx);
+                let Poll::Ready(outcome) = &polled else {
+                    return Poll::Pending;
+                };
+                let verdict = judge(classify, outcome);
+                if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
                     policy.deposit();
-                    None
-                } else {
-                    let replayable = this.copy.is_some();
-                    policy.after(*this.attempt, verdict, &outcome, replayable, this.previous)
-                };
-                // The attempt is over, and what it held is free: before a wait, and before the
-                // caller sees the outcome.
-                let Some(wait) = wait else {
-                    this.state.set(State::Done);
-                    return Poll::Ready(outcome);
-                };
+                    return polled;
+                }
+                let replayable = this.copy.is_some();
+                let wait = policy.after(*this.attempt, verdict, outcome, replayable, this.previous);
+                let Some(wait) = wait else { return polled };
+                // The outcome and what the attempt held are free before the wait.
+                drop(polled);
                 let no_wait = wait.time.is_zero();
                 this.state.set(wait.into_state());
                 if no_wait {
