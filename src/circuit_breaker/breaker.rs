@@ -112,7 +112,8 @@ impl Breaker {
         state.look(&self.rules, told.now(), self.issued_at())
     }
 
-    /// Lets a call through that needs no probe.
+    /// Lets a call through that needs no probe. Only the short way: [`admit_probe`](Self::admit_probe)
+    /// decides the same.
     #[inline]
     pub(super) fn pass(&self) -> Option<Pass> {
         let state = self.state();

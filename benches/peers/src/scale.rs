@@ -1,0 +1,238 @@
+//! How the cost of ours grows.
+
+use crate::calls::{call_by_hand, runtime};
+use crate::case::{Contender, Work};
+use crate::contenders::stack;
+use crate::inner::{AtOnce, FailsOddCalls};
+use crate::measure::{Effort, side_by_side};
+use buttress::circuit_breaker::Window;
+use buttress::{CircuitBreakerLayer, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer};
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tower::{Layer, Service, ServiceBuilder};
+
+/// The table, as Markdown.
+pub fn table(effort: Effort) -> String {
+    let rows = [
+        clones(effort),
+        depth(effort),
+        count_windows(effort, "ok", "O(1)", Work::Answered),
+        count_windows(
+            effort,
+            "every other call failing",
+            "O(N / 32): a failed call counts the window's bits",
+            Work::EveryOtherFails,
+        ),
+        waiters(),
+        wakes(),
+    ];
+    let mut table = String::from("| what grows | expected | measured |\n|---|---|---|\n");
+    for row in rows {
+        let values: Vec<String> = row
+            .values
+            .iter()
+            .map(|(n, value)| format!("{n}: {value:.1}"))
+            .collect();
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} |",
+            row.what,
+            row.expected,
+            values.join(" · ")
+        );
+    }
+    table
+}
+
+struct Growth {
+    what: String,
+    expected: &'static str,
+    values: Vec<(u64, f64)>,
+}
+
+/// The contenders are sizes.
+fn measured(
+    sizes: &[u64],
+    mut made: Vec<Contender>,
+    work: Work,
+    effort: Effort,
+) -> Vec<(u64, f64)> {
+    let samples = side_by_side(&mut made, work, effort);
+    let medians = samples.iter().map(|sample| sample.median);
+    sizes.iter().copied().zip(medians).collect()
+}
+
+fn clones(effort: Effort) -> Growth {
+    let sizes = [1, 10, 100, 1000, 10_000];
+    let in_turns = |clones: u64| {
+        let mut clones = vec![stack::buttress(); clones as usize];
+        let mut turn = 0;
+        Contender::raw("buttress", move |calls| {
+            for n in 0..calls {
+                call_by_hand(&mut clones[turn], n);
+                turn = (turn + 1) % clones.len();
+            }
+        })
+    };
+    Growth {
+        what: "clones of one stack of five, called in turns; ns per call".to_owned(),
+        expected: "O(1), and the cache misses of as many instances",
+        values: measured(&sizes, sizes.map(in_turns).into(), Work::None, effort),
+    }
+}
+
+macro_rules! stacked {
+    ($callee:expr) => { $callee };
+    ($callee:expr, $layer:expr $(, $more:expr)*) => {
+        $layer.layer(stacked!($callee $(, $more)*))
+    };
+}
+
+fn depth(effort: Effort) -> Growth {
+    let shed = || LoadShedLayer::new(256);
+    let callee = || ErrorLayer.layer(AtOnce);
+    let made = vec![
+        Contender::by_hand("1", stacked!(callee(), shed())),
+        Contender::by_hand("2", stacked!(callee(), shed(), shed())),
+        Contender::by_hand("4", stacked!(callee(), shed(), shed(), shed(), shed())),
+        Contender::by_hand(
+            "8",
+            stacked!(
+                callee(),
+                shed(),
+                shed(),
+                shed(),
+                shed(),
+                shed(),
+                shed(),
+                shed(),
+                shed()
+            ),
+        ),
+    ];
+    Growth {
+        what: "load sheds on top of each other; ns per call".to_owned(),
+        expected: "O(depth)",
+        values: measured(&[1, 2, 4, 8], made, Work::Answered, effort),
+    }
+}
+
+fn count_windows(effort: Effort, how: &str, expected: &'static str, work: Work) -> Growth {
+    let sizes = [10, 100, 1000, 4096];
+    let breaker = |calls: u64| {
+        CircuitBreakerLayer::builder()
+            .window(Window::count(calls as u32))
+            .failure_rate(0.9)
+            .build()
+            .expect("valid")
+    };
+    let made = sizes.map(|calls| {
+        let builder = ServiceBuilder::new()
+            .layer(breaker(calls))
+            .layer(ErrorLayer);
+        match work {
+            Work::Answered => Contender::by_hand("buttress", builder.service(AtOnce)),
+            _ => Contender::by_hand("buttress", builder.service(FailsOddCalls)),
+        }
+    });
+    Growth {
+        what: format!("a breaker's window of N calls, {how}; ns per call"),
+        expected,
+        values: measured(&sizes, made.into(), work, effort),
+    }
+}
+
+const WAITERS: [u64; 5] = [1, 10, 100, 1000, 10_000];
+
+/// A limit with nothing at hand, whose 10 000th next turn comes within the longest wait.
+fn limited() -> impl Service<u64, Future: Send> + Clone + Send {
+    let quota = Quota::per_second(20_000).burst(1);
+    let mut limited = ServiceBuilder::new()
+        .layer(RateLimitLayer::new(quota))
+        .layer(ErrorLayer)
+        .service(AtOnce);
+    call_by_hand(&mut limited, 0);
+    limited
+}
+
+/// One clone's call that waits.
+fn waiting<S: Service<u64> + Clone>(limited: &S) -> S::Future {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut clone = limited.clone();
+    assert!(clone.poll_ready(&mut cx).is_ready());
+    clone.call(0)
+}
+
+fn waiters() -> Growth {
+    let start_waiting = |waiters: u64| {
+        let limited = limited();
+        let mut calls = Vec::with_capacity(waiters as usize);
+        let mut cx = Context::from_waker(Waker::noop());
+        let start = Instant::now();
+        for _ in 0..waiters {
+            let mut call = Box::pin(waiting(&limited));
+            let _ = call.as_mut().poll(&mut cx);
+            calls.push(call);
+        }
+        start.elapsed().as_nanos() as f64 / waiters as f64
+    };
+    // The smallest of a few: there are not many of them.
+    let best = |waiters| {
+        let runs = (0..5).map(|_| start_waiting(waiters));
+        (waiters, runs.fold(f64::INFINITY, f64::min))
+    };
+    Growth {
+        what: "calls that wait for one rate limit; ns to start waiting, each".to_owned(),
+        expected: "O(1)",
+        values: WAITERS.map(best).into(),
+    }
+}
+
+fn wakes() -> Growth {
+    let wakes = |waiters: u64| {
+        let wakes = Arc::new(AtomicU64::new(0));
+        runtime().block_on(async {
+            let limited = limited();
+            let mut calls = JoinSet::new();
+            for _ in 0..waiters {
+                let limited = limited.clone();
+                let polls = wakes.clone();
+                calls.spawn(Counted {
+                    call: Box::pin(async move { drop(waiting(&limited).await) }),
+                    polls,
+                });
+            }
+            tokio::time::timeout(Duration::from_secs(10), calls.join_all())
+                .await
+                .expect("every turn comes");
+        });
+        // The first poll of each is not a wake.
+        let wakes = wakes.load(Relaxed) - waiters;
+        (waiters, wakes as f64 / waiters as f64)
+    };
+    Growth {
+        what: "the same; wakes each, until its turn has come".to_owned(),
+        expected: "1",
+        values: WAITERS.map(wakes).into(),
+    }
+}
+
+/// A call whose polls are counted.
+struct Counted {
+    call: Pin<Box<dyn Future<Output = ()> + Send>>,
+    polls: Arc<AtomicU64>,
+}
+
+impl Future for Counted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.polls.fetch_add(1, Relaxed);
+        self.call.as_mut().poll(cx)
+    }
+}
