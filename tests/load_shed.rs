@@ -1,16 +1,16 @@
 //! What the load shed promises, through its handle and as a Tower service.
 
+mod events;
+
 use buttress::load_shed::{InFlightLimit, LoadShed};
 use buttress::{LoadShedLayer, Rejection, StackError};
-use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::future::{self, Future};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier, Once, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use std::{fmt, iter, thread};
+use std::{iter, thread};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time;
 use tokio_test::task::Spawn;
@@ -18,8 +18,6 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok
 use tower::limit::ConcurrencyLimit;
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::{self, Handle, Mock, SendResponse};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 const NANO: Duration = Duration::from_nanos(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -1093,12 +1091,13 @@ fn a_snapshot_shows_the_name() {
 async fn a_call_over_the_limit_is_an_event() {
     let layer = LoadShedLayer::builder(1).name("payments").build().unwrap();
     let (mut service, _handle) = around_strict(&layer);
-    let events = events_of(|| {
+    let events = events::of(async {
         let (_one, _two) = (call(&mut service, 1), call(&mut service, 2));
-    });
+    })
+    .await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::load_shed overloaded limit=1 name="payments" reason="full""#]
+        [r#"DEBUG buttress::load_shed overloaded name="payments" reason="full" limit=1"#]
     );
 }
 
@@ -1108,22 +1107,23 @@ async fn a_call_over_a_limit_that_was_reached_since_it_was_readied_is_an_event()
     let (mut service, _handle) = around_strict(&layer);
     assert_ready_ok!(poll_ready(&mut service));
     let _slot = layer.limit().try_acquire().unwrap();
-    let events = events_of(|| drop(service.call(1)));
+    let events = events::of(async { drop(service.call(1)) }).await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::load_shed overloaded limit=1 reason="full""#]
+        [r#"DEBUG buttress::load_shed overloaded reason="full" limit=1"#]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_beyond_the_queue_is_an_event() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
-    let events = events_of(|| {
+    let events = events::of(async {
         let _calls = [1, 2, 3].map(|req| call(&mut service, req));
-    });
+    })
+    .await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::load_shed overloaded limit=1 reason="full""#]
+        [r#"DEBUG buttress::load_shed overloaded reason="full" limit=1"#]
     );
 }
 
@@ -1131,10 +1131,10 @@ async fn a_call_beyond_the_queue_is_an_event() {
 async fn a_call_rejected_for_the_inner_service_is_an_event() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(3));
     handle.allow(0);
-    let events = events_of(|| drop(call(&mut service, 1)));
+    let events = events::of(async { drop(call(&mut service, 1)) }).await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::load_shed overloaded limit=3 reason="inner_not_ready""#]
+        [r#"DEBUG buttress::load_shed overloaded reason="inner_not_ready" limit=3"#]
     );
 }
 
@@ -1145,12 +1145,13 @@ async fn a_waiter_rejected_for_the_inner_service_is_an_event() {
     let mut waiter = call(&mut service, 2);
     handle.allow(0);
     drop(first);
-    let events = events_of(|| {
+    let events = events::of(async {
         assert_ready_err!(waiter.poll());
-    });
+    })
+    .await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::load_shed overloaded limit=1 reason="inner_not_ready""#]
+        [r#"DEBUG buttress::load_shed overloaded reason="inner_not_ready" limit=1"#]
     );
 }
 
@@ -1161,71 +1162,23 @@ async fn a_waiter_that_waited_too_long_is_an_event() {
     let mut waiter = call(&mut service, 2);
     assert_pending!(waiter.poll());
     time::advance(SECOND).await;
-    let events = events_of(|| {
+    let events = events::of(async {
         assert_ready_err!(waiter.poll());
-    });
+    })
+    .await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::load_shed overloaded limit=1 reason="waited_too_long""#]
+        [r#"DEBUG buttress::load_shed overloaded reason="waited_too_long" limit=1"#]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_is_no_event() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
-    let events = events_of(|| {
+    let events = events::of(async {
         let (_one, mut two) = (call(&mut service, 1), call(&mut service, 2));
         assert_pending!(two.poll());
-    });
+    })
+    .await;
     assert_eq!(events, [""; 0]);
-}
-
-/// The crate's events while `run` runs: level, target, name, and the fields by name.
-fn events_of(run: impl FnOnce()) -> Vec<String> {
-    // For the whole process: a subscriber of one thread would miss the events of call sites that
-    // another thread reaches first. What is written down belongs to the thread, so to the test.
-    static SUBSCRIBE: Once = Once::new();
-    SUBSCRIBE.call_once(|| {
-        tracing_subscriber::registry().with(Record).init();
-        tracing::callsite::rebuild_interest_cache();
-    });
-    EVENTS.take();
-    run();
-    EVENTS.take()
-}
-
-thread_local!(static EVENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
-
-struct Record;
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Record {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        let metadata = event.metadata();
-        if !metadata.target().starts_with("buttress") {
-            return;
-        }
-        let mut fields = Fields(Vec::new());
-        event.record(&mut fields);
-        fields.0.sort_unstable();
-        let mut line = format!(
-            "{} {} {}",
-            metadata.level(),
-            metadata.target(),
-            metadata.name()
-        );
-        for field in fields.0 {
-            write!(line, " {field}").unwrap();
-        }
-        EVENTS.with_borrow_mut(|events| events.push(line));
-    }
-}
-
-struct Fields(Vec<String>);
-
-impl tracing::field::Visit for Fields {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        if field.name() != "message" {
-            self.0.push(format!("{field}={value:?}"));
-        }
-    }
 }

@@ -1,16 +1,16 @@
 //! What the rate limit promises, through its handle and as a Tower service.
 
+mod events;
+
 use buttress::rate_limit::{RateLimit, RateLimitFuture, RateLimiter};
 use buttress::{Cost, Quota, RateLimitLayer, Rejection, StackError};
 use proptest::prelude::*;
-use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::future::{self, Future};
 use std::pin::pin;
-use std::sync::{Arc, Barrier, Mutex, Once};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::Poll;
 use std::time::Duration;
-use std::{fmt, iter, thread};
+use std::{iter, thread};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
@@ -18,8 +18,6 @@ use tokio_test::task::Spawn;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{BoxError, Layer, Service, service_fn};
 use tower_test::mock::{self, Handle, Mock, SendResponse};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 const NANO: Duration = Duration::from_nanos(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -1143,12 +1141,13 @@ async fn a_call_over_the_limit_is_an_event() {
         .cost(|req: &u32| *req)
         .name("payments");
     let (mut service, _handle) = around_strict(&layer.build().unwrap());
-    let events = events_of(|| {
+    let events = events::of(async {
         let (_one, _two) = (call(&mut service, 3), call(&mut service, 2));
-    });
+    })
+    .await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::rate_limit rate_limited cost=2 name="payments" retry_after_ms=2000"#]
+        [r#"DEBUG buttress::rate_limit rate_limited name="payments" cost=2 retry_after_ms=2000"#]
     );
 }
 
@@ -1158,69 +1157,20 @@ async fn a_call_that_is_too_costly_is_an_event() {
         .cost(|req: &u32| *req)
         .name("payments");
     let (mut service, _handle) = around_strict(&layer.build().unwrap());
-    let events = events_of(|| drop(call(&mut service, 4)));
+    let events = events::of(async { drop(call(&mut service, 4)) }).await;
     assert_eq!(
         events,
-        [r#"DEBUG buttress::rate_limit too_costly burst=3 cost=4 name="payments""#]
+        [r#"DEBUG buttress::rate_limit too_costly name="payments" cost=4 burst=3"#]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_is_no_event() {
     let (mut service, _handle) = around_strict(&patient(STEADY));
-    let events = events_of(|| {
+    let events = events::of(async {
         let (_one, mut two) = (call(&mut service, 1), call(&mut service, 2));
         assert_pending!(two.poll());
-    });
+    })
+    .await;
     assert_eq!(events, [""; 0]);
-}
-
-/// The crate's events while `run` runs: level, target, name, and the fields by name.
-fn events_of(run: impl FnOnce()) -> Vec<String> {
-    // For the whole process: a subscriber of one thread would miss the events of call sites that
-    // another thread reaches first. What is written down belongs to the thread, so to the test.
-    static SUBSCRIBE: Once = Once::new();
-    SUBSCRIBE.call_once(|| {
-        tracing_subscriber::registry().with(Record).init();
-        tracing::callsite::rebuild_interest_cache();
-    });
-    EVENTS.take();
-    run();
-    EVENTS.take()
-}
-
-thread_local!(static EVENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
-
-struct Record;
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Record {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        let metadata = event.metadata();
-        if !metadata.target().starts_with("buttress") {
-            return;
-        }
-        let mut fields = Fields(Vec::new());
-        event.record(&mut fields);
-        fields.0.sort_unstable();
-        let mut line = format!(
-            "{} {} {}",
-            metadata.level(),
-            metadata.target(),
-            metadata.name()
-        );
-        for field in fields.0 {
-            write!(line, " {field}").unwrap();
-        }
-        EVENTS.with_borrow_mut(|events| events.push(line));
-    }
-}
-
-struct Fields(Vec<String>);
-
-impl tracing::field::Visit for Fields {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        if field.name() != "message" {
-            self.0.push(format!("{field}={value:?}"));
-        }
-    }
 }

@@ -1,10 +1,12 @@
 //! What `Retry` promises, on tokio's paused clock.
 
+mod events;
+
 use buttress::retry::{Backoff, Budget, Cloned, Jitter, RetryBuilder, Withdrawal};
 use buttress::{
     CircuitBreakerLayer, Classify, Error, Rejection, RetryLayer, TimeoutLayer, Verdict,
 };
-use std::fmt::{Debug, Write};
+use std::fmt::Debug;
 use std::future::{Ready, ready};
 use std::iter;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,10 +21,6 @@ use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::{self, Handle, Mock};
-use tracing::field::Field;
-use tracing::instrument::WithSubscriber;
-use tracing::{Dispatch, Event, Subscriber};
-use tracing_subscriber::layer::SubscriberExt;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -1155,44 +1153,11 @@ fn no_wait_at_all_makes_no_timer() {
 
 // Events
 
-/// Keeps the events of retries, as text.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl<S: Subscriber> tracing_subscriber::Layer<S> for Events {
-    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        let metadata = event.metadata();
-        if !metadata.target().starts_with("buttress") {
-            return;
-        }
-        let (level, target, name) = (metadata.level(), metadata.target(), metadata.name());
-        let mut line = format!("{level} {target} {name}");
-        event.record(&mut |field: &Field, value: &dyn Debug| {
-            // The sentence for people is not part of the interface.
-            if field.name() != "message" {
-                write!(line, " {field}={value:?}").unwrap();
-            }
-        });
-        self.0.lock().unwrap().push(line);
-    }
-}
-
-async fn events_of(work: impl Future) -> Vec<String> {
-    let events = Events::default();
-    // While tracing knows of one subscriber alone, it asks the thread that meets an event first,
-    // which may be another test's, whether anybody listens.
-    let _another = Dispatch::new(tracing_subscriber::registry());
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    work.with_subscriber(subscriber).await;
-    let Events(lines) = events;
-    std::mem::take(&mut lines.lock().unwrap())
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_retry_says_so() {
     let callee = Callee::new([BAD, GOOD]);
     assert_eq!(
-        events_of(send(retrying().name("payments"), &callee)).await,
+        events::of(send(retrying().name("payments"), &callee)).await,
         [
             r#"DEBUG buttress::retry retrying name="payments" attempt=1 wait_ms=50 verdict="transient""#
         ]
@@ -1203,7 +1168,7 @@ async fn a_retry_says_so() {
 async fn a_retry_of_a_throttled_call_says_so() {
     let callee = Callee::new([Ok(Verdict::THROTTLED), GOOD]);
     assert_eq!(
-        events_of(send(retrying().name("payments"), &callee)).await,
+        events::of(send(retrying().name("payments"), &callee)).await,
         [
             r#"DEBUG buttress::retry retrying name="payments" attempt=1 wait_ms=50 verdict="throttled""#
         ]
@@ -1213,7 +1178,7 @@ async fn a_retry_of_a_throttled_call_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_retry_says_how_long_it_waits_for_what_the_callee_asked() {
     let callee = Callee::new([Ok(transient(3 * SECOND)), GOOD]);
-    let events = events_of(send(retrying(), &callee)).await;
+    let events = events::of(send(retrying(), &callee)).await;
     let wait_ms = events[0].split("wait_ms=").nth(1).unwrap();
     let wait_ms: u64 = wait_ms.split(' ').next().unwrap().parse().unwrap();
     assert!((3_000..=3_750).contains(&wait_ms), "{events:?}");
@@ -1225,7 +1190,7 @@ async fn a_call_that_is_out_of_attempts_says_so_after_its_retries() {
     let backoff = Backoff::exponential(WAIT, SECOND).jitter(Jitter::None);
     let retrying = retrying().backoff(backoff).name("payments");
     assert_eq!(
-        events_of(send(retrying, &callee)).await,
+        events::of(send(retrying, &callee)).await,
         [
             r#"DEBUG buttress::retry retrying name="payments" attempt=1 wait_ms=50 verdict="transient""#,
             r#"DEBUG buttress::retry retrying name="payments" attempt=2 wait_ms=100 verdict="transient""#,
@@ -1239,7 +1204,7 @@ async fn a_call_that_cannot_be_repeated_says_so() {
     let retrying = retrying().name("payments").replay(never::<Upload>);
     let service = retrying.build().unwrap().layer(Callee::new([BAD]));
     assert_eq!(
-        events_of(service.oneshot(Upload)).await,
+        events::of(service.oneshot(Upload)).await,
         [
             r#"DEBUG buttress::retry gave_up name="payments" attempt=1 verdict="transient" reason="not_replayable""#
         ]
@@ -1251,7 +1216,7 @@ async fn a_call_that_would_have_to_wait_for_too_long_says_so() {
     let retry_after = Some(HOUR);
     let callee = Callee::new([Ok(Verdict::Throttled { retry_after })]);
     assert_eq!(
-        events_of(send(retrying().name("payments"), &callee)).await,
+        events::of(send(retrying().name("payments"), &callee)).await,
         [
             r#"DEBUG buttress::retry gave_up name="payments" attempt=1 verdict="throttled" reason="retry_after""#
         ]
@@ -1262,7 +1227,7 @@ async fn a_call_that_would_have_to_wait_for_too_long_says_so() {
 async fn a_call_that_finds_no_token_says_so() {
     let callee = Callee::new([BAD]);
     assert_eq!(
-        events_of(send(spent().name("payments"), &callee)).await,
+        events::of(send(spent().name("payments"), &callee)).await,
         [
             r#"DEBUG buttress::retry gave_up name="payments" attempt=1 verdict="transient" reason="budget""#
         ]
@@ -1273,7 +1238,7 @@ async fn a_call_that_finds_no_token_says_so() {
 async fn a_layer_without_a_name_gives_none_in_its_events() {
     let callee = Callee::new([BAD]);
     assert_eq!(
-        events_of(send(retrying().attempts(2), &callee)).await,
+        events::of(send(retrying().attempts(2), &callee)).await,
         [
             r#"DEBUG buttress::retry retrying attempt=1 wait_ms=50 verdict="transient""#,
             r#"DEBUG buttress::retry gave_up attempt=2 verdict="transient" reason="attempts""#,
@@ -1287,6 +1252,6 @@ async fn what_no_retry_mends_says_nothing() {
     let answers = [GOOD, Ok(Verdict::Permanent), Ok(Verdict::Ignored)];
     for answer in answers.into_iter().chain(rejected) {
         let callee = Callee::new([answer]);
-        assert_eq!(events_of(send(retrying(), &callee)).await, [""; 0]);
+        assert_eq!(events::of(send(retrying(), &callee)).await, [""; 0]);
     }
 }

@@ -1,10 +1,12 @@
 //! What `Timeout` promises, on tokio's paused clock.
 
+mod events;
+
 use buttress::timeout::Timeout;
 use buttress::{Rejection, StackError, TimeoutLayer};
-use std::fmt::{Debug, Write};
+use std::fmt::Debug;
 use std::future::{pending, poll_fn};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -13,10 +15,6 @@ use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::{self, Handle, Mock, Spawn};
-use tracing::field::Field;
-use tracing::instrument::WithSubscriber;
-use tracing::{Dispatch, Event, Subscriber};
-use tracing_subscriber::layer::SubscriberExt;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -512,46 +510,13 @@ fn the_longest_timeout_makes_no_timer() {
     assert_pending!(service.poll_ready());
 }
 
-/// Keeps the events of this crate, as text.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl<S: Subscriber> tracing_subscriber::Layer<S> for Events {
-    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        let metadata = event.metadata();
-        if !metadata.target().starts_with("buttress") {
-            return;
-        }
-        let (level, target, name) = (metadata.level(), metadata.target(), metadata.name());
-        let mut line = format!("{level} {target} {name}");
-        event.record(&mut |field: &Field, value: &dyn Debug| {
-            // The sentence for people is not part of the interface.
-            if field.name() != "message" {
-                write!(line, " {field}={value:?}").unwrap();
-            }
-        });
-        self.0.lock().unwrap().push(line);
-    }
-}
-
-async fn events_of(work: impl Future) -> Vec<String> {
-    let events = Events::default();
-    // While tracing knows of one subscriber alone, it asks the thread that meets an event first,
-    // which may be another test's, whether anybody listens.
-    let _another = Dispatch::new(tracing_subscriber::registry());
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    in_time(work.with_subscriber(subscriber)).await;
-    let Events(lines) = events;
-    std::mem::take(&mut lines.lock().unwrap())
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_call_that_times_out_says_so() {
     let layer = TimeoutLayer::builder(AFTER).name("payments").build();
     let (service, _handle) = mock::pair::<(), ()>();
     let service = layer.unwrap().layer(service);
     assert_eq!(
-        events_of(service.oneshot(())).await,
+        events::of(in_time(service.oneshot(()))).await,
         [r#"DEBUG buttress::timeout timed_out name="payments" after_ms=100"#]
     );
 }
@@ -563,7 +528,7 @@ async fn a_call_that_waited_for_too_long_says_so_once() {
     handle.allow(0);
     let service = layer.unwrap().layer(service);
     assert_eq!(
-        events_of(service.oneshot(())).await,
+        events::of(in_time(service.oneshot(()))).await,
         [r#"DEBUG buttress::timeout timed_out name="payments" after_ms=100"#]
     );
 }
@@ -572,7 +537,7 @@ async fn a_call_that_waited_for_too_long_says_so_once() {
 async fn a_layer_without_a_name_gives_none_in_its_events() {
     let (service, _handle) = timed(AFTER);
     assert_eq!(
-        events_of(service.into_inner().oneshot(())).await,
+        events::of(in_time(service.into_inner().oneshot(()))).await,
         ["DEBUG buttress::timeout timed_out after_ms=100"]
     );
 }
@@ -580,5 +545,5 @@ async fn a_layer_without_a_name_gives_none_in_its_events() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_answered_says_nothing() {
     let service = TimeoutLayer::new(AFTER).layer(service_fn(|()| async { Ok::<_, BoxError>(()) }));
-    assert_eq!(events_of(service.oneshot(())).await, [""; 0]);
+    assert_eq!(events::of(in_time(service.oneshot(()))).await, [""; 0]);
 }
