@@ -227,10 +227,12 @@ where
     type Error = Error<S::Error>;
     type Future = LiftErrorFuture<S::Future>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx).map_err(Error::Service)
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         LiftErrorFuture {
             call: self.inner.call(req),
@@ -254,6 +256,7 @@ where
 {
     type Output = Result<Res, Error<E>>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(ready!(self.project().call.poll(cx)).map_err(Error::Service))
     }

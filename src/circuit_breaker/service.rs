@@ -202,6 +202,7 @@ where
     type Error = S::Error;
     type Future = CircuitBreakerFuture<S::Future, C>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.ready = Readiness::Unpolled;
         if let Err(blocked) = self.circuit.look() {
@@ -221,6 +222,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let admitted = match mem::replace(&mut self.ready, Readiness::Unpolled) {
             Readiness::Unpolled => panic!("poll_ready must be called before call"),
@@ -289,6 +291,7 @@ where
 {
     type Output = Result<Res, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Calling {

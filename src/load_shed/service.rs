@@ -383,6 +383,7 @@ where
     type Error = S::Error;
     type Future = LoadShedFuture<S, Req>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.ready = match self.limit.occupancy() {
             Occupancy::Full => Readiness::Rejecting(FULL),
@@ -404,6 +405,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let ready = mem::replace(&mut self.ready, Readiness::Unpolled);
         let turn = match ready {
@@ -494,6 +496,7 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         let answer = loop {

@@ -178,11 +178,13 @@ where
     type Error = S::Error;
     type Future = RateLimitFuture<S, Req>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // Not asked whether there is a turn: that would cost a clock, and say nothing of the call.
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let cost = self.cost.cost(&req);
         match self.limiter.take(cost) {
@@ -258,6 +260,7 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
