@@ -40,23 +40,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(begun.elapsed(), Duration::from_millis(40));
 
     // What would wait for more than 50 ms is told so at once, and takes nothing.
-    match client.ready().await?.call(Batch { items: 10 }).await {
-        Err(Error::Rejected(Rejection::RateLimited {
-            retry_after: Some(wait),
-        })) => {
-            println!("10 more would have to wait for {wait:?}");
-            assert!(wait > Duration::from_millis(50));
-        }
-        other => panic!("{other:?}"),
-    }
+    let wait = Duration::from_millis(100);
+    let limited = Rejection::RateLimited {
+        retry_after: Some(wait),
+    };
+    let outcome = client.ready().await?.call(Batch { items: 10 }).await;
+    assert_eq!(outcome, Err(Error::Rejected(limited)));
+    println!("10 more: {limited}");
 
     // What can never be granted is not waited for.
-    let rejection = Rejection::TooCostly {
+    let too_costly = Rejection::TooCostly {
         cost: 11,
         burst: 10,
     };
     let outcome = client.ready().await?.call(Batch { items: 11 }).await;
-    assert_eq!(outcome, Err(Error::Rejected(rejection)));
-    println!("{rejection}");
+    assert_eq!(outcome, Err(Error::Rejected(too_costly)));
+    println!("11 at once: {too_costly}");
     Ok(())
 }
