@@ -539,6 +539,7 @@ mod tests {
                 window.record(0, BAD, || true);
                 assert_eq!(window.read(0), counts(n, n.min(i), 0), "{n} {i}");
             }
+            assert!(window.cursor.load(SeqCst) & CALLS < window.wrap);
             for i in 1..=n {
                 window.record(0, GOOD, || true);
                 assert_eq!(window.read(0), counts(n, n - i, 0), "{n}");
