@@ -95,6 +95,9 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Panics {
 
 /// Whether the subscriber panicked.
 fn told_to(subscriber: Panics, act: impl FnOnce()) -> bool {
+    // While tracing knows of one subscriber alone, it asks the thread that meets an event first,
+    // which may be another test's, whether anybody listens.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::registry().with(subscriber);
     tracing::subscriber::with_default(subscriber, || {
         tracing::callsite::rebuild_interest_cache();
