@@ -22,9 +22,10 @@ pub fn served() -> u64 {
 }
 
 fn count() -> u64 {
-    let served = SERVED.get() + 1;
-    SERVED.set(served);
-    served
+    SERVED.with(|served| {
+        served.set(served.get() + 1);
+        served.get()
+    })
 }
 
 /// What all contenders are put around.

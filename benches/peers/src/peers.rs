@@ -34,6 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let quick = std::env::args().any(|arg| arg == "--quick");
     let (one, two) = if quick { QUICK } else { FULL };
+    if let Some((_, part)) = std::env::args()
+        .zip(std::env::args().skip(1))
+        .find(|(arg, _)| arg == "--only")
+    {
+        return only(&part, one, two);
+    }
     let mut report = Report::default();
 
     report.add("\n## The floor, and each contender\n\n");
@@ -82,6 +88,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(REPORTS)?;
     fs::write(Path::new(REPORTS).join("report.md"), report.0)?;
     plot::draw(&rows, &Path::new(REPORTS).join("times.svg"))?;
+    Ok(())
+}
+
+/// The cases whose name holds `part`, for daily work: printed, not written.
+fn only(part: &str, one: Effort, two: Effort) -> Result<(), Box<dyn Error>> {
+    let known = |case: &&Case| case.name.contains(part);
+    let floor = floor::CASES.iter().chain(floor::CONTENDED).filter(known);
+    let cases = contenders::cases().chain(HOLDING).filter(known);
+    let rows: Vec<Row> = floor.chain(cases).map(|case| measure(case, one)).collect();
+    let shared = shared::CASES.iter().filter(|case| case.name.contains(part));
+    let shared: Vec<SharedRow> = shared.map(|case| measure_shared(case, two)).collect();
+    if rows.is_empty() && shared.is_empty() {
+        return Err(format!("no case is named like {part:?}").into());
+    }
+    print!("{}", report::ratios(&rows, &shared));
     Ok(())
 }
 
