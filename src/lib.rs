@@ -6,6 +6,7 @@ mod chance;
 pub mod circuit_breaker;
 pub mod classify;
 pub mod error;
+mod held;
 pub mod http;
 pub mod load_shed;
 mod name;

@@ -4,9 +4,11 @@ use super::window::{CountWindow, Counts, MAX_CALLS, Row, TimeWindow, Window as R
 use crate::chance::Chance;
 use crate::classify::Verdict;
 use crate::error::{InvalidConfig, Rejection};
+use crate::held::{Held, Keep, Kept};
 use crate::name::Name;
 use crate::time::{Timeline, nanos};
 use std::sync::Arc;
+use std::thread::LocalKey;
 use std::time::Duration;
 use std::{fmt, mem};
 use tokio::sync::Notify;
@@ -44,12 +46,20 @@ pub(super) struct Shared {
 }
 
 impl Told for Shared {
+    #[inline]
     fn now(&self) -> u64 {
         self.timeline.now()
     }
 
     fn draw(&self) -> f64 {
         self.chance.draw()
+    }
+}
+
+impl Keep for Shared {
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        thread_local!(static KEPT: Kept<Shared> = Kept::new());
+        &KEPT
     }
 }
 
@@ -212,7 +222,7 @@ impl Circuit {
         // Before anybody is told: a subscriber that panics must not take the probe with it.
         let permit = self.permit(pass);
         if let Some(change) = change {
-            self.report(change);
+            self.shared.report(change);
         }
         Ok(permit)
     }
@@ -220,7 +230,7 @@ impl Circuit {
     #[inline]
     fn permit(&self, pass: Pass) -> Permit {
         Permit {
-            circuit: self.clone(),
+            shared: Held::of(&self.shared),
             since: NOT_YET,
             pass,
             stage: Stage::Idle,
@@ -251,13 +261,44 @@ impl Circuit {
 
     fn force(&self, event: Event, reason: &'static str) {
         let change = self.shared.breaker.force(event, reason);
-        self.report(change);
+        self.shared.report(change);
+    }
+
+    #[inline]
+    pub(super) fn tell_of_rejection(&self, blocked: Blocked) {
+        // Most of the time nobody listens: not worth a call.
+        if tracing::level_enabled!(Level::DEBUG) {
+            self.report_rejection(blocked);
+        }
+    }
+
+    #[cold]
+    fn report_rejection(&self, blocked: Blocked) {
+        tracing::event!(
+            name: "rejected",
+            target: "buttress::circuit_breaker",
+            Level::DEBUG,
+            name = self.shared.name.get(),
+            retry_after_ms = blocked.retry_after().map(|nanos| nanos / 1_000_000),
+            "circuit open"
+        );
+    }
+}
+
+impl Shared {
+    #[cold]
+    fn after(&self, settled: Settled) {
+        match settled {
+            Settled::Nothing => {}
+            Settled::Returned => self.changed.notify_waiters(),
+            Settled::Changed(change) => self.report(change),
+        }
     }
 
     /// Tells of a transition. Called by its only winner.
     #[cold]
     fn report(&self, change: Change) {
-        self.shared.changed.notify_waiters();
+        self.changed.notify_waiters();
         let Change {
             from,
             to,
@@ -265,7 +306,7 @@ impl Circuit {
             counts,
         } = change;
         let (from, to) = (State::from(from).as_str(), State::from(to));
-        let name = self.shared.name.get();
+        let name = self.name.get();
         let Counts {
             calls,
             bad: failures,
@@ -293,18 +334,6 @@ impl Circuit {
             State::HalfOpen => tell!("half_opened", Level::INFO, "circuit half-opened"),
             State::Closed | State::ForcedClosed => tell!("closed", Level::INFO, "circuit closed"),
         }
-    }
-
-    #[cold]
-    pub(super) fn tell_of_rejection(&self, blocked: Blocked) {
-        tracing::event!(
-            name: "rejected",
-            target: "buttress::circuit_breaker",
-            Level::DEBUG,
-            name = self.shared.name.get(),
-            retry_after_ms = blocked.retry_after().map(|nanos| nanos / 1_000_000),
-            "circuit open"
-        );
     }
 }
 
@@ -336,7 +365,7 @@ impl fmt::Debug for Circuit {
 /// the circuit changed meanwhile, changes nothing.
 #[must_use = "a permit that is dropped counts as a cancelled call"]
 pub struct Permit {
-    circuit: Circuit,
+    shared: Held<Shared>,
     /// When the call was first in flight, or [`NOT_YET`]: small, because it moves with every call.
     since: u64,
     pass: Pass,
@@ -370,24 +399,30 @@ impl Permit {
         if mem::replace(&mut self.stage, Stage::Settled) == Stage::Settled {
             return;
         }
-        match verdict {
-            Verdict::Healthy => self.finish(Mark::Good),
-            Verdict::Transient { retry_after } => {
-                self.finish(Mark::Bad {
-                    hint: retry_after.map_or(0, nanos),
-                });
-            }
-            Verdict::Permanent => self.finish(Mark::Bad { hint: 0 }),
-            Verdict::Throttled { .. } | Verdict::Ignored => self.finish(Mark::None),
+        if let Verdict::Healthy = verdict {
+            self.finish(Mark::Good);
+        } else {
+            self.finish_unwell(verdict);
         }
+    }
+
+    #[cold]
+    fn finish_unwell(&self, verdict: Verdict) {
+        self.finish(match verdict {
+            Verdict::Transient { retry_after } => Mark::Bad {
+                hint: retry_after.map_or(0, nanos),
+            },
+            Verdict::Permanent => Mark::Bad { hint: 0 },
+            Verdict::Throttled { .. } | Verdict::Ignored | Verdict::Healthy => Mark::None,
+        });
     }
 
     #[inline]
     fn finish(&self, mark: Mark) {
-        let shared = &*self.circuit.shared;
+        let shared = &*self.shared;
         match shared.breaker.settle(self.pass, mark, self.since(), shared) {
             Settled::Nothing => {}
-            settled => self.circuit.after(settled),
+            settled => shared.after(settled),
         }
     }
 
@@ -418,18 +453,7 @@ impl Permit {
     /// The call is in flight from now, unless it has been.
     pub(super) fn in_flight(&mut self) {
         if self.since == NOT_YET {
-            self.since = self.circuit.shared.now();
-        }
-    }
-}
-
-impl Circuit {
-    #[cold]
-    fn after(&self, settled: Settled) {
-        match settled {
-            Settled::Nothing => {}
-            Settled::Returned => self.shared.changed.notify_waiters(),
-            Settled::Changed(change) => self.report(change),
+            self.since = self.shared.now();
         }
     }
 }
@@ -449,19 +473,19 @@ impl Permit {
         if self.stage == Stage::Judged {
             return self.finish(Mark::None);
         }
-        let shared = &*self.circuit.shared;
+        let shared = &*self.shared;
         let panicked = self.stage == Stage::AtWork;
         let settled = shared
             .breaker
             .abandon(self.pass, panicked, self.since(), shared);
-        self.circuit.after(settled);
+        shared.after(settled);
     }
 }
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("circuit", &self.circuit)
+            .field("name", &self.shared.name)
             .field("probe", &self.pass.probe)
             .finish_non_exhaustive()
     }

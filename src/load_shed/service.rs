@@ -1,12 +1,14 @@
 use super::limiter::{Entry, MAX_LIMIT};
 use super::queue::{Queue, Ticket};
 use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::held::{Held, Keep, Kept};
 use crate::name::Name;
 use crate::time::{later, poll_until};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::thread::LocalKey;
 use std::time::Duration;
 use std::{fmt, mem};
 use tokio::time::{Instant, Sleep};
@@ -139,6 +141,13 @@ struct Shared {
     name: Name,
 }
 
+impl Keep for Shared {
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        thread_local!(static KEPT: Kept<Shared> = Kept::new());
+        &KEPT
+    }
+}
+
 impl InFlightLimit {
     /// At most this many slots. Saturates at 2^24 − 1; 0 grants none.
     #[must_use]
@@ -194,7 +203,7 @@ impl InFlightLimit {
     #[inline]
     fn slot(&self) -> Slot {
         Slot {
-            limit: self.clone(),
+            shared: Held::of(&self.shared),
         }
     }
 
@@ -204,12 +213,18 @@ impl InFlightLimit {
         }
     }
 
-    /// A slot, a place in the queue, or neither.
+    /// A slot, if one is free and nobody waits.
     #[inline]
+    fn take(&self) -> Option<Slot> {
+        self.shared.queue.try_acquire().then(|| self.slot())
+    }
+
+    /// A slot, a place in the queue, or neither.
+    #[cold]
     fn enter(&self) -> Turn {
         // Without the queue's lock where nobody waits, and none where nobody may.
-        if self.shared.queue.try_acquire() {
-            return Turn::Now(self.slot());
+        if let Some(slot) = self.take() {
+            return Turn::Now(slot);
         }
         if self.shared.queue.len() == 0 || self.shared.max_wait.is_zero() {
             return Turn::None(FULL);
@@ -237,29 +252,23 @@ impl InFlightLimit {
             Occupancy::Full
         }
     }
+}
 
+impl Shared {
     /// Tells of a rejection; gives the limit for it.
     #[cold]
     fn reject(&self, reason: &'static str) -> usize {
-        let limit = self.shared.queue.counts().limit;
+        let limit = self.queue.counts().limit;
         tracing::event!(
             name: "overloaded",
             target: "buttress::load_shed",
             Level::DEBUG,
-            name = self.shared.name.get(),
+            name = self.name.get(),
             reason,
             limit,
             "overloaded"
         );
         limit as usize
-    }
-
-    fn rejected<S: Service<Req>, Req>(&self, reason: &'static str) -> LoadShedFuture<S, Req> {
-        LoadShedFuture {
-            state: State::Rejected {
-                limit: self.reject(reason),
-            },
-        }
     }
 }
 
@@ -292,12 +301,13 @@ enum Turn {
 #[derive(Debug)]
 #[must_use = "dropping a slot gives it back at once"]
 pub struct Slot {
-    limit: InFlightLimit,
+    shared: Held<Shared>,
 }
 
 impl Drop for Slot {
+    #[inline]
     fn drop(&mut self) {
-        self.limit.shared.queue.release();
+        self.shared.queue.release();
     }
 }
 
@@ -407,40 +417,40 @@ where
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
+        // The future is built right here, of words: were it made by a function that is not inlined,
+        // it would be in memory, and copied from there each time it is moved.
         let ready = mem::replace(&mut self.ready, Readiness::Unpolled);
+        if let Readiness::Ready = ready {
+            if let Some(slot) = self.limit.take() {
+                return LoadShedFuture {
+                    state: State::Calling {
+                        call: self.inner.call(req),
+                        slot,
+                    },
+                };
+            }
+        }
         let turn = match ready {
             Readiness::Unpolled => panic!("poll_ready must be called before call"),
-            Readiness::Rejecting(reason) => return self.limit.rejected(reason),
+            Readiness::Rejecting(reason) => Turn::None(reason),
             Readiness::Queueing | Readiness::Ready => self.limit.enter(),
         };
-        match turn {
-            Turn::Now(slot) if matches!(ready, Readiness::Ready) => LoadShedFuture {
-                state: State::Calling {
-                    call: self.inner.call(req),
-                    slot,
-                },
-            },
+        let state = match turn {
             // The readied instance, if any, stays with the caller.
-            Turn::Now(slot) => {
-                let next = Some((self.inner.clone(), req, slot));
-                LoadShedFuture {
-                    state: State::Readying { next },
-                }
-            }
-            Turn::Later(wait) => {
-                let end = later(Instant::now(), self.limit.shared.max_wait);
-                let next = Some((self.inner.clone(), req));
-                LoadShedFuture {
-                    state: State::Waiting {
-                        wait,
-                        end,
-                        sleep: None,
-                        next,
-                    },
-                }
-            }
-            Turn::None(reason) => self.limit.rejected(reason),
-        }
+            Turn::Now(slot) => State::Readying {
+                next: Some((self.inner.clone(), req, slot)),
+            },
+            Turn::Later(wait) => State::Waiting {
+                wait,
+                end: later(Instant::now(), self.limit.shared.max_wait),
+                sleep: None,
+                next: Some((self.inner.clone(), req)),
+            },
+            Turn::None(reason) => State::Rejected {
+                limit: self.limit.shared.reject(reason),
+            },
+        };
+        LoadShedFuture { state }
     }
 }
 
@@ -542,7 +552,7 @@ where
                     // None: the clock cannot count as far, so the wait never ends.
                     let Some(end) = end else { return Poll::Pending };
                     ready!(poll_until(sleep, *end, cx));
-                    return Poll::Ready(Err(overloaded(wait.limit.reject(WAITED))));
+                    return Poll::Ready(Err(overloaded(wait.limit.shared.reject(WAITED))));
                 }
             },
             StateProj::Readying { next } => {
@@ -554,7 +564,7 @@ where
                     },
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        return Poll::Ready(Err(overloaded(slot.limit.reject(NOT_READY))));
+                        return Poll::Ready(Err(overloaded(slot.shared.reject(NOT_READY))));
                     }
                 }
             }
