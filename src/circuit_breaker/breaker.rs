@@ -255,6 +255,7 @@ impl Breaker {
         }
     }
 
+    #[inline]
     pub(super) fn issued_at(&self) -> u64 {
         // Read after the word: at least as late as the issue of any probe that the word counts.
         self.issued_at.load(Relaxed)
@@ -373,6 +374,7 @@ impl Breaker {
         }
     }
 
+    #[inline]
     fn is_slow(&self, since: Option<u64>, now: u64) -> bool {
         self.limits
             .slow

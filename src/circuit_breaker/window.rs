@@ -59,6 +59,8 @@ impl Window {
 pub(super) struct TimeWindow {
     /// Nanoseconds per bucket, rounded up.
     bucket: u64,
+    /// 2^64 divided by that, rounded down: a product is several times faster than a quotient.
+    per_bucket: u64,
     bad: [AtomicU64; BUCKETS],
     /// The slow calls in place of the bad ones, where they are asked for.
     slow: Option<[AtomicU64; BUCKETS]>,
@@ -109,19 +111,25 @@ impl TimeWindow {
     /// `length` in nanoseconds, at least 1.
     pub(super) fn new(length: u64, with_slow: bool) -> Self {
         let buckets = || std::array::from_fn(|_| AtomicU64::new(0));
+        let bucket = length.div_ceil(BUCKETS as u64);
         Self {
-            bucket: length.div_ceil(BUCKETS as u64),
+            bucket,
+            per_bucket: ((1_u128 << 64) / u128::from(bucket)).min(u64::MAX.into()) as u64,
             bad: buckets(),
             slow: with_slow.then(buckets),
         }
     }
 
     /// The lap and the bucket of a time.
+    #[inline]
     fn place(&self, now: u64) -> (u64, usize) {
-        let slot = now / self.bucket;
+        // The quotient, or one less: what the rounding took away is less than 1 in all.
+        let slot = ((u128::from(now) * u128::from(self.per_bucket)) >> 64) as u64;
+        let slot = slot + u64::from(now - slot * self.bucket >= self.bucket);
         (slot / BUCKETS as u64, (slot % BUCKETS as u64) as usize)
     }
 
+    #[inline]
     fn record(&self, epoch: u32, now: u64, call: Call, current: impl Fn() -> bool) {
         let (lap, place) = self.place(now);
         let fresh = Bucket {
@@ -386,6 +394,7 @@ fn failures(word: u64) -> u32 {
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const GOOD: Call = Call {
         bad: false,
@@ -449,6 +458,26 @@ mod tests {
             let now = 20 * SECOND + idle;
             record(&window, 0, now, &[BAD, GOOD]);
             assert_eq!(window.read(0, now), counts(2, 1, 0), "idle for {idle} ns");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn a_time_falls_into_the_bucket_of_its_quotient(
+            length in prop_oneof![1..100_u64, any::<u64>(), Just(u64::MAX), Just(10 * SECOND)],
+            now in prop_oneof![0..1_000_u64, any::<u64>(), Just(u64::MAX)],
+            edge in -2..3_i64,
+        ) {
+            let window = TimeWindow::new(length.max(1), false);
+            let bucket = length.max(1).div_ceil(BUCKETS as u64);
+            // At the edge of a bucket, too, where a rounded product would be off by one.
+            for now in [now, (now / bucket * bucket).saturating_add_signed(edge)] {
+                let slot = now / bucket;
+                let expected = (slot / BUCKETS as u64, (slot % BUCKETS as u64) as usize);
+                prop_assert_eq!(window.place(now), expected);
+            }
         }
     }
 
