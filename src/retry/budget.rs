@@ -98,6 +98,7 @@ impl Bucket {
         })
     }
 
+    #[inline]
     fn deposit(&self) {
         self.add(self.earned);
     }

@@ -438,36 +438,99 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let mut this = self.as_mut().project();
-            let Shared {
-                policy, classify, ..
-            } = &**this.shared;
-            if let StateProj::Calling { call } = this.state.as_mut().project() {
-                let polled = call.poll(cx);
-                let Poll::Ready(outcome) = &polled else {
-                    return Poll::Pending;
-                };
-                let verdict = judge(classify, outcome);
-                if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
-                    policy.deposit();
-                    return polled;
-                }
-                let replayable = this.copy.is_some();
-                let wait = policy.after(*this.attempt, verdict, outcome, replayable, this.previous);
-                let Some(wait) = wait else { return polled };
-                // The outcome and what the attempt held are free before the wait.
-                drop(polled);
-                let no_wait = wait.time.is_zero();
-                this.state.set(wait.into_state());
-                if no_wait {
-                    // Others get their turn all the same: a deadline, for instance.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            }
-            ready!(self.as_mut().poll_next_attempt(cx))?;
+        let mut this = self.as_mut().project();
+        let StateProj::Calling { call } = this.state.as_mut().project() else {
+            return self.poll_retries(cx);
+        };
+        let outcome = ready!(call.poll(cx));
+        let Shared {
+            policy, classify, ..
+        } = &**this.shared;
+        let verdict = judge(classify, &outcome);
+        if matches!(verdict, Verdict::Healthy) && *this.attempt == 1 {
+            policy.deposit();
+            return Poll::Ready(outcome);
         }
+        // By value: an outcome that nobody points to need not be in memory.
+        match self.as_mut().follow_up(outcome, verdict, cx) {
+            Next::End(outcome) => Poll::Ready(outcome),
+            Next::Yield => Poll::Pending,
+            Next::Wait => self.poll_retries(cx),
+        }
+    }
+}
+
+/// What comes after an attempt.
+enum Next<T> {
+    End(T),
+    /// Another one, once others have had their turn.
+    Yield,
+    /// Another one, after a wait.
+    Wait,
+}
+
+impl<S, C, R, Req> RetryFuture<S, C, R, Req>
+where
+    S: Service<Req> + Clone,
+    S::Error: StackError,
+    C: Classify<S::Response, S::Error>,
+    R: Replay<Req>,
+{
+    /// Every attempt but the first.
+    #[cold]
+    fn poll_retries(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, S::Error>> {
+        loop {
+            ready!(self.as_mut().poll_next_attempt(cx))?;
+            let this = self.as_mut().project();
+            let StateProj::Calling { call } = this.state.project() else {
+                unreachable!("an attempt is made when it is ready");
+            };
+            let outcome = ready!(call.poll(cx));
+            let verdict = judge(&this.shared.classify, &outcome);
+            match self.as_mut().follow_up(outcome, verdict, cx) {
+                Next::End(outcome) => return Poll::Ready(outcome),
+                Next::Yield => return Poll::Pending,
+                Next::Wait => {}
+            }
+        }
+    }
+
+    /// Ends the call, or begins a wait for the next attempt.
+    #[cold]
+    fn follow_up(
+        self: Pin<&mut Self>,
+        outcome: Result<S::Response, S::Error>,
+        verdict: Verdict,
+        cx: &Context<'_>,
+    ) -> Next<Result<S::Response, S::Error>> {
+        let mut this = self.project();
+        let wait = this.shared.policy.after(
+            *this.attempt,
+            verdict,
+            outcome.as_ref().err().and_then(StackError::rejection),
+            this.copy.is_some(),
+            this.previous,
+        );
+        let Some(wait) = wait else {
+            return Next::End(outcome);
+        };
+        // The outcome and what the attempt held are free before the wait.
+        drop(outcome);
+        if wait.time.is_zero() {
+            let withdrawal = wait.withdrawal;
+            this.state.set(State::Readying { withdrawal });
+            // Others get their turn all the same: a deadline, for instance.
+            cx.waker().wake_by_ref();
+            return Next::Yield;
+        }
+        this.state.set(State::Sleeping {
+            sleep: sleep(wait.time),
+            withdrawal: wait.withdrawal,
+        });
+        Next::Wait
     }
 }
 
@@ -532,22 +595,10 @@ struct Wait {
     withdrawal: Option<Withdrawal>,
 }
 
-impl Wait {
-    fn into_state<F>(self) -> State<F> {
-        let Self { time, withdrawal } = self;
-        if time.is_zero() {
-            return State::Readying { withdrawal };
-        }
-        State::Sleeping {
-            sleep: sleep(time),
-            withdrawal,
-        }
-    }
-}
-
 impl Policy {
     /// A first attempt went well. A success of a retry earns nothing, or retries would pay for
     /// themselves.
+    #[inline]
     fn deposit(&self) {
         if let Some(budget) = &self.budget {
             budget.deposit();
@@ -555,17 +606,16 @@ impl Policy {
     }
 
     /// What comes after any other attempt: the next one, or none.
-    #[cold]
-    fn after<Res, E: StackError>(
+    fn after(
         &self,
         attempt: u32,
         verdict: Verdict,
-        outcome: &Result<Res, E>,
+        rejection: Option<Rejection>,
         replayable: bool,
         previous: &mut Duration,
     ) -> Option<Wait> {
         if attempt > 1 {
-            match outcome.as_ref().err().and_then(StackError::rejection) {
+            match rejection {
                 // A retry that timed out may have been sent; one that was rejected was not.
                 None | Some(Rejection::TimedOut { .. }) => {}
                 Some(_) => self.budget.iter().for_each(Budget::refund),
