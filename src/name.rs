@@ -1,17 +1,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// What the user calls a layer, in events, snapshots and `Debug`. Unnamed costs nothing to clone.
+/// What the user calls a layer, in events, snapshots and `Debug`. One word, and unnamed costs
+/// nothing to clone: it is part of futures.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Name(Option<Arc<str>>);
+pub(crate) struct Name(Option<Arc<Arc<str>>>);
 
 impl Name {
     pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
-        Self(Some(name.into()))
+        Self(Some(Arc::new(name.into())))
     }
 
     pub(crate) fn get(&self) -> Option<&str> {
-        self.0.as_deref()
+        self.0.as_ref().map(|name| &***name)
     }
 }
 

@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, mem};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower::{Layer, Service};
 use tracing::Level;
 
@@ -172,24 +172,23 @@ impl<S> Timeout<S> {
     }
 
     /// Stops the clock of a wait. With nothing left it stays where it is, and the call is rejected.
-    fn end_wait(&mut self) {
-        if let Waited::Since(since) = self.waited {
-            if let Some(sleep) = &mut self.sleep {
-                // Kept for the next wait, but not to wake anybody in this one.
-                sleep.as_mut().reset(Instant::now() + time::AGES);
-            }
-            let now = Instant::now();
-            if self.left_behind(now, since) {
-                self.waited = Waited::Nothing;
-                return;
-            }
-            let left = self
-                .layer
-                .after
-                .saturating_sub(now.saturating_duration_since(since));
-            if !left.is_zero() {
-                self.waited = Waited::Left(left);
-            }
+    #[cold]
+    fn end_wait(&mut self, since: Instant) {
+        if let Some(sleep) = &mut self.sleep {
+            // Kept for the next wait, but not to wake anybody in this one.
+            sleep.as_mut().reset(Instant::now() + time::AGES);
+        }
+        let now = Instant::now();
+        if self.left_behind(now, since) {
+            self.waited = Waited::Nothing;
+            return;
+        }
+        let left = self
+            .layer
+            .after
+            .saturating_sub(now.saturating_duration_since(since));
+        if !left.is_zero() {
+            self.waited = Waited::Left(left);
         }
     }
 
@@ -225,7 +224,9 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         match self.inner.poll_ready(cx) {
             Poll::Ready(readied) => {
-                self.end_wait();
+                if let Waited::Since(since) = self.waited {
+                    self.end_wait(since);
+                }
                 Poll::Ready(readied)
             }
             Poll::Pending => self.poll_wait(cx).map(Ok),
@@ -240,8 +241,7 @@ where
             return TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
-                    sleep: None,
-                    left: self.layer.after,
+                    clock: Clock::Whole,
                     layer: self.layer.clone(),
                 },
             };
@@ -251,8 +251,7 @@ where
             Waited::Left(left) => TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
-                    sleep: None,
-                    left,
+                    clock: Clock::Left { left },
                     layer,
                 },
             },
@@ -278,14 +277,26 @@ pin_project! {
         Calling {
             #[pin]
             call: F,
-            // Made at the first pending poll: a call that is ready at once reads no clock.
             #[pin]
-            sleep: Option<Sleep>,
-            left: Duration,
+            clock: Clock,
             layer: TimeoutLayer,
         },
         OutOfTime { layer: TimeoutLayer },
         Done,
+    }
+}
+
+pin_project! {
+    // Starts at the first pending poll: a call that is ready at once reads no clock.
+    #[project = ClockProj]
+    enum Clock {
+        // The whole time is left.
+        Whole,
+        Left { left: Duration },
+        Runs {
+            #[pin]
+            sleep: Sleep,
+        },
     }
 }
 
@@ -299,13 +310,11 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        if let StateProj::Calling { call, sleep, .. } = state.as_mut().project() {
+        if let StateProj::Calling { call, clock, .. } = state.as_mut().project() {
             // The answer first: when both are due, it wins.
             let answer = call.poll(cx);
             if answer.is_ready() {
-                if sleep.is_some() {
-                    state.set(State::Done); // the timer must wake nobody any more
-                }
+                clock.stop();
                 return answer;
             }
         }
@@ -317,10 +326,8 @@ impl<F> State<F> {
     /// Ready with the error of a call that is out of time.
     fn poll_time_out<E: StackError>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E> {
         let error = match self.as_mut().project() {
-            StateProj::Calling {
-                sleep, left, layer, ..
-            } => {
-                ready!(poll_timer(sleep, *left, cx));
+            StateProj::Calling { clock, layer, .. } => {
+                ready!(clock.poll(layer.after, cx));
                 layer.time_out()
             }
             StateProj::OutOfTime { layer } => layer.time_out(),
@@ -332,23 +339,34 @@ impl<F> State<F> {
     }
 }
 
-/// The time is up `left` after the first poll.
-fn poll_timer(
-    mut timer: Pin<&mut Option<Sleep>>,
-    left: Duration,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    if left.is_zero() {
-        return Poll::Ready(());
+impl Clock {
+    /// Ready when what is left of `whole` is over.
+    fn poll(mut self: Pin<&mut Self>, whole: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let left = match self.as_mut().project() {
+            ClockProj::Runs { sleep } => return time::poll_timer(sleep, cx),
+            ClockProj::Left { left } => *left,
+            ClockProj::Whole => whole,
+        };
+        if left.is_zero() {
+            return Poll::Ready(());
+        }
+        if left >= time::AGES {
+            return Poll::Pending; // never
+        }
+        self.set(Self::Runs { sleep: sleep(left) });
+        match self.project() {
+            ClockProj::Runs { sleep } => sleep.poll(cx),
+            _ => Poll::Pending,
+        }
     }
-    if let Some(end) = timer.as_mut().as_pin_mut().map(|timer| timer.deadline()) {
-        return time::poll_until(timer, end, cx);
+
+    /// A timer must wake nobody any more.
+    #[inline]
+    fn stop(mut self: Pin<&mut Self>) {
+        if let ClockProj::Runs { .. } = self.as_mut().project() {
+            self.set(Self::Whole);
+        }
     }
-    // None where the clock cannot count that far: never.
-    timer.set(time::later(Instant::now(), left).map(sleep_until));
-    timer
-        .as_pin_mut()
-        .map_or(Poll::Pending, |timer| timer.poll(cx))
 }
 
 impl TimeoutLayer {
