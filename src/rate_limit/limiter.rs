@@ -160,7 +160,6 @@ impl RateLimiter {
             .map(|cell| (cell, now))
     }
 
-    #[cold]
     fn rejection(&self, refusal: Refusal, cost: u32) -> Rejection {
         match refusal {
             Refusal::After(wait) => Rejection::RateLimited {
@@ -169,19 +168,26 @@ impl RateLimiter {
             Refusal::Never => Rejection::RateLimited { retry_after: None },
             Refusal::TooCostly => Rejection::TooCostly {
                 cost,
-                burst: self.shared.rate.load().burst,
+                burst: self.burst(),
             },
         }
     }
 
-    /// The rejection of a call, told of.
     #[cold]
-    pub(super) fn reject(&self, refusal: Refusal, cost: u32) -> Rejection {
-        let rejection = self.rejection(refusal, cost);
-        self.report(rejection, cost);
-        rejection
+    pub(super) fn burst(&self) -> u32 {
+        self.shared.rate.load().burst
     }
 
+    /// Tells of the rejection of a call.
+    #[inline]
+    pub(super) fn tell_of_rejection(&self, refusal: Refusal, cost: u32) {
+        // Most of the time nobody listens: not worth a call.
+        if tracing::level_enabled!(Level::DEBUG) {
+            self.report(self.rejection(refusal, cost), cost);
+        }
+    }
+
+    #[cold]
     fn report(&self, rejection: Rejection, cost: u32) {
         let name = self.shared.name.get();
         match rejection {

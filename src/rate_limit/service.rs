@@ -1,3 +1,4 @@
+use super::gcra::Refusal;
 use super::limiter::{RateLimiter, Taken, Turn};
 use super::quota::Quota;
 use crate::error::{InvalidConfig, Rejection, StackError};
@@ -201,10 +202,16 @@ where
                 }
             }
             Err(refusal) => {
-                let rejection = self.limiter.reject(refusal, cost);
-                RateLimitFuture {
-                    state: State::Rejected { rejection },
-                }
+                self.limiter.tell_of_rejection(refusal, cost);
+                let state = match refusal {
+                    Refusal::After(wait) => State::TooEarly { wait },
+                    Refusal::Never => State::TooEarly { wait: u64::MAX },
+                    Refusal::TooCostly => State::TooCostly {
+                        cost,
+                        burst: self.limiter.burst(),
+                    },
+                };
+                RateLimitFuture { state }
             }
         }
     }
@@ -248,7 +255,10 @@ pin_project! {
             #[pin]
             call: S::Future,
         },
-        Rejected { rejection: Rejection },
+        // Rejections, in a word each: a `Rejection` is three, and copied with the future.
+        // Nanoseconds until the turn, all ones for never.
+        TooEarly { wait: u64 },
+        TooCostly { cost: u32, burst: u32 },
         Done,
     }
 }
@@ -266,8 +276,15 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Calling { call } => return call.poll(cx),
-                StateProj::Rejected { rejection } => {
-                    return Poll::Ready(Err(S::Error::reject(*rejection)));
+                StateProj::TooEarly { wait } => {
+                    let retry_after = (*wait < u64::MAX).then(|| Duration::from_nanos(*wait));
+                    let rejection = Rejection::RateLimited { retry_after };
+                    return Poll::Ready(Err(S::Error::reject(rejection)));
+                }
+                StateProj::TooCostly { cost, burst } => {
+                    let (cost, burst) = (*cost, *burst);
+                    let rejection = Rejection::TooCostly { cost, burst };
+                    return Poll::Ready(Err(S::Error::reject(rejection)));
                 }
                 _ => ready!(state.as_mut().poll_turn(cx))?,
             }
@@ -301,9 +318,10 @@ where
                     call: service.call(req),
                 }
             }
-            StateProj::Calling { .. } | StateProj::Rejected { .. } | StateProj::Done => {
-                panic!("{POLLED}")
-            }
+            StateProj::Calling { .. }
+            | StateProj::TooEarly { .. }
+            | StateProj::TooCostly { .. }
+            | StateProj::Done => panic!("{POLLED}"),
         };
         self.set(next);
         Poll::Ready(Ok(()))
