@@ -1,8 +1,10 @@
+use super::fault::judge_any;
+use super::head::ResponseHead;
 use super::retry_after::retry_after;
 use crate::classify::{Classify, Verdict};
-use http::{Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-/// Judges an HTTP response by its status. Every error is transient.
+/// Judges HTTP responses by their status, and errors by whose fault they are.
 ///
 /// | status | verdict |
 /// |---|---|
@@ -11,7 +13,10 @@ use http::{Response, StatusCode};
 /// | 501, 505 | [`Permanent`](Verdict::Permanent) |
 /// | all others | [`Healthy`](Verdict::Healthy): an answer, if not the one hoped for |
 ///
-/// With the first two goes what the response asks for in [`Retry-After`](retry_after()).
+/// With the first two goes what the response asks for in [`Retry-After`](retry_after()). Errors are
+/// judged as [`judge_error`](super::judge_error()) does, if they are a client's own, lifted by
+/// [`ErrorLayer`](crate::ErrorLayer) or boxed; others are transient. The
+/// [table](super#verdicts) gives the reasons.
 ///
 /// ```
 /// use buttress::{Classify, Verdict, http::StatusClassifier};
@@ -23,8 +28,18 @@ use http::{Response, StatusCode};
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// To judge errors too, wrap it: a request that could not be built, for instance, says nothing
-/// about the callee.
+/// Another list of statuses is one call, and so is a 429 that trips the breaker:
+///
+/// ```
+/// use buttress::http::StatusClassifier;
+/// use http::StatusCode;
+///
+/// const TRANSIENT: &[StatusCode] = &[StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
+/// let classify = StatusClassifier::default().transient(TRANSIENT).throttled_is_failure();
+/// # let _ = classify;
+/// ```
+///
+/// For an error of one's own, wrap it:
 ///
 /// ```
 /// use buttress::{Classify, Error, Verdict, http::StatusClassifier};
@@ -38,31 +53,75 @@ use http::{Response, StatusCode};
 /// }
 /// # assert_eq!(judge::<()>(Err(&Error::Service(ClientError))), Verdict::Ignored);
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct StatusClassifier;
+#[derive(Clone, Copy, Debug)]
+pub struct StatusClassifier {
+    transient: &'static [StatusCode],
+    throttled_is_failure: bool,
+}
 
-impl<B, E> Classify<Response<B>, E> for StatusClassifier {
-    fn classify(&self, outcome: Result<&Response<B>, &E>) -> Verdict {
-        let Ok(response) = outcome else {
-            return Verdict::TRANSIENT;
-        };
-        match response.status() {
-            StatusCode::REQUEST_TIMEOUT
-            | StatusCode::TOO_EARLY
-            | StatusCode::INTERNAL_SERVER_ERROR
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Verdict::Transient {
-                retry_after: retry_after(response.headers()),
+impl Default for StatusClassifier {
+    fn default() -> Self {
+        Self {
+            transient: TRANSIENT,
+            throttled_is_failure: false,
+        }
+    }
+}
+
+const TRANSIENT: &[StatusCode] = &[
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::TOO_EARLY,
+    StatusCode::INTERNAL_SERVER_ERROR,
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
+
+impl StatusClassifier {
+    /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. One that is
+    /// listed is transient whatever else is said of it here: 429 and 501, too.
+    #[must_use]
+    pub const fn transient(mut self, statuses: &'static [StatusCode]) -> Self {
+        self.transient = statuses;
+        self
+    }
+
+    /// A 429 is transient: sent again as before, and counted by a circuit breaker as a failure.
+    /// Default: it is throttled, which says that the callee is alive.
+    #[must_use]
+    pub const fn throttled_is_failure(mut self) -> Self {
+        self.throttled_is_failure = true;
+        self
+    }
+
+    /// The verdict of a status, with what the response asks for.
+    pub(super) fn status(self, status: StatusCode, headers: Option<&HeaderMap>) -> Verdict {
+        let asked = || headers.and_then(retry_after);
+        if self.transient.contains(&status) {
+            return Verdict::Transient {
+                retry_after: asked(),
+            };
+        }
+        match status {
+            StatusCode::TOO_MANY_REQUESTS if self.throttled_is_failure => Verdict::Transient {
+                retry_after: asked(),
             },
             StatusCode::TOO_MANY_REQUESTS => Verdict::Throttled {
-                retry_after: retry_after(response.headers()),
+                retry_after: asked(),
             },
             StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => {
                 Verdict::Permanent
             }
             _ => Verdict::Healthy,
+        }
+    }
+}
+
+impl<Res: ResponseHead, E: 'static> Classify<Res, E> for StatusClassifier {
+    fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
+        match outcome {
+            Ok(response) => self.status(response.status(), Some(response.headers())),
+            Err(error) => judge_any(error),
         }
     }
 }

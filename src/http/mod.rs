@@ -12,9 +12,13 @@
 //! ```
 
 mod classify;
+mod fault;
+mod head;
 mod replay;
 mod retry_after;
 
 pub use classify::StatusClassifier;
+pub use fault::judge_error;
+pub use head::ResponseHead;
 pub use replay::Idempotent;
 pub use retry_after::retry_after;
