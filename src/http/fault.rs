@@ -48,8 +48,8 @@ pub(super) fn judge_any<E: 'static>(error: &E) -> Verdict {
         return judge_error(&**error);
     }
     #[cfg(feature = "hyper-util")]
-    if let Some(error) = lifted::<hyper_util::client::legacy::Error>(error)
-        .or_else(|| lifted::<hyper::Error>(error))
+    if let Some(error) =
+        lifted::<hyper_util::client::legacy::Error>(error).or_else(|| lifted::<hyper::Error>(error))
     {
         return judge_error(error);
     }

@@ -1,19 +1,38 @@
 use crate::retry::Replay;
-use http::{HeaderName, Request};
+use http::{HeaderMap, HeaderName, Method, Request};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Repeats an HTTP request only if it may be sent twice: its method is idempotent (RFC 9110 §9.2.2:
 /// GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or it carries an `Idempotency-Key`. A POST is sent once.
+///
+/// It repeats an `http::Request<B>` whose body is `Clone` and, with the feature `reqwest`, a
+/// `reqwest::Request` whose body is not a stream: of that, reqwest itself can make no copy, and so it
+/// is sent once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Idempotent;
 
 impl<B: Clone> Replay<Request<B>> for Idempotent {
     fn replay(&self, request: &Request<B>) -> Option<Request<B>> {
-        let keyed = || {
-            let key = request.headers().get(IDEMPOTENCY_KEY);
-            key.is_some_and(|key| !key.as_bytes().trim_ascii().is_empty())
-        };
-        (request.method().is_idempotent() || keyed()).then(|| request.clone())
+        repeatable(request.method(), request.headers()).then(|| request.clone())
     }
+}
+
+#[cfg(feature = "reqwest")]
+impl Replay<reqwest::Request> for Idempotent {
+    fn replay(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
+        if repeatable(request.method(), request.headers()) {
+            request.try_clone()
+        } else {
+            None
+        }
+    }
+}
+
+fn repeatable(method: &Method, headers: &HeaderMap) -> bool {
+    let keyed = || {
+        let key = headers.get(IDEMPOTENCY_KEY);
+        key.is_some_and(|key| !key.as_bytes().trim_ascii().is_empty())
+    };
+    method.is_idempotent() || keyed()
 }

@@ -103,6 +103,25 @@ impl RateLimiter {
         self.shared.gcra.pause(self.shared.timeline.at(until));
     }
 
+    /// As [`pause_until`](Self::pause_until), from now and told of.
+    pub(super) fn pause_for(&self, pause: Duration) {
+        let Shared {
+            gcra,
+            timeline,
+            name,
+            ..
+        } = &*self.shared;
+        gcra.pause(timeline.now().saturating_add(nanos(pause)));
+        tracing::event!(
+            name: "paused",
+            target: "buttress::rate_limit",
+            Level::DEBUG,
+            name = name.get(),
+            pause_ms = millis(pause),
+            "paused"
+        );
+    }
+
     /// Ends a pause. What the limiter would have granted but for it, it grants now.
     pub fn resume(&self) {
         self.shared.gcra.resume();

@@ -48,6 +48,9 @@
 //! instance that was readied stays with the caller. Readiness takes no turn: services that are
 //! ready and never called cost nothing.
 //!
+//! **A callee that says 429** can pause the limiter for as long as it asks: by [`PauseOnThrottle`],
+//! around the classifier of a circuit breaker or a retry.
+//!
 //! **Cancellation.** A waiting call that is dropped gives its turn back if it is the newest; the
 //! turn of an older one is lost, as handing it out again could exceed the quota.
 //!
@@ -60,15 +63,18 @@
 //! unchanged. Retry and circuit breaker ignore both.
 //!
 //! **Events**, target `buttress::rate_limit`, at DEBUG: `rate_limited` with `name`, `cost` and
-//! `retry_after_ms`; `too_costly` with `name`, `cost` and `burst`.
+//! `retry_after_ms`; `too_costly` with `name`, `cost` and `burst`; `paused` with `name` and
+//! `pause_ms`, where a [`PauseOnThrottle`] paused the limiter.
 //!
 //! Only a call that waits needs a tokio runtime with time enabled.
 
 mod gcra;
 mod limiter;
+mod pause;
 mod quota;
 mod service;
 
 pub use limiter::{RateLimiter, Snapshot};
+pub use pause::PauseOnThrottle;
 pub use quota::Quota;
 pub use service::{Cost, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
