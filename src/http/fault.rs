@@ -4,6 +4,7 @@ use crate::classify::Verdict;
 use crate::error::Error as Lifted;
 use std::any::Any;
 use std::error::Error;
+use std::io;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -33,7 +34,13 @@ pub fn judge_error(error: &(dyn Error + 'static)) -> Verdict {
         if let Some(verdict) = known(error) {
             return verdict;
         }
-        next = error.source();
+        next = match error.downcast_ref::<io::Error>() {
+            // Its source is that of the error within, which would so be passed over.
+            Some(error) => error
+                .get_ref()
+                .map(|within| within as &(dyn Error + 'static)),
+            None => error.source(),
+        };
     }
     Verdict::TRANSIENT
 }

@@ -11,6 +11,15 @@
 //! # Ok::<(), buttress::error::InvalidConfig>(())
 //! ```
 
+//! # Verdicts
+//!
+//! What [`StatusClassifier`] says, and why. What a verdict leads to stands at
+//! [`Classify`](crate::Classify).
+//!
+#![doc = include_str!("verdicts.md")]
+//!
+//! The errors are those of hyper-util and reqwest, with the features of these names.
+
 mod classify;
 mod fault;
 mod head;

@@ -1,0 +1,255 @@
+//! The table of verdicts in the documentation, row by row: statuses against the classifier, errors
+//! against real clients that meet them.
+
+use buttress::http::StatusClassifier;
+use buttress::{Classify, Verdict};
+use http::{Response, StatusCode};
+use std::convert::Infallible;
+
+const TABLE: &str = include_str!("../src/http/verdicts.md");
+
+/// Outcome and verdict of each row.
+fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rows = TABLE.lines().skip(2).map(|row| {
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        (cells.next().unwrap(), cells.next().unwrap())
+    });
+    rows.filter(|(outcome, _)| !outcome.is_empty())
+}
+
+fn word(verdict: Verdict) -> String {
+    let word = format!("{verdict:?}");
+    word.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn every_status_is_judged_as_its_row_says() {
+    let mut next = 100;
+    for (outcome, expected) in rows() {
+        let (first, last) = outcome.split_once('–').unwrap_or((outcome, outcome));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else {
+            continue;
+        };
+        assert_eq!(first, next, "a row for each status, in order");
+        for status in first..=last {
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            let outcome = Ok::<_, &Infallible>(&response);
+            let verdict = StatusClassifier::default().classify(outcome);
+            assert_eq!(word(verdict), expected, "{status}");
+        }
+        next = last + 1;
+    }
+    assert_eq!(next, 1_000);
+}
+
+#[cfg(feature = "reqwest")]
+mod errors {
+    use super::*;
+    use buttress::http::judge_error;
+    use bytes::Bytes;
+    use http::{Request, Version};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use hyper_util::client::legacy;
+    use hyper_util::rt::TokioExecutor;
+    use std::collections::BTreeMap;
+    use std::error::Error;
+    use std::io;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tower::{Service, ServiceExt};
+
+    type BoxError = Box<dyn Error + Send + Sync>;
+    type Met = BTreeMap<&'static str, BoxError>;
+
+    /// What a server does with a connection on which a request has begun to come in.
+    #[derive(Clone, Copy)]
+    enum Does {
+        Close,
+        Reset,
+        Say(&'static str),
+        Nothing,
+    }
+
+    async fn server(does: Does) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, does));
+            }
+        });
+        address
+    }
+
+    async fn serve(mut stream: TcpStream, does: Does) {
+        let _read = stream.read(&mut [0; 4_096]).await;
+        match does {
+            Does::Close => {}
+            Does::Reset => stream.set_zero_linger().unwrap(),
+            Does::Say(words) => stream.write_all(words.as_bytes()).await.unwrap(),
+            Does::Nothing => std::future::pending().await,
+        }
+    }
+
+    /// An address where nobody listens.
+    async fn nobody() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    /// A body that fails after its first frame.
+    fn failing() -> impl http_body::Body<Data = Bytes, Error = io::Error> + Send + Sync + 'static {
+        let frames = [
+            Ok(Frame::data(Bytes::from_static(b"first"))),
+            Err(io::Error::other("the caller's own")),
+        ];
+        StreamBody::new(tokio_stream::iter(frames))
+    }
+
+    fn answered(listens_at: SocketAddr) -> String {
+        format!("http://{listens_at}/")
+    }
+
+    /// Servers, and what the table calls the error that a call of them ends in.
+    async fn servers() -> Vec<(&'static str, SocketAddr)> {
+        let cut_off = Does::Say("HTTP/1.1 200 OK\r\ncontent-le");
+        vec![
+            ("connection refused", nobody().await),
+            ("connection reset", server(Does::Reset).await),
+            (
+                "connection closed before the answer",
+                server(Does::Close).await,
+            ),
+            ("answer cut off in its head", server(cut_off).await),
+            (
+                "answer that is not HTTP",
+                server(Does::Say("SSH-2.0-OpenSSH_9.6\r\n\r\n")).await,
+            ),
+        ]
+    }
+
+    async fn met_by_hyper_util() -> Met {
+        let mut met = Met::new();
+        let client = legacy::Client::builder(TokioExecutor::new());
+        let client = client.build_http::<http_body_util::Empty<Bytes>>();
+        let request = |uri: &str| {
+            Request::get(uri)
+                .body(http_body_util::Empty::new())
+                .unwrap()
+        };
+        let mut meet = async |row, request| {
+            let error = client.clone().oneshot(request).await.unwrap_err();
+            met.insert(row, error.into());
+        };
+        for (row, address) in servers().await {
+            meet(row, request(&answered(address))).await;
+        }
+        meet("URI without a host", request("/orders")).await;
+        meet(
+            "scheme that the client cannot do",
+            request("https://127.0.0.1:9/"),
+        )
+        .await;
+        let mut version = request("http://127.0.0.1:9/");
+        *version.version_mut() = Version::HTTP_3;
+        meet("version that the client cannot do", version).await;
+
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let request = Request::post(answered(server(Does::Nothing).await));
+        let error = client
+            .request(request.body(Box::pin(failing())).unwrap())
+            .await;
+        met.insert("request's body stream failed", error.unwrap_err().into());
+        met
+    }
+
+    async fn met_by_reqwest() -> Met {
+        let mut met = Met::new();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut meet = async |row, request: reqwest::RequestBuilder| {
+            // As the layers call it, by `Service`; what cannot be built fails before.
+            let mut client = client.clone();
+            let called = async { Service::call(&mut client, request.build()?).await };
+            met.insert(row, called.await.unwrap_err().into());
+        };
+        let get = |uri: &str| client.get(uri);
+        for (row, address) in servers().await {
+            meet(row, get(&answered(address))).await;
+        }
+        let late = get(&answered(server(Does::Nothing).await));
+        meet(
+            "client's own timeout",
+            late.timeout(Duration::from_millis(20)),
+        )
+        .await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        drop(listener);
+        let circle = Does::Say("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n");
+        meet("too many redirects", get(&answered(server(circle).await))).await;
+        meet("URI without a host", get("http://")).await;
+        meet(
+            "scheme that the client cannot do",
+            get("https://127.0.0.1:9/"),
+        )
+        .await;
+        meet(
+            "header or URI that cannot be built",
+            get("http://127.0.0.1:9/").header("a b", "c"),
+        )
+        .await;
+        let body = reqwest::Body::wrap(failing());
+        let post = client
+            .post(answered(server(Does::Nothing).await))
+            .body(body);
+        meet("request's body stream failed", post).await;
+        met
+    }
+
+    #[tokio::test]
+    async fn every_error_that_a_client_meets_is_judged_as_its_row_says() {
+        let met = async { [met_by_hyper_util().await, met_by_reqwest().await] };
+        let met = tokio::time::timeout(Duration::from_secs(20), met)
+            .await
+            .unwrap();
+        for met in &met {
+            for (row, error) in met {
+                let expected = rows().find(|(outcome, _)| outcome == row).expect(row).1;
+                assert_eq!(word(judge_error(&**error)), expected, "{row}: {error:?}");
+            }
+        }
+        // And no row is there that nobody met.
+        let errors = rows().filter(|(outcome, _)| !outcome.starts_with(char::is_numeric));
+        for (row, _) in errors.filter(|(outcome, _)| *outcome != "any other error") {
+            assert!(met.iter().any(|met| met.contains_key(row)), "{row}");
+        }
+    }
+
+    #[test]
+    fn any_other_error_is_transient() {
+        let expected = rows().find(|(outcome, _)| *outcome == "any other error");
+        let verdict = judge_error(&io::Error::other("who knows"));
+        assert_eq!(word(verdict), expected.unwrap().1);
+    }
+
+    #[tokio::test]
+    async fn the_classifier_knows_a_clients_error_alone_lifted_and_boxed() {
+        fn verdict<E: 'static>(error: &E) -> Verdict {
+            StatusClassifier::default().classify(Err::<&Response<()>, _>(error))
+        }
+        let build = || reqwest::Client::new().get("http://").build().unwrap_err();
+        assert_eq!(verdict(&build()), Verdict::Ignored);
+        assert_eq!(
+            verdict(&buttress::Error::Service(build())),
+            Verdict::Ignored
+        );
+        assert_eq!(verdict(&BoxError::from(build())), Verdict::Ignored);
+        let boxed = buttress::Error::Service(BoxError::from(build()));
+        assert_eq!(verdict(&boxed), Verdict::Ignored);
+        let wrapped = BoxError::from(io::Error::other(build()));
+        assert_eq!(verdict(&wrapped), Verdict::Ignored);
+    }
+}
