@@ -57,6 +57,17 @@ impl<T: Keep> Held<T> {
     }
 }
 
+impl<T: Keep> Held<T> {
+    /// The reference; nothing is left in its place.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 impl<T: Keep> Deref for Held<T> {
     type Target = T;
 

@@ -426,6 +426,18 @@ impl Permit {
         }
     }
 
+    /// The permit, for somebody else to spend; what is left in its place is spent.
+    pub(super) fn take(&mut self) -> Self {
+        let left = Self {
+            shared: self.shared.take(),
+            since: self.since,
+            pass: self.pass,
+            stage: self.stage,
+        };
+        self.stage = Stage::Settled;
+        left
+    }
+
     fn since(&self) -> Option<u64> {
         (self.since != NOT_YET).then_some(self.since)
     }

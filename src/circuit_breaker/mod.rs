@@ -97,7 +97,9 @@
 //! its place back at once. In flight for `abandoned_after` or longer, it counts as failed: callers
 //! that give up on a callee that hangs are the only sign of it. Raise that for calls that callers
 //! stop although they are well, such as long streams or calls of language models. A call ends when
-//! the response head arrives.
+//! the response head arrives or, if asked by [`until`](CircuitBreakerLayer::until) (feature
+//! `http-body`), with the body: then a body that fails is a failure, and one that is dropped before
+//! its end a cancelled call.
 //!
 //! **Place.** Innermost but for the timeout of an attempt, so that it sees every attempt and
 //! nothing else; see the order of layers in the crate's documentation.

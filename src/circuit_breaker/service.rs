@@ -1,8 +1,10 @@
 use super::circuit::{Circuit, Config, Permit, WhenOpen, circuit_setters};
 use super::state::Blocked;
-use crate::classify::{Classify, Outcome, judge};
+use crate::classify::{Classify, Outcome, Verdict, judge};
 use crate::error::{InvalidConfig, StackError};
+use crate::http::{CallEnd, UntilHead};
 use pin_project_lite::pin_project;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,9 +19,10 @@ use tower::{Layer, Service};
 /// The circuit is made with the layer: every service that the layer makes, and every clone of the
 /// layer and of its services, is behind the same one. Applying the layer is cheap.
 #[derive(Clone)]
-pub struct CircuitBreakerLayer<C = Outcome> {
+pub struct CircuitBreakerLayer<C = Outcome, U = UntilHead> {
     circuit: Circuit,
     classify: C,
+    until: U,
 }
 
 impl CircuitBreakerLayer {
@@ -42,7 +45,24 @@ impl<C> CircuitBreakerLayer<C> {
     /// A layer on a circuit that exists, to share it.
     #[must_use]
     pub fn new(circuit: Circuit, classify: C) -> Self {
-        Self { circuit, classify }
+        Self {
+            circuit,
+            classify,
+            until: UntilHead,
+        }
+    }
+}
+
+impl<C, U> CircuitBreakerLayer<C, U> {
+    /// When a call is over: [`UntilHead`] unless set; with the feature `http-body` it can last until
+    /// the end of its response's body, and the verdict on it wait for that.
+    #[must_use]
+    pub fn until<V>(self, until: V) -> CircuitBreakerLayer<C, V> {
+        CircuitBreakerLayer {
+            circuit: self.circuit,
+            classify: self.classify,
+            until,
+        }
     }
 
     /// The circuit that all services of this layer share.
@@ -52,21 +72,22 @@ impl<C> CircuitBreakerLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
-    type Service = CircuitBreaker<S, C>;
+impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U> {
+    type Service = CircuitBreaker<S, C, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
         CircuitBreaker {
             inner,
             circuit: self.circuit.clone(),
             classify: self.classify.clone(),
+            until: self.until.clone(),
             ready: Readiness::Unpolled,
             waiting: None,
         }
     }
 }
 
-impl<C> fmt::Debug for CircuitBreakerLayer<C> {
+impl<C, U> fmt::Debug for CircuitBreakerLayer<C, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerLayer")
             .field("circuit", &self.circuit)
@@ -101,6 +122,7 @@ impl<C> CircuitBreakerBuilder<C> {
         Ok(CircuitBreakerLayer {
             circuit: self.config.build()?,
             classify: self.classify,
+            until: UntilHead,
         })
     }
 }
@@ -114,10 +136,11 @@ impl<C> fmt::Debug for CircuitBreakerBuilder<C> {
 }
 
 /// The service that [`CircuitBreakerLayer`] makes.
-pub struct CircuitBreaker<S, C = Outcome> {
+pub struct CircuitBreaker<S, C = Outcome, U = UntilHead> {
     inner: S,
     circuit: Circuit,
     classify: C,
+    until: U,
     ready: Readiness,
     /// For a circuit that is not ready while open.
     waiting: Option<Pin<Box<Waiting>>>,
@@ -143,7 +166,7 @@ pin_project! {
     }
 }
 
-impl<S, C> CircuitBreaker<S, C> {
+impl<S, C, U> CircuitBreaker<S, C, U> {
     /// Waits until a call could go: for the time, or a transition.
     #[cold]
     fn poll_admissible(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -179,28 +202,30 @@ impl<S, C> CircuitBreaker<S, C> {
     }
 }
 
-impl<S: Clone, C: Clone> Clone for CircuitBreaker<S, C> {
+impl<S: Clone, C: Clone, U: Clone> Clone for CircuitBreaker<S, C, U> {
     /// The clone is not ready.
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
             circuit: self.circuit.clone(),
             classify: self.classify.clone(),
+            until: self.until.clone(),
             ready: Readiness::Unpolled,
             waiting: None,
         }
     }
 }
 
-impl<S, C, Req> Service<Req> for CircuitBreaker<S, C>
+impl<S, C, U, Req> Service<Req> for CircuitBreaker<S, C, U>
 where
     S: Service<Req>,
     S::Error: StackError,
     C: Classify<S::Response, S::Error> + Clone,
+    U: CallEnd<S::Response>,
 {
-    type Response = S::Response;
+    type Response = U::Response<Permit>;
     type Error = S::Error;
-    type Future = CircuitBreakerFuture<S::Future, C>;
+    type Future = CircuitBreakerFuture<S::Future, C, U>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -238,19 +263,23 @@ where
                     permit,
                     classify,
                 };
-                CircuitBreakerFuture { state }
+                CircuitBreakerFuture {
+                    state,
+                    until: PhantomData,
+                }
             }
             Err(blocked) => {
                 self.circuit.tell_of_rejection(blocked);
                 CircuitBreakerFuture {
                     state: State::Rejected { blocked },
+                    until: PhantomData,
                 }
             }
         }
     }
 }
 
-impl<S: fmt::Debug, C> fmt::Debug for CircuitBreaker<S, C> {
+impl<S: fmt::Debug, C, U> fmt::Debug for CircuitBreaker<S, C, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreaker")
             .field("inner", &self.inner)
@@ -263,9 +292,10 @@ impl<S: fmt::Debug, C> fmt::Debug for CircuitBreaker<S, C> {
 pin_project! {
     /// The future of a [`CircuitBreaker`] call.
     #[must_use = "futures do nothing unless polled"]
-    pub struct CircuitBreakerFuture<F, C> {
+    pub struct CircuitBreakerFuture<F, C, U = UntilHead> {
         #[pin]
         state: State<F, C>,
+        until: PhantomData<fn() -> U>,
     }
 }
 
@@ -283,13 +313,14 @@ pin_project! {
     }
 }
 
-impl<F, C, Res, E> Future for CircuitBreakerFuture<F, C>
+impl<F, C, U, Res, E> Future for CircuitBreakerFuture<F, C, U>
 where
     F: Future<Output = Result<Res, E>>,
     C: Classify<Res, E>,
+    U: CallEnd<Res>,
     E: StackError,
 {
-    type Output = Result<Res, E>;
+    type Output = Result<U::Response<Permit>, E>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -299,21 +330,28 @@ where
                 permit,
                 classify,
             } => {
-                let polled = permit.work(|| call.poll(cx));
-                if let Poll::Ready(outcome) = &polled {
-                    let verdict = permit.judge(|| judge(classify, outcome));
-                    permit.spend(verdict);
-                } else {
+                let Poll::Ready(outcome) = permit.work(|| call.poll(cx)) else {
                     permit.in_flight();
+                    return Poll::Pending;
+                };
+                let verdict = permit.judge(|| judge(classify, &outcome));
+                let mut held = None;
+                match &outcome {
+                    // Until the end of its body a success is one by its head alone.
+                    Ok(res) if matches!(verdict, Verdict::Healthy) && U::goes_on(res) => {
+                        permit.in_flight();
+                        held = Some(permit.take());
+                    }
+                    _ => permit.spend(verdict),
                 }
-                polled
+                Poll::Ready(outcome.map(|res| U::hold(res, held)))
             }
             StateProj::Rejected { blocked } => Poll::Ready(Err(E::reject((*blocked).into()))),
         }
     }
 }
 
-impl<F, C> fmt::Debug for CircuitBreakerFuture<F, C> {
+impl<F, C, U> fmt::Debug for CircuitBreakerFuture<F, C, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerFuture")
             .finish_non_exhaustive()

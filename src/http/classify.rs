@@ -96,6 +96,7 @@ impl StatusClassifier {
     }
 
     /// A 429 that says for how long (up to 60 s) pauses `limiter`, too.
+    #[must_use]
     pub fn pause_on_throttle(self, limiter: &RateLimiter) -> PauseOnThrottle<Self> {
         PauseOnThrottle::new(self, limiter)
     }

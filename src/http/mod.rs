@@ -20,12 +20,16 @@
 //!
 //! The errors are those of hyper-util and reqwest, with the features of these names.
 
+mod call_end;
 mod classify;
 mod fault;
 mod head;
 mod replay;
 mod retry_after;
 
+pub use call_end::{CallEnd, Guard, UntilHead};
+#[cfg(feature = "http-body")]
+pub use call_end::{HeldBody, UntilBodyEnd};
 pub use classify::StatusClassifier;
 pub use fault::judge_error;
 pub use head::ResponseHead;

@@ -48,7 +48,8 @@
 //! **Ties.** A slot and the end of the wait due in one poll: the slot.
 //!
 //! **Cancellation.** Dropping the future gives its slot, or its place in the queue, back. A slot is
-//! held until the response head arrives, not to the end of the body.
+//! held until the response head arrives or, if asked by [`until`](LoadShedLayer::until) (feature
+//! `http-body`), to the end of the body, its failure or its drop.
 //!
 //! **Place.** Below retry, so that a wait between attempts holds no slot; above the rate limit. See
 //! the order of layers in the crate's documentation.

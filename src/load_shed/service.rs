@@ -2,9 +2,11 @@ use super::limiter::{Entry, MAX_LIMIT};
 use super::queue::{Queue, Ticket};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::held::{Held, Keep, Kept};
+use crate::http::{CallEnd, UntilHead};
 use crate::name::Name;
 use crate::time::{later, poll_until};
 use pin_project_lite::pin_project;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,8 +22,9 @@ use tracing::Level;
 /// The limit is made with the layer: every service that the layer makes, and every clone of the
 /// layer and of its services, counts against the same one. Applying the layer is cheap.
 #[derive(Clone, Debug)]
-pub struct LoadShedLayer {
+pub struct LoadShedLayer<U = UntilHead> {
     limit: InFlightLimit,
+    until: U,
 }
 
 impl LoadShedLayer {
@@ -31,6 +34,7 @@ impl LoadShedLayer {
     pub fn new(max_in_flight: usize) -> Self {
         Self {
             limit: InFlightLimit::new(max_in_flight),
+            until: UntilHead,
         }
     }
 
@@ -43,6 +47,18 @@ impl LoadShedLayer {
             name: Name::default(),
         }
     }
+}
+
+impl<U> LoadShedLayer<U> {
+    /// When a call is over, and its slot free: [`UntilHead`] unless set; with the feature `http-body`
+    /// a call can last until the end of its response's body.
+    #[must_use]
+    pub fn until<V>(self, until: V) -> LoadShedLayer<V> {
+        LoadShedLayer {
+            limit: self.limit,
+            until,
+        }
+    }
 
     /// The limit that all services of this layer share.
     #[must_use]
@@ -51,13 +67,14 @@ impl LoadShedLayer {
     }
 }
 
-impl<S> Layer<S> for LoadShedLayer {
-    type Service = LoadShed<S>;
+impl<S, U: Clone> Layer<S> for LoadShedLayer<U> {
+    type Service = LoadShed<S, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
         LoadShed {
             inner,
             limit: self.limit.clone(),
+            until: self.until.clone(),
             ready: Readiness::Unpolled,
         }
     }
@@ -112,6 +129,7 @@ impl LoadShedBuilder {
             limit: InFlightLimit {
                 shared: Arc::new(shared),
             },
+            until: UntilHead,
         })
     }
 }
@@ -307,7 +325,19 @@ pub struct Slot {
 impl Drop for Slot {
     #[inline]
     fn drop(&mut self) {
+        if self.shared.is_taken() {
+            return;
+        }
         self.shared.queue.release();
+    }
+}
+
+impl Slot {
+    /// The slot, for somebody else to give back; what is left in its place is none.
+    fn take(&mut self) -> Self {
+        Self {
+            shared: self.shared.take(),
+        }
     }
 }
 
@@ -357,9 +387,10 @@ impl Snapshot {
 
 /// The service that [`LoadShedLayer`] makes.
 #[derive(Debug)]
-pub struct LoadShed<S> {
+pub struct LoadShed<S, U = UntilHead> {
     inner: S,
     limit: InFlightLimit,
+    until: U,
     ready: Readiness,
 }
 
@@ -373,25 +404,27 @@ enum Readiness {
     Ready,
 }
 
-impl<S: Clone> Clone for LoadShed<S> {
+impl<S: Clone, U: Clone> Clone for LoadShed<S, U> {
     /// The clone is not ready.
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
             limit: self.limit.clone(),
+            until: self.until.clone(),
             ready: Readiness::Unpolled,
         }
     }
 }
 
-impl<S, Req> Service<Req> for LoadShed<S>
+impl<S, U, Req> Service<Req> for LoadShed<S, U>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
+    U: CallEnd<S::Response>,
 {
-    type Response = S::Response;
+    type Response = U::Response<Slot>;
     type Error = S::Error;
-    type Future = LoadShedFuture<S, Req>;
+    type Future = LoadShedFuture<S, Req, U>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -427,6 +460,7 @@ where
                         call: self.inner.call(req),
                         slot,
                     },
+                    until: PhantomData,
                 };
             }
         }
@@ -450,7 +484,10 @@ where
                 limit: self.limit.shared.reject(reason),
             },
         };
-        LoadShedFuture { state }
+        LoadShedFuture {
+            state,
+            until: PhantomData,
+        }
     }
 }
 
@@ -465,12 +502,13 @@ const WAITED: &str = "waited_too_long";
 pin_project! {
     /// The future of a [`LoadShed`] call.
     #[must_use = "futures do nothing unless polled"]
-    pub struct LoadShedFuture<S, Req>
+    pub struct LoadShedFuture<S, Req, U = UntilHead>
     where
         S: Service<Req>,
     {
         #[pin]
         state: State<S, Req>,
+        until: PhantomData<fn() -> U>,
     }
 }
 
@@ -499,19 +537,27 @@ pin_project! {
     }
 }
 
-impl<S, Req> Future for LoadShedFuture<S, Req>
+impl<S, Req, U> Future for LoadShedFuture<S, Req, U>
 where
     S: Service<Req>,
     S::Error: StackError,
+    U: CallEnd<S::Response>,
 {
-    type Output = Result<S::Response, S::Error>;
+    type Output = Result<U::Response<Slot>, S::Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
+        let mut held = None;
         let answer = loop {
             match state.as_mut().project() {
-                StateProj::Calling { call, .. } => break ready!(call.poll(cx)),
+                StateProj::Calling { call, slot } => {
+                    let answer = ready!(call.poll(cx));
+                    if answer.as_ref().is_ok_and(U::goes_on) {
+                        held = Some(slot.take());
+                    }
+                    break answer;
+                }
                 StateProj::Rejected { limit } => return Poll::Ready(Err(overloaded(*limit))),
                 _ => {
                     if let Err(error) = ready!(state.as_mut().poll_turn(cx)) {
@@ -522,7 +568,7 @@ where
         };
         // Before the caller sees the answer: the slot is free by then.
         state.set(State::Done);
-        Poll::Ready(answer)
+        Poll::Ready(answer.map(|res| U::hold(res, held)))
     }
 }
 
@@ -579,7 +625,7 @@ where
 
 const POLLED: &str = "a future must not be polled after it was ready";
 
-impl<S: Service<Req>, Req> fmt::Debug for LoadShedFuture<S, Req> {
+impl<S: Service<Req>, Req, U> fmt::Debug for LoadShedFuture<S, Req, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadShedFuture").finish_non_exhaustive()
     }

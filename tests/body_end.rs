@@ -1,0 +1,268 @@
+//! Calls that last until the end of their response's body.
+#![cfg(feature = "http-body")]
+
+use buttress::circuit_breaker::{Circuit, State};
+use buttress::http::{StatusClassifier, UntilBodyEnd};
+use buttress::load_shed::InFlightLimit;
+use buttress::{CircuitBreakerLayer, ErrorLayer, LoadShedLayer};
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
+type Part = Result<Frame<Bytes>, io::Error>;
+
+#[expect(clippy::unnecessary_wraps, reason = "a part of a body is a result")]
+fn data(bytes: &'static str) -> Part {
+    Ok(Frame::data(Bytes::from_static(bytes.as_bytes())))
+}
+
+fn failure() -> Part {
+    Err(io::Error::other("cut off"))
+}
+
+/// A body of these parts.
+fn parts<const N: usize>(parts: [Part; N]) -> AnyBody {
+    StreamBody::new(tokio_stream::iter(parts)).boxed_unsync()
+}
+
+fn known(bytes: &'static str) -> AnyBody {
+    let body = Full::new(Bytes::from_static(bytes.as_bytes()));
+    body.map_err(|never| match never {}).boxed_unsync()
+}
+
+fn empty() -> AnyBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Answers once, with that body.
+fn answering(
+    status: u16,
+    body: AnyBody,
+) -> impl Service<(), Response = Response<AnyBody>, Error = Infallible, Future: Send> + Clone {
+    let response = Response::builder().status(status).body(body).unwrap();
+    let response = Arc::new(Mutex::new(Some(response)));
+    service_fn(move |()| {
+        let response = response.lock().unwrap().take().expect("one call");
+        async { Ok(response) }
+    })
+}
+
+/// A call of a service that answers with that status and body, through a load shed.
+async fn shed(
+    body: AnyBody,
+) -> (
+    InFlightLimit,
+    Response<impl Body<Data = Bytes, Error = io::Error> + Unpin>,
+) {
+    let layer = LoadShedLayer::new(8).until(UntilBodyEnd);
+    let limit = layer.limit().clone();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(ErrorLayer)
+        .service(answering(200, body));
+    (limit, service.oneshot(()).await.unwrap())
+}
+
+/// The same through a circuit breaker that one failure opens.
+async fn guarded(
+    status: u16,
+    body: AnyBody,
+) -> (
+    Circuit,
+    Response<impl Body<Data = Bytes, Error = io::Error> + Unpin>,
+) {
+    let circuit = Circuit::builder().consecutive_failures(1).open_for(SECOND);
+    through(circuit.build().unwrap(), status, body).await
+}
+
+async fn through(
+    circuit: Circuit,
+    status: u16,
+    body: AnyBody,
+) -> (
+    Circuit,
+    Response<impl Body<Data = Bytes, Error = io::Error> + Unpin>,
+) {
+    let layer = CircuitBreakerLayer::new(circuit.clone(), StatusClassifier::default());
+    let service = ServiceBuilder::new()
+        .layer(layer.until(UntilBodyEnd))
+        .layer(ErrorLayer)
+        .service(answering(status, body));
+    (circuit, service.oneshot(()).await.unwrap())
+}
+
+/// Half-open, with one probe to go.
+fn half_open() -> Circuit {
+    let circuit = Circuit::builder()
+        .consecutive_failures(1)
+        .open_for(Duration::ZERO);
+    let circuit = circuit.probes(1).build().unwrap();
+    circuit
+        .try_acquire()
+        .unwrap()
+        .settle(buttress::Verdict::TRANSIENT);
+    assert_eq!(circuit.state(), State::HalfOpen);
+    circuit
+}
+
+// Slots
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_held_until_the_body_has_been_read() {
+    let (limit, response) = shed(parts([data("a"), data("b")])).await;
+    let mut body = response.into_body();
+    for in_flight in [1, 1, 0] {
+        let _frame = body.frame().await;
+        assert_eq!(limit.in_flight(), in_flight);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_free_with_the_last_part_of_a_known_length() {
+    let (limit, response) = shed(known("abc")).await;
+    let mut body = response.into_body();
+    assert_eq!(limit.in_flight(), 1);
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(limit.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_free_when_the_body_is_dropped() {
+    let (limit, response) = shed(parts([data("a"), data("b")])).await;
+    assert_eq!(limit.in_flight(), 1);
+    drop(response);
+    assert_eq!(limit.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_free_when_the_body_fails() {
+    let (limit, response) = shed(parts([failure(), data("b")])).await;
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_err());
+    assert_eq!(limit.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_body_holds_no_slot() {
+    let (limit, response) = shed(empty()).await;
+    assert_eq!(limit.in_flight(), 0);
+    drop(response);
+    assert_eq!(limit.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_choice_a_slot_is_free_with_the_head() {
+    let layer = LoadShedLayer::new(8);
+    let service = layer.layer(ErrorLayer.layer(answering(200, known("abc"))));
+    let _response = service.oneshot(()).await.unwrap();
+    assert_eq!(layer.limit().in_flight(), 0);
+}
+
+// The breaker's verdict
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_fails_is_a_failure() {
+    let (circuit, response) = guarded(200, parts([data("a"), failure()])).await;
+    let mut body = response.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(circuit.state(), State::Closed);
+    assert!(body.frame().await.unwrap().is_err());
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_good_when_its_body_has_been_read() {
+    let (circuit, response) = through(half_open(), 200, parts([data("a")])).await;
+    assert_eq!(circuit.snapshot().probes_out, 1);
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "a"
+    );
+    assert_eq!(circuit.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_dropped_young_says_nothing() {
+    let (circuit, response) = through(half_open(), 200, parts([data("a")])).await;
+    tokio::time::advance(Duration::from_millis(999)).await;
+    drop(response);
+    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.snapshot().probes_out, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_dropped_old_is_a_failure() {
+    let (circuit, response) = guarded(200, parts([data("a")])).await;
+    tokio::time::advance(SECOND).await;
+    drop(response);
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_by_its_head_is_counted_at_once_and_once() {
+    let (circuit, response) = guarded(503, parts([data("a"), failure()])).await;
+    assert_eq!(circuit.state(), State::Open);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(circuit.state(), State::HalfOpen);
+    let _failed = response.into_body().collect().await;
+    assert_eq!(circuit.state(), State::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_body_is_good_with_its_head() {
+    let (circuit, response) = through(half_open(), 200, empty()).await;
+    assert_eq!(circuit.state(), State::Closed);
+    drop(response);
+    assert_eq!(circuit.state(), State::Closed);
+}
+
+// The body itself
+
+#[tokio::test(start_paused = true)]
+async fn data_and_trailers_pass_unchanged() {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    let body = parts([data("a"), data("bc"), Ok(Frame::trailers(trailers.clone()))]);
+    let (_, response) = guarded(200, body).await;
+    let all = response.into_body().collect().await.unwrap();
+    assert_eq!(all.trailers(), Some(&trailers));
+    assert_eq!(all.to_bytes(), "abc");
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_length_is_known_as_before() {
+    let (_, response) = guarded(200, known("abc")).await;
+    assert_eq!(response.body().size_hint().exact(), Some(3));
+    assert!(!response.body().is_end_stream());
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_layers_hold_on_to_one_body() {
+    let (shed, circuit) = (LoadShedLayer::new(8), half_open());
+    let breaker = CircuitBreakerLayer::new(circuit.clone(), StatusClassifier::default());
+    let service = ServiceBuilder::new()
+        .layer(shed.clone().until(UntilBodyEnd))
+        .layer(breaker.until(UntilBodyEnd))
+        .layer(ErrorLayer)
+        .service(answering(200, parts([data("a")])));
+    let response = service.oneshot(()).await.unwrap();
+    assert_eq!(
+        (shed.limit().in_flight(), circuit.snapshot().probes_out),
+        (1, 1)
+    );
+    response.into_body().collect().await.unwrap();
+    assert_eq!(
+        (shed.limit().in_flight(), circuit.state()),
+        (0, State::Closed)
+    );
+}
