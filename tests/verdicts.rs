@@ -141,22 +141,22 @@ mod errors {
                 .body(http_body_util::Empty::new())
                 .unwrap()
         };
-        let mut meet = async |row, request| {
+        let mut call = async |row, request| {
             let error = client.clone().oneshot(request).await.unwrap_err();
             met.insert(row, error.into());
         };
         for (row, address) in servers().await {
-            meet(row, request(&answered(address))).await;
+            call(row, request(&answered(address))).await;
         }
-        meet("URI without a host", request("/orders")).await;
-        meet(
+        call("URI without a host", request("/orders")).await;
+        call(
             "scheme that the client cannot do",
             request("https://127.0.0.1:9/"),
         )
         .await;
         let mut version = request("http://127.0.0.1:9/");
         *version.version_mut() = Version::HTTP_3;
-        meet("version that the client cannot do", version).await;
+        call("version that the client cannot do", version).await;
 
         let client = legacy::Client::builder(TokioExecutor::new()).build_http();
         let request = Request::post(answered(server(Does::Nothing).await));
@@ -170,7 +170,7 @@ mod errors {
     async fn met_by_reqwest() -> Met {
         let mut met = Met::new();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut meet = async |row, request: reqwest::RequestBuilder| {
+        let mut call = async |row, request: reqwest::RequestBuilder| {
             // As the layers call it, by `Service`; what cannot be built fails before.
             let mut client = client.clone();
             let called = async { Service::call(&mut client, request.build()?).await };
@@ -178,10 +178,10 @@ mod errors {
         };
         let get = |uri: &str| client.get(uri);
         for (row, address) in servers().await {
-            meet(row, get(&answered(address))).await;
+            call(row, get(&answered(address))).await;
         }
         let late = get(&answered(server(Does::Nothing).await));
-        meet(
+        call(
             "client's own timeout",
             late.timeout(Duration::from_millis(20)),
         )
@@ -189,14 +189,14 @@ mod errors {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         drop(listener);
         let circle = Does::Say("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n");
-        meet("too many redirects", get(&answered(server(circle).await))).await;
-        meet("URI without a host", get("http://")).await;
-        meet(
+        call("too many redirects", get(&answered(server(circle).await))).await;
+        call("URI without a host", get("http://")).await;
+        call(
             "scheme that the client cannot do",
             get("https://127.0.0.1:9/"),
         )
         .await;
-        meet(
+        call(
             "header or URI that cannot be built",
             get("http://127.0.0.1:9/").header("a b", "c"),
         )
@@ -205,7 +205,7 @@ mod errors {
         let post = client
             .post(answered(server(Does::Nothing).await))
             .body(body);
-        meet("request's body stream failed", post).await;
+        call("request's body stream failed", post).await;
         met
     }
 
