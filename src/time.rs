@@ -1,5 +1,6 @@
 //! The timeline: tokio's clock as `u64` nanoseconds since an origin of one's own, saturating.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -87,6 +88,19 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
     match duration.as_secs().checked_mul(1_000_000_000) {
         Some(nanos) => nanos.saturating_add(duration.subsec_nanos() as u64),
         None => u64::MAX,
+    }
+}
+
+/// For people: a duration, or ∞ for what takes ages.
+pub(crate) struct Shown(pub(crate) Duration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < AGES {
+            write!(f, "{:?}", self.0)
+        } else {
+            f.write_str("∞")
+        }
     }
 }
 

@@ -103,6 +103,13 @@ impl<S> Layer<S> for TimeoutLayer {
     }
 }
 
+/// Its settings, for people.
+impl fmt::Display for TimeoutLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timeout{}: {}", self.name, time::Shown(self.after))
+    }
+}
+
 /// Builds a [`TimeoutLayer`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]

@@ -186,8 +186,6 @@ mod errors {
             late.timeout(Duration::from_millis(20)),
         )
         .await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        drop(listener);
         let circle = Does::Say("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n");
         call("too many redirects", get(&answered(server(circle).await))).await;
         call("URI without a host", get("http://")).await;

@@ -35,7 +35,7 @@ pub(super) struct Breaker {
     /// When the latest probe went out, or a later time. Kept apart from the word: it only ever
     /// grows, and is raised *before* a probe is issued, so that a lease never lapses early.
     issued_at: AtomicU64,
-    window: Option<Window>,
+    pub(super) window: Option<Window>,
     row: Option<Row>,
     pub(super) limits: Limits,
     pub(super) rules: Rules,

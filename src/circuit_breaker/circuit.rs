@@ -1,12 +1,12 @@
 use super::breaker::{Breaker, Change, Limits, Mark, Pass, Settled, Told};
-use super::state::{Blocked, Event, MAX_PROBES, Phase, Rules, State as Inner, Trial};
+use super::state::{Blocked, Event, LONGEST, MAX_PROBES, Phase, Rules, State as Inner, Trial};
 use super::window::{CountWindow, Counts, MAX_CALLS, Row, TimeWindow, Window as Record};
 use crate::chance::Chance;
 use crate::classify::Verdict;
 use crate::error::{InvalidConfig, Rejection};
 use crate::held::{Held, Keep, Kept};
 use crate::name::Name;
-use crate::time::{Timeline, nanos};
+use crate::time::{Shown, Timeline, nanos};
 use std::sync::Arc;
 use std::thread::LocalKey;
 use std::time::Duration;
@@ -342,6 +342,59 @@ impl From<Blocked> for Rejection {
     fn from(blocked: Blocked) -> Self {
         Self::CircuitOpen {
             retry_after: blocked.retry_after().map(Duration::from_nanos),
+        }
+    }
+}
+
+/// Its settings, for people.
+impl fmt::Display for Circuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared {
+            breaker,
+            when_open,
+            name,
+            ..
+        } = &*self.shared;
+        let (limits, rules) = (&breaker.limits, &breaker.rules);
+        let shown = |nanos| match nanos {
+            u64::MAX => Shown(Duration::MAX),
+            nanos => Shown(Duration::from_nanos(nanos)),
+        };
+        let percent = |ppm| f64::from(ppm) / 10_000.0;
+        write!(f, "circuit breaker{name}: opens at ")?;
+        if let Some(window) = &breaker.window {
+            write!(f, "{}% failures ", percent(limits.failed_ppm))?;
+            if let Some((duration, ppm)) = limits.slow {
+                let percent = percent(ppm);
+                write!(f, "or {percent}% of {} and slower ", shown(duration))?;
+            }
+            write!(f, "of at least {} calls in ", limits.min_calls)?;
+            match window {
+                Record::Time(window) => write!(f, "{}", shown(window.length()))?,
+                Record::Count(window) => write!(f, "the last {}", window.calls())?,
+            }
+        }
+        if limits.row > 0 {
+            let or = if breaker.window.is_some() { " or " } else { "" };
+            write!(f, "{or}{} failures in a row", limits.row)?;
+        }
+        if rules.open_for > LONGEST {
+            f.write_str(", until it is reset")?;
+        } else {
+            let (open_for, longest) = (shown(rules.open_for), shown(rules.max_open_for));
+            write!(f, ", for {open_for} to {longest}")?;
+        }
+        write!(
+            f,
+            ", {} probes of which {} close, written off after {}, cancelled calls fail from {}",
+            rules.probes,
+            rules.successes,
+            shown(rules.lease),
+            shown(limits.abandoned_after)
+        )?;
+        match when_open {
+            WhenOpen::Reject => Ok(()),
+            WhenOpen::NotReady => f.write_str(", not ready while open"),
         }
     }
 }

@@ -95,6 +95,13 @@ impl<C, U> fmt::Debug for CircuitBreakerLayer<C, U> {
     }
 }
 
+/// Its settings, for people.
+impl<C, U> fmt::Display for CircuitBreakerLayer<C, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.circuit, f)
+    }
+}
+
 /// Builds a [`CircuitBreakerLayer`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]

@@ -120,6 +120,11 @@ impl TimeWindow {
         }
     }
 
+    /// Nanoseconds.
+    pub(super) fn length(&self) -> u64 {
+        self.bucket.saturating_mul(BUCKETS as u64)
+    }
+
     /// The lap and the bucket of a time.
     #[inline]
     fn place(&self, now: u64) -> (u64, usize) {
@@ -228,6 +233,10 @@ const BLOCK_TAGS: u64 = 1 << 12;
 const CALLS: u64 = (1 << 44) - 1;
 
 impl CountWindow {
+    pub(super) fn calls(&self) -> u64 {
+        self.n
+    }
+
     pub(super) fn new(n: u32, with_slow: bool) -> Self {
         // One block more than N calls fill, since they seldom begin at a block's edge.
         let blocks = u64::from(n).div_ceil(BLOCK) + 1;

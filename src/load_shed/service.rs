@@ -4,7 +4,7 @@ use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::held::{Held, Keep, Kept};
 use crate::http::{CallEnd, UntilHead};
 use crate::name::Name;
-use crate::time::{later, poll_until};
+use crate::time::{Shown, later, poll_until};
 use pin_project_lite::pin_project;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -76,6 +76,22 @@ impl<S, U: Clone> Layer<S> for LoadShedLayer<U> {
             limit: self.limit.clone(),
             until: self.until.clone(),
             ready: Readiness::Unpolled,
+        }
+    }
+}
+
+/// Its settings, for people.
+impl<U> fmt::Display for LoadShedLayer<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared {
+            queue,
+            max_wait,
+            name,
+        } = &*self.limit.shared;
+        write!(f, "load shed{name}: {} in flight", queue.counts().limit)?;
+        match queue.len() {
+            0 => Ok(()),
+            len => write!(f, ", {len} more wait up to {}", Shown(*max_wait)),
         }
     }
 }

@@ -2,7 +2,7 @@ use super::gcra::{Cell, Gcra, Refusal};
 use super::quota::{Quota, SharedRate};
 use crate::error::Rejection;
 use crate::name::Name;
-use crate::time::{Timeline, millis, nanos};
+use crate::time::{Shown, Timeline, millis, nanos};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -238,6 +238,19 @@ impl RateLimiter {
             .quota
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Its settings, for people.
+impl fmt::Display for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quota = *self.quota();
+        let max_wait = Shown(Duration::from_nanos(self.shared.max_wait));
+        write!(
+            f,
+            "rate limit{}: {quota}, waits up to {max_wait}",
+            self.shared.name
+        )
     }
 }
 

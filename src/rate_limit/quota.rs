@@ -2,6 +2,7 @@
 
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 use crate::time::nanos;
+use std::fmt;
 use std::time::Duration;
 
 /// So many calls per so long, with a burst.
@@ -111,6 +112,18 @@ impl Quota {
             .min(Rate::LONGEST);
         let burst = u64::from(burst).min(Rate::LONGEST / interval) as u32;
         Rate { interval, burst }
+    }
+}
+
+/// As it is counted: with the burst in force.
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rate { burst, .. } = self.rate();
+        if self.n > 0 && self.per.is_zero() {
+            return f.write_str("unlimited");
+        }
+        let at_most = if self.strict { "at most " } else { "" };
+        write!(f, "{at_most}{} per {:?}, {burst} at once", self.n, self.per)
     }
 }
 

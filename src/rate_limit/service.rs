@@ -104,6 +104,13 @@ impl<K> fmt::Debug for RateLimitLayer<K> {
     }
 }
 
+/// Its settings, for people.
+impl<K> fmt::Display for RateLimitLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.limiter, f)
+    }
+}
+
 /// Builds a [`RateLimitLayer`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]

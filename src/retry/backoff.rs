@@ -2,7 +2,8 @@
 
 use crate::chance::scale;
 use crate::error::InvalidConfig;
-use crate::time::nanos;
+use crate::time::{Shown, nanos};
+use std::fmt;
 use std::time::Duration;
 
 /// How waits grow from retry to retry, and how chance spreads them.
@@ -125,6 +126,25 @@ impl Backoff {
             ));
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (base, cap) = (Shown(self.base), Shown(self.cap));
+        if self.jitter == Jitter::Decorrelated {
+            write!(f, "waits of {base} to {cap}")?;
+        } else if self.factor > 1.0 && self.base < self.cap {
+            write!(f, "waits of {base} to {cap}, × {}", self.factor)?;
+        } else {
+            write!(f, "waits of {base}")?;
+        }
+        f.write_str(match self.jitter {
+            Jitter::Full => " with full jitter",
+            Jitter::Equal => " with equal jitter",
+            Jitter::Decorrelated => " with decorrelated jitter",
+            Jitter::None => " without jitter",
+        })
     }
 }
 

@@ -208,6 +208,27 @@ impl Default for Budget {
     }
 }
 
+/// Its settings, for people.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tokens = |thousandths| f64::from(thousandths) / f64::from(TOKEN);
+        let Bucket {
+            capacity,
+            earned,
+            reserve,
+            ..
+        } = self.shared.bucket;
+        write!(
+            f,
+            "budget{} of {} tokens, {} per success, {} per second",
+            self.shared.name,
+            tokens(capacity),
+            tokens(earned),
+            tokens(reserve)
+        )
+    }
+}
+
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Budget")

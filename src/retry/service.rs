@@ -5,7 +5,7 @@ use crate::classify::{Classify, Outcome, Verdict, judge};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::http::Idempotent;
 use crate::name::Name;
-use crate::time::{millis, nanos};
+use crate::time::{Shown, millis, nanos};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
@@ -123,6 +123,29 @@ impl<C, R> fmt::Debug for RetryLayer<C, R> {
         f.debug_struct("RetryLayer")
             .field("policy", &self.policy)
             .finish_non_exhaustive()
+    }
+}
+
+/// Its settings, for people.
+impl<C, R> fmt::Display for RetryLayer<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Policy {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            name,
+            ..
+        } = &*self.policy;
+        let asked = Shown(*max_retry_after);
+        write!(
+            f,
+            "retry{name}: {attempts} attempts, {backoff}, up to {asked} if asked for, "
+        )?;
+        match budget {
+            Some(budget) => budget.fmt(f),
+            None => f.write_str("no budget"),
+        }
     }
 }
 

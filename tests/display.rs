@@ -1,0 +1,83 @@
+//! What a layer says of its settings.
+
+use buttress::circuit_breaker::{WhenOpen, Window};
+use buttress::retry::{Backoff, Budget, Jitter};
+use buttress::{
+    CircuitBreakerLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
+};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_layer_says_its_defaults() {
+    let layers = [
+        TimeoutLayer::new(SECOND).to_string(),
+        RetryLayer::default().to_string(),
+        CircuitBreakerLayer::default().to_string(),
+        RateLimitLayer::new(Quota::per_second(200)).to_string(),
+        LoadShedLayer::new(256).to_string(),
+    ];
+    let expected = [
+        "timeout: 1s",
+        "retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
+         budget of 100 tokens, 0.2 per success, 1 per second",
+        "circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60s, \
+         3 probes of which 2 close, written off after 30s, cancelled calls fail from 1s",
+        "rate limit: 200 per 1s, 20 at once, waits up to 1s",
+        "load shed: 256 in flight",
+    ];
+    assert_eq!(layers, expected);
+}
+
+#[test]
+fn a_layer_says_what_was_set() {
+    let budget = Budget::builder()
+        .capacity(10)
+        .ratio(0.05)
+        .reserve(0.0)
+        .name("shared");
+    let retry = RetryLayer::builder()
+        .attempts(5)
+        .backoff(
+            Backoff::exponential(SECOND, 9 * SECOND)
+                .factor(1.5)
+                .jitter(Jitter::Equal),
+        )
+        .max_retry_after(Duration::MAX)
+        .budget(budget.build().unwrap())
+        .name("a");
+    let breaker = CircuitBreakerLayer::builder()
+        .window(Window::count(100))
+        .failure_rate(0.125)
+        .slow_calls(2 * SECOND, 0.9)
+        .consecutive_failures(7)
+        .open_for(Duration::MAX)
+        .probe_lease(Duration::MAX)
+        .when_open(WhenOpen::NotReady)
+        .name("b");
+    let limit = RateLimitLayer::builder(Quota::at_most(5, SECOND).burst(2)).max_wait(Duration::MAX);
+    let shed = LoadShedLayer::builder(8).queue(3, SECOND);
+    let layers = [
+        TimeoutLayer::builder(Duration::MAX)
+            .name("t")
+            .build()
+            .unwrap()
+            .to_string(),
+        retry.build().unwrap().to_string(),
+        breaker.build().unwrap().to_string(),
+        limit.build().unwrap().to_string(),
+        shed.build().unwrap().to_string(),
+    ];
+    let expected = [
+        "timeout \"t\": ∞",
+        "retry \"a\": 5 attempts, waits of 1s to 9s, × 1.5 with equal jitter, up to ∞ if asked \
+         for, budget \"shared\" of 10 tokens, 0.05 per success, 0 per second",
+        "circuit breaker \"b\": opens at 12.5% failures or 90% of 2s and slower of at least 20 calls \
+         in the last 100 or 7 failures in a row, until it is reset, 3 probes of which 2 close, \
+         written off after ∞, cancelled calls fail from 2s, not ready while open",
+        "rate limit: at most 5 per 1s, 2 at once, waits up to ∞",
+        "load shed: 8 in flight, 3 more wait up to 1s",
+    ];
+    assert_eq!(layers, expected);
+}
