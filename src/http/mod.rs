@@ -24,8 +24,10 @@ mod call_end;
 mod classify;
 mod fault;
 mod head;
+mod maybe;
 mod replay;
 mod retry_after;
+mod stack;
 
 pub use call_end::{CallEnd, Guard, UntilHead};
 #[cfg(feature = "http-body")]
@@ -35,3 +37,4 @@ pub use fault::judge_error;
 pub use head::ResponseHead;
 pub use replay::Idempotent;
 pub use retry_after::retry_after;
+pub use stack::{Stack, StackBuilder, StackLayer, stack};

@@ -80,6 +80,13 @@ impl<S, U: Clone> Layer<S> for LoadShedLayer<U> {
     }
 }
 
+/// As [`LoadShedLayer::new`].
+impl From<usize> for LoadShedLayer {
+    fn from(max_in_flight: usize) -> Self {
+        Self::new(max_in_flight)
+    }
+}
+
 /// Its settings, for people.
 impl<U> fmt::Display for LoadShedLayer<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,7 +22,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct PauseOnThrottle<C> {
     classify: C,
-    limiter: RateLimiter,
+    limiter: Option<RateLimiter>,
     max_pause: Duration,
 }
 
@@ -30,9 +30,14 @@ impl<C> PauseOnThrottle<C> {
     /// Pauses `limiter` for what `classify` finds throttled.
     #[must_use]
     pub fn new(classify: C, limiter: &RateLimiter) -> Self {
+        Self::if_any(classify, Some(limiter))
+    }
+
+    /// Only judges if there is no limiter.
+    pub(crate) fn if_any(classify: C, limiter: Option<&RateLimiter>) -> Self {
         Self {
             classify,
-            limiter: limiter.clone(),
+            limiter: limiter.cloned(),
             max_pause: Duration::from_secs(60),
         }
     }
@@ -51,10 +56,10 @@ where
 {
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         let verdict = self.classify.classify(outcome);
-        if let Verdict::Throttled { retry_after } = verdict {
+        if let (Verdict::Throttled { retry_after }, Some(limiter)) = (verdict, &self.limiter) {
             let asked = retry_after.unwrap_or_default().min(self.max_pause);
             if !asked.is_zero() {
-                self.limiter.pause_for(asked);
+                limiter.pause_for(asked);
             }
         }
         verdict

@@ -104,6 +104,13 @@ impl<K> fmt::Debug for RateLimitLayer<K> {
     }
 }
 
+/// As [`RateLimitLayer::new`].
+impl From<Quota> for RateLimitLayer {
+    fn from(quota: Quota) -> Self {
+        Self::new(quota)
+    }
+}
+
 /// Its settings, for people.
 impl<K> fmt::Display for RateLimitLayer<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,358 @@
+//! The recommended stack in one call.
+
+use super::maybe::{Maybe, maybe};
+use super::{Idempotent, StatusClassifier};
+use crate::circuit_breaker::{Circuit, CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerLayer};
+use crate::error::{ErrorLayer, InvalidConfig, LiftError};
+use crate::load_shed::{InFlightLimit, LoadShed, LoadShedLayer};
+use crate::rate_limit::{PauseOnThrottle, RateLimit, RateLimitLayer, RateLimiter};
+use crate::retry::{Budget, Retry, RetryBuilder, RetryLayer};
+use crate::timeout::{Timeout, TimeoutLayer};
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tower::{Layer, Service};
+
+/// The recommended stack around an HTTP client, with the defaults of an expert.
+///
+/// ```
+/// use buttress::{Error, Quota, Rejection};
+/// # use std::convert::Infallible;
+/// # use tower::{ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = service_fn(|_: http::Request<()>| async { Ok::<_, Infallible>(http::Response::new(())) });
+/// // Any HTTP client: hyper-util's, reqwest's (feature `reqwest`), …
+/// let client = buttress::http::stack().rate_limit(Quota::per_second(200)).service(client)?;
+///
+/// match client.oneshot(http::Request::get("http://orders.internal/7").body(())?).await {
+///     Ok(response) => assert_eq!(response.status(), 200),
+///     Err(Error::Rejected(Rejection::CircuitOpen { retry_after })) => println!("{retry_after:?}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// From the outside in:
+///
+/// | part | default | setters |
+/// |---|---|---|
+/// | deadline of the whole call | 30 s | [`deadline`](StackBuilder::deadline) |
+/// | retry | 3 attempts, 50 ms doubling to 5 s with full jitter, a budget, idempotent requests only | [`retry`](StackBuilder::retry), [`no_retry`](StackBuilder::no_retry), [`replay`](StackBuilder::replay) |
+/// | load shed | none | [`load_shed`](StackBuilder::load_shed) |
+/// | rate limit | none; with one, a 429 that retry or circuit breaker sees pauses it for up to a minute | [`rate_limit`](StackBuilder::rate_limit) |
+/// | circuit breaker | 50 % of at least 20 calls in 10 s, open for 5 s to 60 s | [`circuit_breaker`](StackBuilder::circuit_breaker), [`no_circuit_breaker`](StackBuilder::no_circuit_breaker) |
+/// | timeout of each attempt | 5 s | [`attempt`](StackBuilder::attempt) |
+/// | the client's error, lifted into [`Error`](crate::Error) | always | |
+///
+/// Verdicts are those of [`StatusClassifier`] unless [`classify`](StackBuilder::classify) sets
+/// others. One stack is for one callee: its circuit and limits are shared by all services that it
+/// makes, and their clones. For what is not set here, put the layers together yourself.
+#[must_use = "a builder does nothing until `build` or `service` is called"]
+pub fn stack() -> StackBuilder {
+    StackBuilder {
+        deadline: Duration::from_secs(30),
+        retry: Some(RetryLayer::builder()),
+        load_shed: None,
+        rate_limit: None,
+        breaker: Some(CircuitBreakerLayer::builder()),
+        attempt: Duration::from_secs(5),
+        classify: StatusClassifier::default(),
+        replay: Idempotent,
+        name: None,
+    }
+}
+
+/// Builds a [`StackLayer`]. See [`stack`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` or `service` is called"]
+pub struct StackBuilder<C = StatusClassifier, R = Idempotent> {
+    deadline: Duration,
+    retry: Option<RetryBuilder>,
+    load_shed: Option<LoadShedLayer>,
+    rate_limit: Option<RateLimitLayer>,
+    breaker: Option<CircuitBreakerBuilder>,
+    attempt: Duration,
+    classify: C,
+    replay: R,
+    name: Option<Arc<str>>,
+}
+
+impl<C, R> StackBuilder<C, R> {
+    /// How long a call may take in all, retries and waits included. Default: 30 s.
+    /// `Duration::MAX` for ever.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long one attempt may take. Default: 5 s. `Duration::MAX` for ever.
+    pub fn attempt(mut self, attempt: Duration) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Changes the retry, from its defaults or what it was changed to before. What it says of
+    /// `classify` and `replay` is overruled by the stack's own.
+    pub fn retry(mut self, change: impl FnOnce(RetryBuilder) -> RetryBuilder) -> Self {
+        self.retry = Some(change(self.retry.unwrap_or_else(RetryLayer::builder)));
+        self
+    }
+
+    /// Leaves the retry out: every request is sent once.
+    pub fn no_retry(mut self) -> Self {
+        self.retry = None;
+        self
+    }
+
+    /// Lets calls through up to a limit in flight: a number, or a layer with more set. Default:
+    /// none.
+    pub fn load_shed(mut self, limit: impl Into<LoadShedLayer>) -> Self {
+        self.load_shed = Some(limit.into());
+        self
+    }
+
+    /// Keeps calls within a quota, or a layer with more set. Default: none.
+    pub fn rate_limit(mut self, limit: impl Into<RateLimitLayer>) -> Self {
+        self.rate_limit = Some(limit.into());
+        self
+    }
+
+    /// Changes the circuit breaker, from its defaults or what it was changed to before. What it
+    /// says of `classify` is overruled by the stack's own.
+    pub fn circuit_breaker(
+        mut self,
+        change: impl FnOnce(CircuitBreakerBuilder) -> CircuitBreakerBuilder,
+    ) -> Self {
+        let breaker = self.breaker.unwrap_or_else(CircuitBreakerLayer::builder);
+        self.breaker = Some(change(breaker));
+        self
+    }
+
+    /// Leaves the circuit breaker out.
+    pub fn no_circuit_breaker(mut self) -> Self {
+        self.breaker = None;
+        self
+    }
+
+    /// What an outcome says about the callee, for retry and circuit breaker. Default:
+    /// [`StatusClassifier`].
+    pub fn classify<D>(self, classify: D) -> StackBuilder<D, R> {
+        StackBuilder {
+            deadline: self.deadline,
+            retry: self.retry,
+            load_shed: self.load_shed,
+            rate_limit: self.rate_limit,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify,
+            replay: self.replay,
+            name: self.name,
+        }
+    }
+
+    /// Which requests may be sent again. Default: [`Idempotent`].
+    pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q> {
+        StackBuilder {
+            deadline: self.deadline,
+            retry: self.retry,
+            load_shed: self.load_shed,
+            rate_limit: self.rate_limit,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay,
+            name: self.name,
+        }
+    }
+
+    /// The callee's name, in the events of timeouts, retry and circuit breaker, and where a stack
+    /// is printed. Limits are named where they are made. Default: none.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The layer. Its circuit and limits are shared by all that it makes.
+    ///
+    /// # Errors
+    /// As the builders of retry and circuit breaker.
+    pub fn build(self) -> Result<StackLayer<C, R>, InvalidConfig>
+    where
+        C: Clone,
+    {
+        let name = self.name;
+        let timeout = |after| match name.clone() {
+            Some(name) => TimeoutLayer::builder(after).name(name).build(),
+            None => Ok(TimeoutLayer::new(after)),
+        };
+        // A 429 pauses the limiter once: by the one that sees it, the cheaper one where both do.
+        let limiter = self.rate_limit.as_ref().map(RateLimitLayer::limiter);
+        let by_retry = limiter.filter(|_| self.retry.is_some());
+        let by_breaker = limiter.filter(|_| self.retry.is_none());
+        let (classify, replay) = (self.classify, self.replay);
+        let breaker = self.breaker.map(|breaker| {
+            let breaker = match name.clone() {
+                Some(name) => breaker.name(name),
+                None => breaker,
+            };
+            let classify = PauseOnThrottle::if_any(classify.clone(), by_breaker);
+            breaker.classify(classify).build()
+        });
+        let retry = self.retry.map(|retry| {
+            let retry = match name.clone() {
+                Some(name) => retry.name(name),
+                None => retry,
+            };
+            let classify = PauseOnThrottle::if_any(classify.clone(), by_retry);
+            retry.classify(classify).replay(replay).build()
+        });
+        Ok(StackLayer {
+            deadline: timeout(self.deadline)?,
+            retry: retry.transpose()?,
+            breaker: breaker.transpose()?,
+            attempt: timeout(self.attempt)?,
+            load_shed: self.load_shed,
+            rate_limit: self.rate_limit,
+        })
+    }
+
+    /// The stack around `client`.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn service<S>(self, client: S) -> Result<Stack<S, C, R>, InvalidConfig>
+    where
+        S: Clone,
+        C: Clone,
+        R: Clone,
+    {
+        Ok(self.build()?.layer(client))
+    }
+}
+
+/// Makes [`Stack`] services that share one circuit and its limits. See [`stack`].
+///
+/// Printed, it is one line for each part, outermost first, with all settings.
+#[derive(Clone, Debug)]
+pub struct StackLayer<C = StatusClassifier, R = Idempotent> {
+    deadline: TimeoutLayer,
+    retry: Option<RetryLayer<PauseOnThrottle<C>, R>>,
+    load_shed: Option<LoadShedLayer>,
+    rate_limit: Option<RateLimitLayer>,
+    breaker: Option<CircuitBreakerLayer<PauseOnThrottle<C>>>,
+    attempt: TimeoutLayer,
+}
+
+impl<C, R> StackLayer<C, R> {
+    /// The budget of its retries, if there is one.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.retry.as_ref().and_then(RetryLayer::budget)
+    }
+
+    /// The limit on calls in flight, if there is one.
+    #[must_use]
+    pub fn limit(&self) -> Option<&InFlightLimit> {
+        self.load_shed.as_ref().map(LoadShedLayer::limit)
+    }
+
+    /// The rate limiter, if there is one.
+    #[must_use]
+    pub fn limiter(&self) -> Option<&RateLimiter> {
+        self.rate_limit.as_ref().map(RateLimitLayer::limiter)
+    }
+
+    /// The circuit, if there is one.
+    #[must_use]
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.breaker.as_ref().map(CircuitBreakerLayer::circuit)
+    }
+}
+
+impl<C, R> fmt::Display for StackLayer<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.deadline)?;
+        line(f, "retry", self.retry.as_ref())?;
+        line(f, "load shed", self.load_shed.as_ref())?;
+        line(f, "rate limit", self.rate_limit.as_ref())?;
+        line(f, "circuit breaker", self.breaker.as_ref())?;
+        write!(f, "{}", self.attempt)
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, part: &str, layer: Option<&impl fmt::Display>) -> fmt::Result {
+    match layer {
+        Some(layer) => writeln!(f, "{layer}"),
+        None => writeln!(f, "{part}: none"),
+    }
+}
+
+impl<S, C, R> Layer<S> for StackLayer<C, R>
+where
+    S: Clone,
+    C: Clone,
+    R: Clone,
+{
+    type Service = Stack<S, C, R>;
+
+    fn layer(&self, client: S) -> Self::Service {
+        let attempt = self.attempt.layer(ErrorLayer.layer(client));
+        let guarded = maybe(self.breaker.as_ref(), attempt);
+        let limited = maybe(self.rate_limit.as_ref(), guarded);
+        let shed = maybe(self.load_shed.as_ref(), limited);
+        let retried = maybe(self.retry.as_ref(), shed);
+        Stack {
+            inner: self.deadline.layer(retried),
+        }
+    }
+}
+
+type Guarded<S, C> =
+    Maybe<CircuitBreaker<Timeout<LiftError<S>>, PauseOnThrottle<C>>, Timeout<LiftError<S>>>;
+type Limited<S, C> = Maybe<RateLimit<Guarded<S, C>>, Guarded<S, C>>;
+type Shed<S, C> = Maybe<LoadShed<Limited<S, C>>, Limited<S, C>>;
+type Retried<S, C, R> = Maybe<Retry<Shed<S, C>, PauseOnThrottle<C>, R>, Shed<S, C>>;
+
+/// The service that [`StackLayer`] makes, around a client `S`.
+///
+/// `Clone`, `Send` and `Sync` where the client is. Its error is [`Error<S::Error>`](crate::Error).
+pub struct Stack<S, C = StatusClassifier, R = Idempotent> {
+    inner: Timeout<Retried<S, C, R>>,
+}
+
+impl<S: Clone, C: Clone, R: Clone> Clone for Stack<S, C, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S, C, R, Req> Service<Req> for Stack<S, C, R>
+where
+    Timeout<Retried<S, C, R>>: Service<Req>,
+{
+    type Response = <Timeout<Retried<S, C, R>> as Service<Req>>::Response;
+    type Error = <Timeout<Retried<S, C, R>> as Service<Req>>::Error;
+    type Future = <Timeout<Retried<S, C, R>> as Service<Req>>::Future;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        self.inner.call(req)
+    }
+}
+
+impl<S, C, R> fmt::Debug for Stack<S, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,289 @@
+//! The recommended stack in one call.
+
+mod events;
+
+use buttress::circuit_breaker::State;
+use buttress::http::{Stack, StackBuilder, StatusClassifier, stack};
+use buttress::retry::Backoff;
+use buttress::{Error, LoadShedLayer, Quota, RateLimitLayer, Rejection};
+use http::{Method, Request, Response};
+use std::convert::Infallible;
+use std::future::{Ready, pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+use tower::{Service, ServiceExt, service_fn};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A client whose callee always answers with one status, and which counts what it sends.
+#[derive(Clone)]
+struct Client {
+    status: u16,
+    sent: Arc<AtomicU32>,
+}
+
+impl Client {
+    fn of(status: u16) -> Self {
+        Self {
+            status,
+            sent: Arc::default(),
+        }
+    }
+
+    fn sent(&self) -> u32 {
+        self.sent.load(Relaxed)
+    }
+}
+
+impl Service<Request<()>> for Client {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        self.sent.fetch_add(1, Relaxed);
+        let response = Response::builder().status(self.status);
+        ready(Ok(response.header("retry-after", "2").body(()).unwrap()))
+    }
+}
+
+fn request(method: Method) -> Request<()> {
+    Request::builder().method(method).body(()).unwrap()
+}
+
+fn get() -> Request<()> {
+    request(Method::GET)
+}
+
+/// Retries that follow at once.
+fn at_once(stack: StackBuilder) -> StackBuilder {
+    stack.retry(|retry| retry.backoff(Backoff::constant(Duration::ZERO)))
+}
+
+// What it says of itself
+
+#[test]
+fn it_prints_all_its_parts_outermost_first() {
+    let expected = "\
+timeout: 30s
+retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
+budget of 100 tokens, 0.2 per success, 1 per second
+load shed: none
+rate limit: none
+circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60s, \
+3 probes of which 2 close, written off after 30s, cancelled calls fail from 1s
+timeout: 5s";
+    assert_eq!(stack().build().unwrap().to_string(), expected);
+}
+
+#[test]
+fn it_prints_what_was_set_and_what_was_left_out() {
+    let stack = stack()
+        .name("orders")
+        .deadline(SECOND)
+        .no_retry()
+        .load_shed(256)
+        .rate_limit(Quota::per_second(200))
+        .no_circuit_breaker()
+        .attempt(Duration::MAX);
+    let expected = "\
+timeout \"orders\": 1s
+retry: none
+load shed: 256 in flight
+rate limit: 200 per 1s, 20 at once, waits up to 1s
+circuit breaker: none
+timeout \"orders\": ∞";
+    assert_eq!(stack.build().unwrap().to_string(), expected);
+}
+
+#[test]
+fn a_part_that_cannot_be_built_is_named() {
+    let error = stack()
+        .retry(|retry| retry.attempts(0))
+        .build()
+        .unwrap_err();
+    assert_eq!(error.field(), "attempts");
+    let error = stack().circuit_breaker(|breaker| breaker.probes(0));
+    assert_eq!(error.build().unwrap_err().field(), "probes");
+}
+
+#[test]
+fn what_is_changed_twice_keeps_the_first_change() {
+    let stack = stack()
+        .circuit_breaker(|breaker| breaker.probes(7))
+        .circuit_breaker(|breaker| breaker.min_calls(9));
+    let printed = stack.build().unwrap().to_string();
+    assert!(
+        printed.contains("7 probes") && printed.contains("at least 9 calls"),
+        "{printed}"
+    );
+}
+
+// What it is
+
+#[test]
+fn it_can_be_named_cloned_and_shared_between_threads() {
+    #[derive(Clone)]
+    struct Orders {
+        client: Stack<Client>,
+    }
+    fn shared<T: Clone + Send + Sync + 'static>(_: &T) {}
+    let orders = Orders {
+        client: stack().service(Client::of(200)).unwrap(),
+    };
+    shared(&orders);
+    shared(&orders.client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_can_be_spawned() {
+    let client = stack().service(Client::of(200)).unwrap();
+    let response = tokio::spawn(client.oneshot(get())).await.unwrap();
+    assert_eq!(response.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_no_http_request_needs_only_its_own_replay_and_verdicts() {
+    let client = service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
+    let judge = |_: Result<&u32, &Error<Infallible>>| buttress::Verdict::Healthy;
+    let stack = stack().replay(buttress::retry::Cloned).classify(judge);
+    assert_eq!(stack.service(client).unwrap().oneshot(1).await, Ok(2));
+}
+
+// What it does
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_request_is_sent_three_times_if_it_may_be() {
+    for (method, sends) in [(Method::GET, 3), (Method::POST, 1)] {
+        let client = Client::of(503);
+        let service = stack().service(client.clone()).unwrap();
+        let response = service.oneshot(request(method)).await.unwrap();
+        assert_eq!((response.status().as_u16(), client.sent()), (503, sends));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callee_that_fails_is_left_alone() {
+    let client = Client::of(500);
+    let layer = stack().no_retry().build().unwrap();
+    let service = tower::Layer::layer(&layer, client.clone());
+    for _ in 0..20 {
+        service.clone().oneshot(get()).await.unwrap();
+    }
+    assert_eq!(layer.circuit().unwrap().state(), State::Open);
+    let rejection = service.oneshot(get()).await.unwrap_err();
+    assert!(matches!(
+        rejection,
+        Error::Rejected(Rejection::CircuitOpen { .. })
+    ));
+    assert_eq!(client.sent(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_is_made_again() {
+    let hanging = service_fn(|_: Request<()>| pending::<Result<Response<()>, Infallible>>());
+    let start = Instant::now();
+    let error = at_once(stack())
+        .service(hanging)
+        .unwrap()
+        .oneshot(get())
+        .await;
+    let after = 5 * SECOND;
+    assert_eq!(
+        error.unwrap_err(),
+        Error::Rejected(Rejection::TimedOut { after })
+    );
+    assert_eq!(start.elapsed(), 15 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_ends_at_its_deadline() {
+    let hanging = service_fn(|_: Request<()>| pending::<Result<Response<()>, Infallible>>());
+    let service = stack().attempt(Duration::MAX).service(hanging).unwrap();
+    let start = Instant::now();
+    let after = 30 * SECOND;
+    let error = service.oneshot(get()).await.unwrap_err();
+    assert_eq!(error, Error::Rejected(Rejection::TimedOut { after }));
+    assert_eq!(start.elapsed(), after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_calls_than_may_be_in_flight_are_shed() {
+    let client = Client::of(200);
+    let stack = stack().no_retry().load_shed(LoadShedLayer::new(0));
+    let error = stack
+        .service(client)
+        .unwrap()
+        .oneshot(get())
+        .await
+        .unwrap_err();
+    assert_eq!(error, Error::Rejected(Rejection::Overloaded { limit: 0 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_keep_to_the_quota() {
+    let limit = RateLimitLayer::builder(Quota::per_second(1)).max_wait(Duration::ZERO);
+    let stack = stack().no_retry().rate_limit(limit.build().unwrap());
+    let service = stack.service(Client::of(200)).unwrap();
+    service.clone().oneshot(get()).await.unwrap();
+    let error = service.oneshot(get()).await.unwrap_err();
+    assert!(matches!(
+        error,
+        Error::Rejected(Rejection::RateLimited { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_pauses_the_rate_limit_once_whoever_judges_it() {
+    let once = stack().retry(|retry| retry.attempts(1));
+    // Nobody judges where there is neither retry nor circuit breaker.
+    let by_nobody = stack().no_retry().no_circuit_breaker();
+    for (stack, pauses) in [(once, 1), (stack().no_retry(), 1), (by_nobody, 0)] {
+        let stack = stack.rate_limit(Quota::per_second(1_000));
+        let service = stack.service(Client::of(429)).unwrap();
+        let events = events::of(async { service.oneshot(get()).await.unwrap() }).await;
+        let paused = "DEBUG buttress::rate_limit paused pause_ms=2000";
+        let told = events.iter().filter(|event| *event == paused);
+        assert_eq!(told.count(), pauses, "{events:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clones_of_a_service_share_circuit_and_limits() {
+    let layer = stack()
+        .load_shed(7)
+        .rate_limit(Quota::per_second(9))
+        .build()
+        .unwrap();
+    let (one, two) = (
+        tower::Layer::layer(&layer, Client::of(200)),
+        tower::Layer::layer(&layer, Client::of(200)),
+    );
+    for service in [one.clone(), one, two] {
+        service.oneshot(get()).await.unwrap();
+    }
+    assert_eq!(layer.circuit().unwrap().snapshot().calls, 3);
+    assert_eq!(layer.limit().unwrap().snapshot().limit, 7);
+    assert!(layer.limiter().is_some() && layer.budget().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_can_be_judged_otherwise() {
+    const LIST: &[http::StatusCode] = &[http::StatusCode::NOT_FOUND];
+    let client = Client::of(404);
+    let stack = at_once(stack()).classify(StatusClassifier::default().transient(LIST));
+    stack
+        .service(client.clone())
+        .unwrap()
+        .oneshot(get())
+        .await
+        .unwrap();
+    assert_eq!(client.sent(), 3);
+}
