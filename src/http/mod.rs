@@ -1,4 +1,5 @@
-//! What HTTP adds: the verdict of a status, `Retry-After`, and which requests may be sent twice.
+//! What HTTP adds: the verdict of a status, `Retry-After`, which requests may be sent twice, and
+//! where they carry their deadline.
 //!
 //! Import the items, not the module, whose name is that of the `http` crate:
 //!
@@ -12,9 +13,11 @@
 //! ```
 
 mod classify;
+mod deadline;
 mod replay;
 mod retry_after;
 
 pub use classify::StatusClassifier;
+pub use deadline::InExtensions;
 pub use replay::Idempotent;
 pub use retry_after::retry_after;
