@@ -1,6 +1,6 @@
 use super::circuit::{Circuit, Config, Permit, WhenOpen, circuit_setters};
 use super::state::Blocked;
-use crate::classify::{Classify, Outcome, judge};
+use crate::classify::{Classify, Outcome, Verdict, ended_by_deadline, judge};
 use crate::error::{InvalidConfig, StackError};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
@@ -302,7 +302,11 @@ where
                 let polled = permit.work(|| call.poll(cx));
                 if let Poll::Ready(outcome) = &polled {
                     let verdict = permit.judge(|| judge(classify, outcome));
-                    permit.spend(verdict);
+                    if matches!(verdict, Verdict::Ignored) && ended_by_deadline(outcome) {
+                        permit.give_up();
+                    } else {
+                        permit.spend(verdict);
+                    }
                 } else {
                     permit.in_flight();
                 }

@@ -616,8 +616,8 @@ impl Policy {
     ) -> Option<Wait> {
         if attempt > 1 {
             match rejection {
-                // A retry that timed out may have been sent; one that was rejected was not.
-                None | Some(Rejection::TimedOut { .. }) => {}
+                // A retry that ran out of time may have been sent; one that was rejected was not.
+                None | Some(Rejection::TimedOut { .. } | Rejection::DeadlinePassed) => {}
                 Some(_) => self.budget.iter().for_each(Budget::refund),
             }
         }
