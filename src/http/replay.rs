@@ -1,3 +1,5 @@
+use super::deadline::InExtensions;
+use crate::deadline::{Carrier, Deadline};
 use crate::retry::Replay;
 use http::{HeaderName, Request};
 
@@ -5,6 +7,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Repeats an HTTP request only if it may be sent twice: its method is idempotent (RFC 9110 §9.2.2:
 /// GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or it carries an `Idempotency-Key`. A POST is sent once.
+/// A [`Deadline`] in the request's extensions is heeded, as [`InExtensions`] leaves it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Idempotent;
 
@@ -15,5 +18,9 @@ impl<B: Clone> Replay<Request<B>> for Idempotent {
             key.is_some_and(|key| !key.as_bytes().trim_ascii().is_empty())
         };
         (request.method().is_idempotent() || keyed()).then(|| request.clone())
+    }
+
+    fn deadline(&self, request: &Request<B>) -> Option<Deadline> {
+        InExtensions.get(request)
     }
 }
