@@ -354,11 +354,12 @@ async fn a_call_without_end_by_timeout_and_deadline_goes_on() {
     assert_pending!(call.poll());
 }
 
-/// The last instant that the clock can tell, to the power of two.
+/// The last instant that the clock can tell.
 fn last_instant() -> Instant {
-    let now = Instant::now();
-    let far = |power| now.checked_add(Duration::from_secs(1_u64 << power));
-    (0..64).rev().find_map(far).expect("a second from now")
+    let seconds = (0..64).rev().map(|power| Duration::from_secs(1 << power));
+    let nanos = (0..30).rev().map(|power| Duration::from_nanos(1 << power));
+    let last = |at: Instant, step| at.checked_add(step).unwrap_or(at);
+    seconds.chain(nanos).fold(Instant::now(), last)
 }
 
 #[tokio::test(start_paused = true)]
