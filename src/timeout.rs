@@ -22,7 +22,8 @@
 //!
 //! | setting | setter | default |
 //! |---|---|---|
-//! | the time a call may take, from the first poll that finds it unfinished, less what its caller waited for readiness | `new`, `builder` | none: it is asked for |
+//! | the time a call may take, from the first poll that finds it unfinished (from the call, with a carrier), less what its caller waited for readiness | `new`, `builder` | none: it is asked for |
+//! | where requests carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
 //! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending.
@@ -35,6 +36,25 @@
 //! Drop an instance that you stop polling: what it has reserved inside stays reserved until it is
 //! polled, called or dropped.
 //!
+//! **The deadline travels** with the request if the builder is given a carrier, such as
+//! [`InExtensions`](crate::http::InExtensions). The timeout leaves its own, unless it finds an earlier
+//! one: then it keeps to that, and a call that comes when it has passed is rejected without touching
+//! the inner service. So an attempt gets its own timeout or what remains of the whole call,
+//! whichever is less, and a caller may give one call less time than the layers do. What has to be
+//! left in the request has to be known when it is called, so the clock is read then. The layers that
+//! heed a deadline are listed in [`deadline`](crate::deadline).
+//!
+//! **Which timeout goes where.** They nest, each below the one before it:
+//!
+//! | it bounds | where it is set | what it should be |
+//! |---|---|---|
+//! | the whole call, to the response head | outermost: this layer, with a carrier | what the caller can wait: less than its own deadline |
+//! | an attempt | innermost: this layer, with the same carrier | above the slowest good answers, such that two fit into the whole call |
+//! | waits for a turn or a slot | `max_wait` of rate limit and load shed | a part of an attempt; the deadline cuts them short |
+//! | connecting | the client: hyper's `HttpConnector::set_connect_timeout`, reqwest's `connect_timeout` | a few round trips: far less than an attempt, of which it is part |
+//! | reading the body | the client or the code that reads: tokio's `timeout` around it, reqwest's `read_timeout` between two reads | by its size; this layer's calls have ended by then |
+//! | the server's work | the server, by a layer of its own | less than what its callers wait, or it works for nobody; pass its deadline on to the calls it makes |
+//!
 //! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
 //! timeout, since the call could not be waited for.
 //!
@@ -43,10 +63,14 @@
 //!
 //! **Place.** Outermost and innermost; see the order of layers in the crate's documentation.
 //!
-//! **Errors.** [`Rejection::TimedOut`]; the inner service's errors pass unchanged. Circuit breaker
-//! and retry judge it as [`Verdict::Transient`](crate::Verdict::Transient).
+//! **Errors.** [`Rejection::TimedOut`], which circuit breaker and retry judge as
+//! [`Verdict::Transient`](crate::Verdict::Transient); [`Rejection::DeadlinePassed`] where an earlier
+//! deadline of the request's ended the call, which they do not hold against the callee. The inner
+//! service's errors pass unchanged, but for a `DeadlinePassed` by the very deadline that this
+//! timeout set: that is its own `TimedOut`.
 //!
-//! **Events.** `timed_out` at DEBUG, target `buttress::timeout`, with `name` and `after_ms`.
+//! **Events**, target `buttress::timeout`, at DEBUG: `timed_out` with `name` and `after_ms`;
+//! `deadline_passed` with `name`.
 //!
 //! Needs a tokio runtime with time enabled once something has to be waited for.
 
