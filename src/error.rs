@@ -20,6 +20,9 @@ pub enum Rejection {
         /// The timeout that ran out, as configured.
         after: Duration,
     },
+    /// The [`Deadline`](crate::Deadline) that the request carried had passed, or passed before the
+    /// answer came. The call may or may not have been sent.
+    DeadlinePassed,
     /// A [`CircuitBreaker`](crate::circuit_breaker::CircuitBreaker) was open. The call was not sent.
     CircuitOpen {
         /// How long until a probe may go; `None` where no time is known (forced open, open for
@@ -53,6 +56,7 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut { after } => write!(f, "timed out after {after:?}"),
+            Self::DeadlinePassed => f.write_str("deadline passed"),
             Self::CircuitOpen {
                 retry_after: Some(after),
             } => {
@@ -347,6 +351,7 @@ mod tests {
                 },
                 "timed out after 20ms",
             ),
+            (Rejection::DeadlinePassed, "deadline passed"),
             (
                 Rejection::CircuitOpen {
                     retry_after: second,

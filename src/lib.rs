@@ -5,6 +5,7 @@
 mod chance;
 pub mod circuit_breaker;
 pub mod classify;
+pub mod deadline;
 pub mod error;
 mod held;
 pub mod http;
@@ -18,6 +19,7 @@ pub mod timeout;
 
 pub use circuit_breaker::CircuitBreakerLayer;
 pub use classify::{Classify, Verdict};
+pub use deadline::{Carrier, Deadline};
 pub use error::{Error, ErrorLayer, Rejection, StackError};
 pub use load_shed::LoadShedLayer;
 pub use rate_limit::{Cost, Quota, RateLimitLayer};

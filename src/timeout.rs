@@ -22,7 +22,8 @@
 //!
 //! | setting | setter | default |
 //! |---|---|---|
-//! | the time a call may take, from the first poll that finds it unfinished, less what its caller waited for readiness | `new`, `builder` | none: it is asked for |
+//! | the time a call may take, from the first poll that finds it unfinished (from the call, with a carrier), less what its caller waited for readiness | `new`, `builder` | none: it is asked for |
+//! | where requests carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
 //! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending.
@@ -35,6 +36,25 @@
 //! Drop an instance that you stop polling: what it has reserved inside stays reserved until it is
 //! polled, called or dropped.
 //!
+//! **The deadline travels** with the request if the builder is given a carrier, such as
+//! [`InExtensions`](crate::http::InExtensions). The timeout leaves its own, unless it finds an earlier
+//! one: then it keeps to that, and a call that comes when it has passed is rejected without touching
+//! the inner service. So an attempt gets its own timeout or what remains of the whole call,
+//! whichever is less, and a caller may give one call less time than the layers do. What has to be
+//! left in the request has to be known when it is called, so the clock is read then. The layers that
+//! heed a deadline are listed in [`deadline`](crate::deadline).
+//!
+//! **Which timeout goes where.** They nest, each below the one before it:
+//!
+//! | it bounds | where it is set | what it should be |
+//! |---|---|---|
+//! | the whole call, to the response head | outermost: this layer, with a carrier | what the caller can wait: less than its own deadline |
+//! | an attempt | innermost: this layer, with the same carrier | above the slowest good answers, such that two fit into the whole call |
+//! | waits for a turn or a slot | `max_wait` of rate limit and load shed | a part of an attempt; the deadline cuts them short |
+//! | connecting | the client: hyper's `HttpConnector::set_connect_timeout`, reqwest's `connect_timeout` | a few round trips: far less than an attempt, of which it is part |
+//! | reading the body | the client or the code that reads: tokio's `timeout` around it, reqwest's `read_timeout` between two reads | by its size; this layer's calls have ended by then |
+//! | the server's work | the server, by a layer of its own | less than what its callers wait, or it works for nobody; pass its deadline on to the calls it makes |
+//!
 //! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
 //! timeout, since the call could not be waited for.
 //!
@@ -43,13 +63,18 @@
 //!
 //! **Place.** Outermost and innermost; see the order of layers in the crate's documentation.
 //!
-//! **Errors.** [`Rejection::TimedOut`]; the inner service's errors pass unchanged. Circuit breaker
-//! and retry judge it as [`Verdict::Transient`](crate::Verdict::Transient).
+//! **Errors.** [`Rejection::TimedOut`], which circuit breaker and retry judge as
+//! [`Verdict::Transient`](crate::Verdict::Transient); [`Rejection::DeadlinePassed`] where an earlier
+//! deadline of the request's ended the call, which they do not hold against the callee. The inner
+//! service's errors pass unchanged, but for a `DeadlinePassed` by the very deadline that this
+//! timeout set: that is its own `TimedOut`.
 //!
-//! **Events.** `timed_out` at DEBUG, target `buttress::timeout`, with `name` and `after_ms`.
+//! **Events**, target `buttress::timeout`, at DEBUG: `timed_out` with `name` and `after_ms`;
+//! `deadline_passed` with `name`.
 //!
 //! Needs a tokio runtime with time enabled once something has to be waited for.
 
+use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
 use crate::time;
@@ -66,10 +91,11 @@ use tracing::Level;
 /// Makes [`Timeout`] services. See the [module](self) for what it does.
 ///
 /// It holds no state: every service, and every clone, times its own calls.
-#[derive(Clone, Debug)]
-pub struct TimeoutLayer {
+#[derive(Clone)]
+pub struct TimeoutLayer<D = ()> {
     after: Duration,
     name: Name,
+    carrier: D,
 }
 
 impl TimeoutLayer {
@@ -79,6 +105,7 @@ impl TimeoutLayer {
         Self {
             after,
             name: Name::default(),
+            carrier: (),
         }
     }
 
@@ -90,8 +117,8 @@ impl TimeoutLayer {
     }
 }
 
-impl<S> Layer<S> for TimeoutLayer {
-    type Service = Timeout<S>;
+impl<S, D: Clone> Layer<S> for TimeoutLayer<D> {
+    type Service = Timeout<S, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Timeout {
@@ -103,21 +130,42 @@ impl<S> Layer<S> for TimeoutLayer {
     }
 }
 
+impl<D> fmt::Debug for TimeoutLayer<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutLayer")
+            .field("after", &self.after)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Its settings, for people.
-impl fmt::Display for TimeoutLayer {
+impl<D> fmt::Display for TimeoutLayer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "timeout{}: {}", self.name, time::Shown(self.after))
     }
 }
 
 /// Builds a [`TimeoutLayer`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct TimeoutBuilder {
-    layer: TimeoutLayer,
+pub struct TimeoutBuilder<D = ()> {
+    layer: TimeoutLayer<D>,
 }
 
-impl TimeoutBuilder {
+impl<D> TimeoutBuilder<D> {
+    /// Where requests carry their deadline. Default: `()`, nowhere.
+    pub fn deadline<L>(self, carrier: L) -> TimeoutBuilder<L> {
+        let TimeoutLayer { after, name, .. } = self.layer;
+        TimeoutBuilder {
+            layer: TimeoutLayer {
+                after,
+                name,
+                carrier,
+            },
+        }
+    }
+
     /// The name in events and `Debug`. Default: none.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.layer.name = Name::new(name);
@@ -128,16 +176,23 @@ impl TimeoutBuilder {
     ///
     /// # Errors
     /// None today: every duration is valid.
-    pub fn build(self) -> Result<TimeoutLayer, InvalidConfig> {
+    pub fn build(self) -> Result<TimeoutLayer<D>, InvalidConfig> {
         Ok(self.layer)
     }
 }
 
+impl<D> fmt::Debug for TimeoutBuilder<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutBuilder")
+            .field("layer", &self.layer)
+            .finish()
+    }
+}
+
 /// The service that [`TimeoutLayer`] makes.
-#[derive(Debug)]
-pub struct Timeout<S> {
+pub struct Timeout<S, D = ()> {
     inner: S,
-    layer: TimeoutLayer,
+    layer: TimeoutLayer<D>,
     waited: Waited,
     /// Made at the first pending readiness, reset from then on.
     sleep: Option<Pin<Box<Sleep>>>,
@@ -153,7 +208,7 @@ enum Waited {
     Left(Duration),
 }
 
-impl<S> Timeout<S> {
+impl<S, D> Timeout<S, D> {
     /// Runs the clock of a wait. Ready once the time has run out.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let after = self.layer.after;
@@ -206,7 +261,7 @@ impl<S> Timeout<S> {
     }
 }
 
-impl<S: Clone> Clone for Timeout<S> {
+impl<S: Clone, D: Clone> Clone for Timeout<S, D> {
     /// The clone has waited for nothing yet.
     fn clone(&self) -> Self {
         Self {
@@ -218,10 +273,21 @@ impl<S: Clone> Clone for Timeout<S> {
     }
 }
 
-impl<S, Req> Service<Req> for Timeout<S>
+impl<S: fmt::Debug, D> fmt::Debug for Timeout<S, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeout")
+            .field("inner", &self.inner)
+            .field("layer", &self.layer)
+            .field("waited", &self.waited)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, D, Req> Service<Req> for Timeout<S, D>
 where
     S: Service<Req>,
     S::Error: StackError,
+    D: Carrier<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -244,27 +310,84 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         // Each future is built where it is returned: it holds those of all layers below, and copies
         // add up.
+        if D::CARRIES {
+            return self.call_by_deadline(req);
+        }
         if let Waited::Nothing = self.waited {
             return TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
                     clock: Clock::Whole,
-                    layer: self.layer.clone(),
+                    end: self.layer.own_end(),
                 },
             };
         }
-        let layer = self.layer.clone();
+        let end = self.layer.own_end();
         match mem::replace(&mut self.waited, Waited::Nothing) {
             Waited::Left(left) => TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
                     clock: Clock::Left { left },
-                    layer,
+                    end,
                 },
             },
             _ => TimeoutFuture {
-                state: State::OutOfTime { layer },
+                state: State::OutOfTime { end },
             },
+        }
+    }
+}
+
+impl<S, D> Timeout<S, D> {
+    /// A call whose end must be known before it is made.
+    #[inline]
+    fn call_by_deadline<Req>(&mut self, mut req: Req) -> TimeoutFuture<S::Future>
+    where
+        S: Service<Req>,
+        D: Carrier<Req>,
+    {
+        let TimeoutLayer { after, carrier, .. } = &self.layer;
+        let mut end = self.layer.own_end();
+        let left = match mem::replace(&mut self.waited, Waited::Nothing) {
+            Waited::Nothing => *after,
+            Waited::Left(left) => left,
+            Waited::Since(_) => {
+                return TimeoutFuture {
+                    state: State::OutOfTime { end },
+                };
+            }
+        };
+        let now = Instant::now();
+        let own = Deadline::from(now, left);
+        let found = carrier.get(&req).filter(|found| *found < own);
+        if let Some(found) = found {
+            end.after = None;
+            if found.rules_out(now, Duration::ZERO) {
+                return TimeoutFuture {
+                    state: State::OutOfTime { end },
+                };
+            }
+        } else if own != Deadline::NEVER {
+            carrier.set(&mut req, own);
+        }
+        TimeoutFuture {
+            state: State::Calling {
+                call: self.inner.call(req),
+                clock: Clock::Until {
+                    at: found.unwrap_or(own).end(now),
+                },
+                end,
+            },
+        }
+    }
+}
+
+impl<D> TimeoutLayer<D> {
+    #[inline]
+    fn own_end(&self) -> End {
+        End {
+            after: Some(self.after),
+            name: self.name.clone(),
         }
     }
 }
@@ -286,11 +409,18 @@ pin_project! {
             call: F,
             #[pin]
             clock: Clock,
-            layer: TimeoutLayer,
+            end: End,
         },
-        OutOfTime { layer: TimeoutLayer },
+        OutOfTime { end: End },
         Done,
     }
+}
+
+/// What a call that is out of time ends with.
+struct End {
+    /// The timeout, as configured; `None` if an earlier deadline takes its place.
+    after: Option<Duration>,
+    name: Name,
 }
 
 pin_project! {
@@ -300,6 +430,8 @@ pin_project! {
         // The whole time is left.
         Whole,
         Left { left: Duration },
+        // Has run since the call; `None` never ends.
+        Until { at: Option<Instant> },
         Runs {
             #[pin]
             sleep: Sleep,
@@ -319,10 +451,13 @@ where
         let mut state = self.project().state;
         if let StateProj::Calling { call, clock, .. } = state.as_mut().project() {
             // The answer first: when both are due, it wins.
-            let answer = call.poll(cx);
-            if answer.is_ready() {
-                clock.stop();
-                return answer;
+            match call.poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(state.end_with(error))),
+                answer @ Poll::Ready(Ok(_)) => {
+                    clock.stop();
+                    return answer;
+                }
             }
         }
         state.poll_time_out(cx).map(Err)
@@ -333,26 +468,46 @@ impl<F> State<F> {
     /// Ready with the error of a call that is out of time.
     fn poll_time_out<E: StackError>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E> {
         let error = match self.as_mut().project() {
-            StateProj::Calling { clock, layer, .. } => {
-                ready!(clock.poll(layer.after, cx));
-                layer.time_out()
+            StateProj::Calling { clock, end, .. } => {
+                ready!(clock.poll(end.after, cx));
+                end.time_out()
             }
-            StateProj::OutOfTime { layer } => layer.time_out(),
+            StateProj::OutOfTime { end } => end.time_out(),
             StateProj::Done => panic!("a future must not be polled after it was ready"),
         };
         // The inner future is dropped before the caller sees the error.
         self.set(State::Done);
         Poll::Ready(error)
     }
+
+    /// The error of a call that failed by itself, unless it failed by the deadline that this very
+    /// timeout set: then its time has run out.
+    #[cold]
+    fn end_with<E: StackError>(mut self: Pin<&mut Self>, error: E) -> E {
+        let StateProj::Calling { clock, end, .. } = self.as_mut().project() else {
+            return error;
+        };
+        if error.rejection() == Some(Rejection::DeadlinePassed)
+            && end.after.is_some()
+            && clock.is_due()
+        {
+            let timed_out = end.time_out();
+            self.set(State::Done);
+            return timed_out;
+        }
+        clock.stop();
+        error
+    }
 }
 
 impl Clock {
     /// Ready when what is left of `whole` is over.
-    fn poll(mut self: Pin<&mut Self>, whole: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, whole: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
         let left = match self.as_mut().project() {
             ClockProj::Runs { sleep } => return time::poll_timer(sleep, cx),
             ClockProj::Left { left } => *left,
-            ClockProj::Whole => whole,
+            ClockProj::Whole => whole.unwrap_or_default(),
+            ClockProj::Until { at } => return Self::poll_until(*at, self, cx),
         };
         if left.is_zero() {
             return Poll::Ready(());
@@ -360,10 +515,31 @@ impl Clock {
         if left >= time::AGES {
             return Poll::Pending; // never
         }
-        self.set(Self::Runs { sleep: sleep(left) });
+        self.start(sleep(left), cx)
+    }
+
+    /// Ready at the end that was known when the call was made.
+    fn poll_until(at: Option<Instant>, clock: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match at {
+            None => Poll::Pending, // never
+            Some(at) if at <= Instant::now() => Poll::Ready(()),
+            Some(at) => clock.start(sleep_until(at), cx),
+        }
+    }
+
+    fn start(mut self: Pin<&mut Self>, sleep: Sleep, cx: &mut Context<'_>) -> Poll<()> {
+        self.set(Self::Runs { sleep });
         match self.project() {
             ClockProj::Runs { sleep } => sleep.poll(cx),
             _ => Poll::Pending,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        match self {
+            Self::Runs { sleep } => sleep.deadline() <= Instant::now(),
+            Self::Until { at } => at.is_some_and(|at| at <= Instant::now()),
+            Self::Whole | Self::Left { .. } => false,
         }
     }
 
@@ -376,18 +552,28 @@ impl Clock {
     }
 }
 
-impl TimeoutLayer {
+impl End {
     #[cold]
     fn time_out<E: StackError>(&self) -> E {
+        let Some(after) = self.after else {
+            tracing::event!(
+                name: "deadline_passed",
+                target: "buttress::timeout",
+                Level::DEBUG,
+                name = self.name.get(),
+                "deadline passed"
+            );
+            return E::reject(Rejection::DeadlinePassed);
+        };
         tracing::event!(
             name: "timed_out",
             target: "buttress::timeout",
             Level::DEBUG,
             name = self.name.get(),
-            after_ms = time::millis(self.after),
+            after_ms = time::millis(after),
             "timed out"
         );
-        E::reject(Rejection::TimedOut { after: self.after })
+        E::reject(Rejection::TimedOut { after })
     }
 }
 

@@ -459,6 +459,15 @@ impl Permit {
         }
     }
 
+    /// The caller had no more time for the call: as if it had dropped it.
+    #[cold]
+    pub(super) fn give_up(&mut self) {
+        if self.stage != Stage::Settled {
+            self.abandon();
+            self.stage = Stage::Settled;
+        }
+    }
+
     #[cold]
     fn finish_unwell(&self, verdict: Verdict) {
         self.finish(match verdict {

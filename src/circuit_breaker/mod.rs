@@ -96,10 +96,11 @@
 //! **Cancellation.** A call dropped by its caller is ignored if it is young, and a probe then gives
 //! its place back at once. In flight for `abandoned_after` or longer, it counts as failed: callers
 //! that give up on a callee that hangs are the only sign of it. Raise that for calls that callers
-//! stop although they are well, such as long streams or calls of language models. A call ends when
-//! the response head arrives or, if asked by [`until`](CircuitBreakerLayer::until) (feature
-//! `http-body`), with the body: then a body that fails is a failure, and one that is dropped before
-//! its end a cancelled call.
+//! stop although they are well, such as long streams or calls of language models. A call that was
+//! ended by the [deadline](crate::deadline) of its request is cancelled, too: a caller in a hurry
+//! says nothing about the callee. A call ends when the response head arrives or, if asked by
+//! [`until`](CircuitBreakerLayer::until) (feature `http-body`), with the body: then a body that
+//! fails is a failure, and one that is dropped before its end a cancelled call.
 //!
 //! **Place.** Innermost but for the timeout of an attempt, so that it sees every attempt and
 //! nothing else; see the order of layers in the crate's documentation.

@@ -1,6 +1,6 @@
 use super::circuit::{Circuit, Config, Permit, WhenOpen, circuit_setters};
 use super::state::Blocked;
-use crate::classify::{Classify, Outcome, Verdict, judge};
+use crate::classify::{Classify, Outcome, Verdict, ended_by_deadline, judge};
 use crate::error::{InvalidConfig, StackError};
 use crate::http::{CallEnd, UntilHead};
 use pin_project_lite::pin_project;
@@ -348,6 +348,9 @@ where
                     Ok(res) if matches!(verdict, Verdict::Healthy) && U::goes_on(res) => {
                         permit.in_flight();
                         held = Some(permit.take());
+                    }
+                    _ if matches!(verdict, Verdict::Ignored) && ended_by_deadline(&outcome) => {
+                        permit.give_up();
                     }
                     _ => permit.spend(verdict),
                 }

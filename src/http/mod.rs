@@ -1,4 +1,5 @@
-//! What HTTP adds: the verdict of a status, `Retry-After`, and which requests may be sent twice.
+//! What HTTP adds: the verdict of a status, `Retry-After`, which requests may be sent twice, and
+//! where they carry their deadline.
 //!
 //! Import the items, not the module, whose name is that of the `http` crate:
 //!
@@ -22,6 +23,7 @@
 
 mod call_end;
 mod classify;
+mod deadline;
 mod fault;
 mod head;
 mod maybe;
@@ -33,6 +35,7 @@ pub use call_end::{CallEnd, Guard, UntilHead};
 #[cfg(feature = "http-body")]
 pub use call_end::{HeldBody, UntilBodyEnd};
 pub use classify::StatusClassifier;
+pub use deadline::InExtensions;
 pub use fault::judge_error;
 pub use head::ResponseHead;
 pub use replay::Idempotent;

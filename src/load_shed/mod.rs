@@ -29,6 +29,7 @@
 //! |---|---|---|
 //! | calls in flight, 0 to 2^24 − 1 | `new`, `builder`; later [`set_limit`](InFlightLimit::set_limit) | none: it is asked for |
 //! | calls that may wait for a slot, 0 to 65 535, and how long, from the call | `queue` | 0: none waits |
+//! | where calls carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
 //! | name in events, snapshots and `Debug` | `name` | unnamed |
 //!
 //! **One limit per layer value.** Services made by one layer, and their clones, share its limit;
@@ -43,7 +44,8 @@
 //! it is polled, called or dropped.
 //!
 //! **The queue** is first come, first served: nobody overtakes those who wait. A waiting call takes
-//! an unready clone, and readies it when its turn comes.
+//! an unready clone, and readies it when its turn comes. It waits for as long as `queue` says, but
+//! not beyond its [deadline](crate::deadline); with one that has passed it is rejected at once.
 //!
 //! **Ties.** A slot and the end of the wait due in one poll: the slot.
 //!
@@ -58,7 +60,7 @@
 //! pass unchanged. Retry and circuit breaker ignore it.
 //!
 //! **Events.** `overloaded` at DEBUG, target `buttress::load_shed`, with `name`, `reason` (`full`,
-//! `inner_not_ready`, `waited_too_long`) and `limit`.
+//! `inner_not_ready`, `waited_too_long`, `deadline`) and `limit`.
 //!
 //! Only a call that waits in the queue needs a tokio runtime with time enabled.
 

@@ -1,10 +1,11 @@
 use super::limiter::{Entry, MAX_LIMIT};
 use super::queue::{Queue, Ticket};
+use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::held::{Held, Keep, Kept};
 use crate::http::{CallEnd, UntilHead};
 use crate::name::Name;
-use crate::time::{Shown, later, poll_until};
+use crate::time::{Shown, poll_until};
 use pin_project_lite::pin_project;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -21,9 +22,10 @@ use tracing::Level;
 ///
 /// The limit is made with the layer: every service that the layer makes, and every clone of the
 /// layer and of its services, counts against the same one. Applying the layer is cheap.
-#[derive(Clone, Debug)]
-pub struct LoadShedLayer<U = UntilHead> {
+#[derive(Clone)]
+pub struct LoadShedLayer<D = (), U = UntilHead> {
     limit: InFlightLimit,
+    carrier: D,
     until: U,
 }
 
@@ -34,6 +36,7 @@ impl LoadShedLayer {
     pub fn new(max_in_flight: usize) -> Self {
         Self {
             limit: InFlightLimit::new(max_in_flight),
+            carrier: (),
             until: UntilHead,
         }
     }
@@ -44,18 +47,20 @@ impl LoadShedLayer {
             max_in_flight,
             queue: 0,
             max_wait: Duration::ZERO,
+            carrier: (),
             name: Name::default(),
         }
     }
 }
 
-impl<U> LoadShedLayer<U> {
+impl<D, U> LoadShedLayer<D, U> {
     /// When a call is over, and its slot free: [`UntilHead`] unless set; with the feature `http-body`
     /// a call can last until the end of its response's body.
     #[must_use]
-    pub fn until<V>(self, until: V) -> LoadShedLayer<V> {
+    pub fn until<V>(self, until: V) -> LoadShedLayer<D, V> {
         LoadShedLayer {
             limit: self.limit,
+            carrier: self.carrier,
             until,
         }
     }
@@ -67,13 +72,14 @@ impl<U> LoadShedLayer<U> {
     }
 }
 
-impl<S, U: Clone> Layer<S> for LoadShedLayer<U> {
-    type Service = LoadShed<S, U>;
+impl<S, D: Clone, U: Clone> Layer<S> for LoadShedLayer<D, U> {
+    type Service = LoadShed<S, D, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
         LoadShed {
             inner,
             limit: self.limit.clone(),
+            carrier: self.carrier.clone(),
             until: self.until.clone(),
             ready: Readiness::Unpolled,
         }
@@ -88,7 +94,7 @@ impl From<usize> for LoadShedLayer {
 }
 
 /// Its settings, for people.
-impl<U> fmt::Display for LoadShedLayer<U> {
+impl<D, U> fmt::Display for LoadShedLayer<D, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared {
             queue,
@@ -103,23 +109,44 @@ impl<U> fmt::Display for LoadShedLayer<U> {
     }
 }
 
+impl<D, U> fmt::Debug for LoadShedLayer<D, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadShedLayer")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Builds a [`LoadShedLayer`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct LoadShedBuilder {
+pub struct LoadShedBuilder<D = ()> {
     max_in_flight: usize,
     queue: usize,
     max_wait: Duration,
+    carrier: D,
     name: Name,
 }
 
-impl LoadShedBuilder {
+impl<D> LoadShedBuilder<D> {
     /// Lets up to `len` calls wait their turn, in order of arrival, each for `max_wait` at most
     /// from its call. Default: none waits.
     pub fn queue(mut self, len: usize, max_wait: Duration) -> Self {
         self.queue = len;
         self.max_wait = max_wait;
         self
+    }
+
+    /// Where calls carry their deadline. They wait in the queue to there at most. Default: `()`,
+    /// nowhere.
+    pub fn deadline<L>(self, carrier: L) -> LoadShedBuilder<L> {
+        LoadShedBuilder {
+            max_in_flight: self.max_in_flight,
+            queue: self.queue,
+            max_wait: self.max_wait,
+            carrier,
+            name: self.name,
+        }
     }
 
     /// The name in events, snapshots and `Debug`. Default: none.
@@ -132,7 +159,7 @@ impl LoadShedBuilder {
     ///
     /// # Errors
     /// `max_in_flight` above 2^24 − 1, `queue` above 65 535.
-    pub fn build(self) -> Result<LoadShedLayer, InvalidConfig> {
+    pub fn build(self) -> Result<LoadShedLayer<D>, InvalidConfig> {
         if self.max_in_flight > MAX_LIMIT {
             return Err(InvalidConfig::new(
                 "max_in_flight",
@@ -152,8 +179,20 @@ impl LoadShedBuilder {
             limit: InFlightLimit {
                 shared: Arc::new(shared),
             },
+            carrier: self.carrier,
             until: UntilHead,
         })
+    }
+}
+
+impl<D> fmt::Debug for LoadShedBuilder<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadShedBuilder")
+            .field("max_in_flight", &self.max_in_flight)
+            .field("queue", &self.queue)
+            .field("max_wait", &self.max_wait)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -262,7 +301,7 @@ impl InFlightLimit {
 
     /// A slot, a place in the queue, or neither.
     #[cold]
-    fn enter(&self) -> Turn {
+    fn enter(&self, deadline: Option<Deadline>) -> Turn {
         // Without the queue's lock where nobody waits, and none where nobody may.
         if let Some(slot) = self.take() {
             return Turn::Now(slot);
@@ -270,12 +309,22 @@ impl InFlightLimit {
         if self.shared.queue.len() == 0 || self.shared.max_wait.is_zero() {
             return Turn::None(FULL);
         }
+        if deadline.is_some_and(|deadline| deadline.remaining().is_zero()) {
+            return Turn::None(DEADLINE);
+        }
         match self.shared.queue.enter() {
-            (_, Some(ticket)) => Turn::Later(Wait {
-                limit: self.clone(),
-                ticket,
-                redeemed: false,
-            }),
+            (_, Some(ticket)) => {
+                let now = Instant::now();
+                let own = Deadline::from(now, self.shared.max_wait);
+                let found = deadline.filter(|deadline| *deadline < own);
+                let wait = Wait {
+                    limit: self.clone(),
+                    ticket,
+                    redeemed: false,
+                    to_deadline: found.is_some(),
+                };
+                Turn::Later(wait, found.unwrap_or(own).end(now))
+            }
             (Entry::Admitted, None) => Turn::Now(self.slot()),
             (_, None) => Turn::None(FULL),
         }
@@ -333,7 +382,8 @@ enum Occupancy {
 
 enum Turn {
     Now(Slot),
-    Later(Wait),
+    /// With the end of the wait; `None` never ends.
+    Later(Wait, Option<Instant>),
     /// Why not.
     None(&'static str),
 }
@@ -369,6 +419,8 @@ struct Wait {
     limit: InFlightLimit,
     ticket: Ticket,
     redeemed: bool,
+    /// Whether it ends with the call's deadline, before `max_wait` is over.
+    to_deadline: bool,
 }
 
 impl Wait {
@@ -409,10 +461,10 @@ impl Snapshot {
 }
 
 /// The service that [`LoadShedLayer`] makes.
-#[derive(Debug)]
-pub struct LoadShed<S, U = UntilHead> {
+pub struct LoadShed<S, D = (), U = UntilHead> {
     inner: S,
     limit: InFlightLimit,
+    carrier: D,
     until: U,
     ready: Readiness,
 }
@@ -427,22 +479,34 @@ enum Readiness {
     Ready,
 }
 
-impl<S: Clone, U: Clone> Clone for LoadShed<S, U> {
+impl<S: Clone, D: Clone, U: Clone> Clone for LoadShed<S, D, U> {
     /// The clone is not ready.
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
             limit: self.limit.clone(),
+            carrier: self.carrier.clone(),
             until: self.until.clone(),
             ready: Readiness::Unpolled,
         }
     }
 }
 
-impl<S, U, Req> Service<Req> for LoadShed<S, U>
+impl<S: fmt::Debug, D, U> fmt::Debug for LoadShed<S, D, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadShed")
+            .field("inner", &self.inner)
+            .field("limit", &self.limit)
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, D, U, Req> Service<Req> for LoadShed<S, D, U>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
+    D: Carrier<Req>,
     U: CallEnd<S::Response>,
 {
     type Response = U::Response<Slot>;
@@ -490,16 +554,16 @@ where
         let turn = match ready {
             Readiness::Unpolled => panic!("poll_ready must be called before call"),
             Readiness::Rejecting(reason) => Turn::None(reason),
-            Readiness::Queueing | Readiness::Ready => self.limit.enter(),
+            Readiness::Queueing | Readiness::Ready => self.limit.enter(self.carrier.get(&req)),
         };
         let state = match turn {
             // The readied instance, if any, stays with the caller.
             Turn::Now(slot) => State::Readying {
                 next: Some((self.inner.clone(), req, slot)),
             },
-            Turn::Later(wait) => State::Waiting {
+            Turn::Later(wait, end) => State::Waiting {
                 wait,
-                end: later(Instant::now(), self.limit.shared.max_wait),
+                end,
                 sleep: None,
                 next: Some((self.inner.clone(), req)),
             },
@@ -521,6 +585,7 @@ fn overloaded<E: StackError>(limit: usize) -> E {
 const FULL: &str = "full";
 const NOT_READY: &str = "inner_not_ready";
 const WAITED: &str = "waited_too_long";
+const DEADLINE: &str = "deadline";
 
 pin_project! {
     /// The future of a [`LoadShed`] call.
@@ -621,7 +686,8 @@ where
                     // None: the clock cannot count as far, so the wait never ends.
                     let Some(end) = end else { return Poll::Pending };
                     ready!(poll_until(sleep, *end, cx));
-                    return Poll::Ready(Err(overloaded(wait.limit.shared.reject(WAITED))));
+                    let reason = if wait.to_deadline { DEADLINE } else { WAITED };
+                    return Poll::Ready(Err(overloaded(wait.limit.shared.reject(reason))));
                 }
             },
             StateProj::Readying { next } => {

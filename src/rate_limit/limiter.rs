@@ -1,5 +1,6 @@
 use super::gcra::{Cell, Gcra, Refusal};
 use super::quota::{Quota, SharedRate};
+use crate::deadline::Deadline;
 use crate::error::Rejection;
 use crate::name::Name;
 use crate::time::{Shown, Timeline, millis, nanos};
@@ -69,7 +70,7 @@ impl RateLimiter {
     /// [`Rejection::RateLimited`] with how long until it would be granted if nobody else calls;
     /// [`Rejection::TooCostly`] if `n` is above the burst.
     pub fn try_acquire(&self, n: u32) -> Result<(), Rejection> {
-        self.take_within(n, 0)
+        self.take_within(n, |_| 0)
             .map(drop)
             .map_err(|refusal| self.rejection(refusal, n))
     }
@@ -86,7 +87,9 @@ impl RateLimiter {
     /// # Panics
     /// If it has to wait outside a tokio runtime with time enabled.
     pub async fn acquire(&self, n: u32) -> Result<(), Rejection> {
-        let taken = self.take(n).map_err(|refusal| self.rejection(refusal, n))?;
+        let taken = self
+            .take(n, None)
+            .map_err(|refusal| self.rejection(refusal, n))?;
         if let Taken::Later(cell) = taken {
             let turn = self.turn(cell);
             sleep_until(turn.comes_at()).await;
@@ -150,10 +153,14 @@ impl RateLimiter {
         }
     }
 
-    /// A turn now, or later within `max_wait`.
+    /// A turn now, or later within `max_wait` and before the deadline.
     #[inline]
-    pub(super) fn take(&self, cost: u32) -> Result<Taken, Refusal> {
-        let (cell, now) = self.take_within(cost, self.shared.max_wait)?;
+    pub(super) fn take(&self, cost: u32, deadline: Option<Deadline>) -> Result<Taken, Refusal> {
+        let max_wait = self.shared.max_wait;
+        let (cell, now) = self.take_within(cost, |now| match deadline {
+            None => max_wait,
+            Some(deadline) => max_wait.min(self.last_wait(deadline, now)),
+        })?;
         Ok(if cell.turn <= now {
             Taken::Now
         } else {
@@ -171,12 +178,22 @@ impl RateLimiter {
     }
 
     #[inline]
-    fn take_within(&self, cost: u32, max_wait: u64) -> Result<(Cell, u64), Refusal> {
+    fn take_within(
+        &self,
+        cost: u32,
+        max_wait: impl FnOnce(u64) -> u64,
+    ) -> Result<(Cell, u64), Refusal> {
         let (now, rate) = (self.shared.timeline.now(), self.shared.rate.load());
         self.shared
             .gcra
-            .take(rate, cost, now, max_wait)
+            .take(rate, cost, now, max_wait(now))
             .map(|cell| (cell, now))
+    }
+
+    /// The longest wait that ends before the deadline: a turn that comes with it comes too late.
+    fn last_wait(&self, deadline: Deadline, now: u64) -> u64 {
+        let end = deadline.instant().map(|end| self.shared.timeline.at(end));
+        end.map_or(u64::MAX, |end| end.saturating_sub(now).saturating_sub(1))
     }
 
     fn rejection(&self, refusal: Refusal, cost: u32) -> Rejection {

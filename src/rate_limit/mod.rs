@@ -30,6 +30,7 @@
 //! | calls at once | [`Quota::burst`] | the quota of 100 ms, at least 1; with [`Quota::at_most`] 1 |
 //! | the longest wait for a turn, from the call | `max_wait` | 1 s |
 //! | what a call costs | `cost` | `()`: 1 |
+//! | where calls carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
 //! | name in events, snapshots and `Debug` | `name` | unnamed |
 //!
 //! **The algorithm** is the generic cell rate algorithm (GCRA, ITU-T I.371): a leaky bucket in one
@@ -43,7 +44,8 @@
 //! limiter; so it holds in servers that apply layers once per connection.
 //!
 //! **Waiting.** Turns are served in the order in which calls came, and each waiting call sleeps
-//! once. A call whose turn would come after `max_wait` is rejected at once and takes nothing. What
+//! once. A call whose turn would come after `max_wait`, or not before its
+//! [deadline](crate::deadline), is rejected at once and takes nothing. What
 //! waits takes an unready clone of the inner service and readies it when its turn has come; the
 //! instance that was readied stays with the caller. Readiness takes no turn: services that are
 //! ready and never called cost nothing.

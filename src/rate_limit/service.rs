@@ -1,6 +1,7 @@
 use super::gcra::Refusal;
 use super::limiter::{RateLimiter, Taken, Turn};
 use super::quota::Quota;
+use crate::deadline::Carrier;
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
 use crate::time::poll_until;
@@ -50,9 +51,10 @@ where
 /// The limiter is made with the layer: every service that the layer makes, and every clone of the
 /// layer and of its services, draws on the same quota. Applying the layer is cheap.
 #[derive(Clone)]
-pub struct RateLimitLayer<K = ()> {
+pub struct RateLimitLayer<K = (), D = ()> {
     limiter: RateLimiter,
     cost: K,
+    carrier: D,
 }
 
 impl RateLimitLayer {
@@ -62,6 +64,7 @@ impl RateLimitLayer {
         Self {
             limiter: RateLimiter::new(quota),
             cost: (),
+            carrier: (),
         }
     }
 
@@ -71,12 +74,13 @@ impl RateLimitLayer {
             quota,
             max_wait: RateLimiter::MAX_WAIT,
             cost: (),
+            carrier: (),
             name: Name::default(),
         }
     }
 }
 
-impl<K> RateLimitLayer<K> {
+impl<K, D> RateLimitLayer<K, D> {
     /// The limiter that all services of this layer share.
     #[must_use]
     pub fn limiter(&self) -> &RateLimiter {
@@ -84,19 +88,20 @@ impl<K> RateLimitLayer<K> {
     }
 }
 
-impl<S, K: Clone> Layer<S> for RateLimitLayer<K> {
-    type Service = RateLimit<S, K>;
+impl<S, K: Clone, D: Clone> Layer<S> for RateLimitLayer<K, D> {
+    type Service = RateLimit<S, K, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RateLimit {
             inner,
             limiter: self.limiter.clone(),
             cost: self.cost.clone(),
+            carrier: self.carrier.clone(),
         }
     }
 }
 
-impl<K> fmt::Debug for RateLimitLayer<K> {
+impl<K, D> fmt::Debug for RateLimitLayer<K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
             .field("limiter", &self.limiter)
@@ -121,14 +126,15 @@ impl<K> fmt::Display for RateLimitLayer<K> {
 /// Builds a [`RateLimitLayer`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct RateLimitBuilder<K = ()> {
+pub struct RateLimitBuilder<K = (), D = ()> {
     quota: Quota,
     max_wait: Duration,
     cost: K,
+    carrier: D,
     name: Name,
 }
 
-impl<K> RateLimitBuilder<K> {
+impl<K, D> RateLimitBuilder<K, D> {
     /// How long a call may wait for its turn, from its call; one whose turn comes later is
     /// rejected at once. Default: 1 s. Zero never waits.
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
@@ -137,11 +143,24 @@ impl<K> RateLimitBuilder<K> {
     }
 
     /// What calls cost, in units of the quota. Default: `()`, 1 each.
-    pub fn cost<L>(self, cost: L) -> RateLimitBuilder<L> {
+    pub fn cost<L>(self, cost: L) -> RateLimitBuilder<L, D> {
         RateLimitBuilder {
             quota: self.quota,
             max_wait: self.max_wait,
             cost,
+            carrier: self.carrier,
+            name: self.name,
+        }
+    }
+
+    /// Where calls carry their deadline. One whose turn does not come before it is rejected at
+    /// once. Default: `()`, nowhere.
+    pub fn deadline<L>(self, carrier: L) -> RateLimitBuilder<K, L> {
+        RateLimitBuilder {
+            quota: self.quota,
+            max_wait: self.max_wait,
+            cost: self.cost,
+            carrier,
             name: self.name,
         }
     }
@@ -156,16 +175,17 @@ impl<K> RateLimitBuilder<K> {
     ///
     /// # Errors
     /// None today: every quota and every duration is valid.
-    pub fn build(self) -> Result<RateLimitLayer<K>, InvalidConfig> {
+    pub fn build(self) -> Result<RateLimitLayer<K, D>, InvalidConfig> {
         let limiter = RateLimiter::with(self.quota, self.max_wait, self.name);
         Ok(RateLimitLayer {
             limiter,
             cost: self.cost,
+            carrier: self.carrier,
         })
     }
 }
 
-impl<K> fmt::Debug for RateLimitBuilder<K> {
+impl<K, D> fmt::Debug for RateLimitBuilder<K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitBuilder")
             .field("quota", &self.quota)
@@ -177,17 +197,19 @@ impl<K> fmt::Debug for RateLimitBuilder<K> {
 
 /// The service that [`RateLimitLayer`] makes.
 #[derive(Clone)]
-pub struct RateLimit<S, K = ()> {
+pub struct RateLimit<S, K = (), D = ()> {
     inner: S,
     limiter: RateLimiter,
     cost: K,
+    carrier: D,
 }
 
-impl<S, K, Req> Service<Req> for RateLimit<S, K>
+impl<S, K, D, Req> Service<Req> for RateLimit<S, K, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     K: Cost<Req>,
+    D: Carrier<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -202,7 +224,7 @@ where
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let cost = self.cost.cost(&req);
-        match self.limiter.take(cost) {
+        match self.limiter.take(cost, self.carrier.get(&req)) {
             Ok(Taken::Now) => RateLimitFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
@@ -231,7 +253,7 @@ where
     }
 }
 
-impl<S: fmt::Debug, K> fmt::Debug for RateLimit<S, K> {
+impl<S: fmt::Debug, K, D> fmt::Debug for RateLimit<S, K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimit")
             .field("inner", &self.inner)

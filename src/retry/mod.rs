@@ -42,7 +42,10 @@
 //!
 //! **Waits.** The backoff, or what the callee asks for if that is longer: its `retry_after` is a
 //! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
-//! come back at once. If it asks for more than `max_retry_after` the call is not retried. A wait of
+//! come back at once. If it asks for more than `max_retry_after` the call is not retried, nor if the
+//! wait would not end before the [deadline](crate::deadline) that the request carries: the outcome
+//! is returned at once, and the budget keeps its token. `Idempotent` finds the deadline in the
+//! request's extensions, [`Within`] where any other policy shall look for it. A wait of
 //! zero needs no timer, but lets other tasks and the deadline outside have their turn.
 //!
 //! **The budget** bounds what retries add to the load of a callee that is down: over any time, at
@@ -68,7 +71,7 @@
 //!
 //! **Events**, target `buttress::retry`, at DEBUG: `retrying` with `name`, `attempt` (the one that
 //! ended, from 1), `wait_ms` and `verdict`; `gave_up` with `name`, `attempt`, `verdict` and
-//! `reason` (`attempts`, `not_replayable`, `retry_after`, `budget`).
+//! `reason` (`attempts`, `not_replayable`, `retry_after`, `deadline`, `budget`).
 //!
 //! A retry that waits needs a tokio runtime with time enabled.
 
@@ -78,4 +81,4 @@ mod service;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::{Budget, BudgetBuilder, Withdrawal};
-pub use service::{Cloned, Replay, Retry, RetryBuilder, RetryFuture, RetryLayer};
+pub use service::{Cloned, Replay, Retry, RetryBuilder, RetryFuture, RetryLayer, Within};

@@ -2,6 +2,7 @@ use super::backoff::Backoff;
 use super::budget::{Budget, Withdrawal};
 use crate::chance::{Chance, scale};
 use crate::classify::{Classify, Outcome, Verdict, judge};
+use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::http::Idempotent;
 use crate::name::Name;
@@ -12,7 +13,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tower::{Layer, Service};
 use tracing::Level;
 
@@ -28,6 +29,13 @@ use tracing::Level;
 pub trait Replay<Req> {
     /// A copy of `req`, made before it is sent; `None` to send it once and not retry it.
     fn replay(&self, req: &Req) -> Option<Req>;
+
+    /// The deadline that `req` carries, asked for when a retry is about to be waited for. Unless
+    /// implemented: none. [`Within`] adds it to any policy.
+    fn deadline(&self, req: &Req) -> Option<Deadline> {
+        let _ = req;
+        None
+    }
 }
 
 impl<R, Req> Replay<Req> for R
@@ -46,6 +54,44 @@ pub struct Cloned;
 impl<Req: Clone> Replay<Req> for Cloned {
     fn replay(&self, req: &Req) -> Option<Req> {
         Some(req.clone())
+    }
+}
+
+/// Repeats what `R` repeats, within the deadline that `D` finds in the request.
+///
+/// ```
+/// use buttress::http::InExtensions;
+/// use buttress::retry::{Cloned, Within};
+/// use buttress::{RetryLayer, classify::Outcome};
+///
+/// // Sends even POSTs again, but not once their deadline has passed.
+/// let layer = RetryLayer::builder().replay(Within::new(Cloned, InExtensions)).build()?;
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Within<R, D> {
+    replay: R,
+    carrier: D,
+}
+
+impl<R, D> Within<R, D> {
+    /// The policy, and where requests carry their deadline.
+    pub const fn new(replay: R, carrier: D) -> Self {
+        Self { replay, carrier }
+    }
+}
+
+impl<R, D, Req> Replay<Req> for Within<R, D>
+where
+    R: Replay<Req>,
+    D: Carrier<Req>,
+{
+    fn replay(&self, req: &Req) -> Option<Req> {
+        self.replay.replay(req)
+    }
+
+    fn deadline(&self, req: &Req) -> Option<Deadline> {
+        self.carrier.get(req)
     }
 }
 
@@ -530,11 +576,13 @@ where
         cx: &Context<'_>,
     ) -> Next<Result<S::Response, S::Error>> {
         let mut this = self.project();
-        let wait = this.shared.policy.after(
+        let Shared { policy, replay, .. } = &**this.shared;
+        let wait = policy.after(
             *this.attempt,
             verdict,
             outcome.as_ref().err().and_then(StackError::rejection),
             this.copy.is_some(),
+            || this.copy.as_ref().and_then(|copy| replay.deadline(copy)),
             this.previous,
         );
         let Some(wait) = wait else {
@@ -635,16 +683,17 @@ impl Policy {
         verdict: Verdict,
         rejection: Option<Rejection>,
         replayable: bool,
+        deadline: impl FnOnce() -> Option<Deadline>,
         previous: &mut Duration,
     ) -> Option<Wait> {
         if attempt > 1 {
             match rejection {
-                // A retry that timed out may have been sent; one that was rejected was not.
-                None | Some(Rejection::TimedOut { .. }) => {}
+                // A retry that ran out of time may have been sent; one that was rejected was not.
+                None | Some(Rejection::TimedOut { .. } | Rejection::DeadlinePassed) => {}
                 Some(_) => self.budget.iter().for_each(Budget::refund),
             }
         }
-        self.next_wait(attempt, verdict, replayable, previous)
+        self.next_wait(attempt, verdict, replayable, deadline, previous)
     }
 
     /// The wait before the next attempt; `None` if there is none.
@@ -653,6 +702,7 @@ impl Policy {
         attempt: u32,
         verdict: Verdict,
         replayable: bool,
+        deadline: impl FnOnce() -> Option<Deadline>,
         previous: &mut Duration,
     ) -> Option<Wait> {
         if !matches!(
@@ -671,6 +721,13 @@ impl Policy {
         if asked > self.max_retry_after {
             return self.give_up(attempt, verdict, "retry_after");
         }
+        let draw = self.chance.draw();
+        *previous = self.backoff.wait(attempt, *previous, draw);
+        let time = (*previous).max(spread(asked, draw));
+        // Before the budget: a retry that cannot be sent in time takes no token from others.
+        if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), time)) {
+            return self.give_up(attempt, verdict, "deadline");
+        }
         let withdrawal = match &self.budget {
             None => None,
             Some(budget) => match budget.try_withdraw() {
@@ -678,9 +735,6 @@ impl Policy {
                 withdrawal => withdrawal,
             },
         };
-        let draw = self.chance.draw();
-        *previous = self.backoff.wait(attempt, *previous, draw);
-        let time = (*previous).max(spread(asked, draw));
         tracing::event!(
             name: "retrying",
             target: "buttress::retry",

@@ -1,0 +1,33 @@
+use crate::deadline::{Carrier, Deadline};
+use http::Request;
+
+/// Carries the [`Deadline`] in the request's extensions, where any layer and the client find it by
+/// its type. Extensions stay in the process: they are not sent.
+///
+/// ```
+/// use buttress::Deadline;
+/// use std::time::Duration;
+///
+/// // This call may take 300 ms, whatever more the layers allow.
+/// let mut request = http::Request::get("/").body(())?;
+/// request.extensions_mut().insert(Deadline::after(Duration::from_millis(300)));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InExtensions;
+
+impl<B> Carrier<Request<B>> for InExtensions {
+    fn get(&self, request: &Request<B>) -> Option<Deadline> {
+        request.extensions().get().copied()
+    }
+
+    fn set(&self, request: &mut Request<B>, deadline: Deadline) {
+        // In place where there is one: inserting allocates.
+        match request.extensions_mut().get_mut() {
+            Some(found) => *found = deadline,
+            None => {
+                request.extensions_mut().insert(deadline);
+            }
+        }
+    }
+}
