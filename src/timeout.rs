@@ -117,6 +117,17 @@ impl TimeoutLayer {
     }
 }
 
+impl<D> TimeoutLayer<D> {
+    /// With a carrier of deadlines in place of the one it has.
+    pub(crate) fn carried_by<L>(self, carrier: L) -> TimeoutLayer<L> {
+        TimeoutLayer {
+            after: self.after,
+            name: self.name,
+            carrier,
+        }
+    }
+}
+
 impl<S, D: Clone> Layer<S> for TimeoutLayer<D> {
     type Service = Timeout<S, D>;
 
@@ -156,13 +167,8 @@ pub struct TimeoutBuilder<D = ()> {
 impl<D> TimeoutBuilder<D> {
     /// Where requests carry their deadline. Default: `()`, nowhere.
     pub fn deadline<L>(self, carrier: L) -> TimeoutBuilder<L> {
-        let TimeoutLayer { after, name, .. } = self.layer;
         TimeoutBuilder {
-            layer: TimeoutLayer {
-                after,
-                name,
-                carrier,
-            },
+            layer: self.layer.carried_by(carrier),
         }
     }
 

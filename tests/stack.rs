@@ -5,7 +5,7 @@ mod events;
 use buttress::circuit_breaker::State;
 use buttress::http::{Stack, StackBuilder, StatusClassifier, stack};
 use buttress::retry::Backoff;
-use buttress::{Error, LoadShedLayer, Quota, RateLimitLayer, Rejection};
+use buttress::{Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection};
 use http::{Method, Request, Response};
 use std::convert::Infallible;
 use std::future::{Ready, pending, ready};
@@ -150,10 +150,13 @@ async fn a_call_can_be_spawned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_no_http_request_needs_only_its_own_replay_and_verdicts() {
+async fn a_request_that_is_no_http_request_brings_its_own_rules() {
     let client = service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
     let judge = |_: Result<&u32, &Error<Infallible>>| buttress::Verdict::Healthy;
-    let stack = stack().replay(buttress::retry::Cloned).classify(judge);
+    let stack = stack()
+        .replay(buttress::retry::Cloned)
+        .classify(judge)
+        .carrier(());
     assert_eq!(stack.service(client).unwrap().oneshot(1).await, Ok(2));
 }
 
@@ -212,6 +215,28 @@ async fn a_call_ends_at_its_deadline() {
     let error = service.oneshot(get()).await.unwrap_err();
     assert_eq!(error, Error::Rejected(Rejection::TimedOut { after }));
     assert_eq!(start.elapsed(), after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_sees_the_deadline_of_its_attempt() {
+    let client = service_fn(|request: Request<()>| async move {
+        let deadline = request.extensions().get().map(Deadline::remaining);
+        Ok::<_, Infallible>(Response::new(deadline))
+    });
+    let left = |stack: StackBuilder, own: Option<Duration>| async move {
+        let mut request = get();
+        if let Some(own) = own {
+            request.extensions_mut().insert(Deadline::after(own));
+        }
+        let service = stack.service(client).unwrap();
+        service.oneshot(request).await.unwrap().into_body()
+    };
+    assert_eq!(left(stack(), None).await, Some(5 * SECOND));
+    assert_eq!(
+        left(stack().deadline(2 * SECOND), None).await,
+        Some(2 * SECOND)
+    );
+    assert_eq!(left(stack(), Some(SECOND)).await, Some(SECOND));
 }
 
 #[tokio::test(start_paused = true)]

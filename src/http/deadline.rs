@@ -31,3 +31,15 @@ impl<B> Carrier<Request<B>> for InExtensions {
         }
     }
 }
+
+/// Carries nothing: the extensions of reqwest's requests are private.
+#[cfg(feature = "reqwest")]
+impl Carrier<reqwest::Request> for InExtensions {
+    const CARRIES: bool = false;
+
+    fn get(&self, _: &reqwest::Request) -> Option<Deadline> {
+        None
+    }
+
+    fn set(&self, _: &mut reqwest::Request, _: Deadline) {}
+}

@@ -1,7 +1,7 @@
 //! The recommended stack in one call.
 
 use super::maybe::{Maybe, maybe};
-use super::{Idempotent, StatusClassifier};
+use super::{Idempotent, InExtensions, StatusClassifier};
 use crate::circuit_breaker::{Circuit, CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerLayer};
 use crate::error::{ErrorLayer, InvalidConfig, LiftError};
 use crate::load_shed::{InFlightLimit, LoadShed, LoadShedLayer};
@@ -62,6 +62,7 @@ pub fn stack() -> StackBuilder {
         attempt: Duration::from_secs(5),
         classify: StatusClassifier::default(),
         replay: Idempotent,
+        carrier: InExtensions,
         name: None,
     }
 }
@@ -69,7 +70,7 @@ pub fn stack() -> StackBuilder {
 /// Builds a [`StackLayer`]. See [`stack`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` or `service` is called"]
-pub struct StackBuilder<C = StatusClassifier, R = Idempotent> {
+pub struct StackBuilder<C = StatusClassifier, R = Idempotent, D = InExtensions> {
     deadline: Duration,
     retry: Option<RetryBuilder>,
     load_shed: Option<LoadShedLayer>,
@@ -78,10 +79,11 @@ pub struct StackBuilder<C = StatusClassifier, R = Idempotent> {
     attempt: Duration,
     classify: C,
     replay: R,
+    carrier: D,
     name: Option<Arc<str>>,
 }
 
-impl<C, R> StackBuilder<C, R> {
+impl<C, R, D> StackBuilder<C, R, D> {
     /// How long a call may take in all, retries and waits included. Default: 30 s.
     /// `Duration::MAX` for ever.
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -140,7 +142,7 @@ impl<C, R> StackBuilder<C, R> {
 
     /// What an outcome says about the callee, for retry and circuit breaker. Default:
     /// [`StatusClassifier`].
-    pub fn classify<D>(self, classify: D) -> StackBuilder<D, R> {
+    pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, D> {
         StackBuilder {
             deadline: self.deadline,
             retry: self.retry,
@@ -150,12 +152,13 @@ impl<C, R> StackBuilder<C, R> {
             attempt: self.attempt,
             classify,
             replay: self.replay,
+            carrier: self.carrier,
             name: self.name,
         }
     }
 
     /// Which requests may be sent again. Default: [`Idempotent`].
-    pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q> {
+    pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q, D> {
         StackBuilder {
             deadline: self.deadline,
             retry: self.retry,
@@ -165,6 +168,26 @@ impl<C, R> StackBuilder<C, R> {
             attempt: self.attempt,
             classify: self.classify,
             replay,
+            carrier: self.carrier,
+            name: self.name,
+        }
+    }
+
+    /// Where requests carry their [`Deadline`](crate::Deadline), which timeouts leave there and all
+    /// parts heed. Default: [`InExtensions`]; `()` for nowhere. Retry finds it by its own
+    /// [`Replay`](crate::Replay): [`Idempotent`] does, others do in
+    /// [`Within`](crate::retry::Within).
+    pub fn carrier<L>(self, carrier: L) -> StackBuilder<C, R, L> {
+        StackBuilder {
+            deadline: self.deadline,
+            retry: self.retry,
+            load_shed: self.load_shed,
+            rate_limit: self.rate_limit,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay: self.replay,
+            carrier,
             name: self.name,
         }
     }
@@ -180,9 +203,10 @@ impl<C, R> StackBuilder<C, R> {
     ///
     /// # Errors
     /// As the builders of retry and circuit breaker.
-    pub fn build(self) -> Result<StackLayer<C, R>, InvalidConfig>
+    pub fn build(self) -> Result<StackLayer<C, R, D>, InvalidConfig>
     where
         C: Clone,
+        D: Clone,
     {
         let name = self.name;
         let timeout = |after| match name.clone() {
@@ -193,7 +217,7 @@ impl<C, R> StackBuilder<C, R> {
         let limiter = self.rate_limit.as_ref().map(RateLimitLayer::limiter);
         let by_retry = limiter.filter(|_| self.retry.is_some());
         let by_breaker = limiter.filter(|_| self.retry.is_none());
-        let (classify, replay) = (self.classify, self.replay);
+        let (classify, replay, carrier) = (self.classify, self.replay, self.carrier);
         let breaker = self.breaker.map(|breaker| {
             let breaker = match name.clone() {
                 Some(name) => breaker.name(name),
@@ -211,12 +235,14 @@ impl<C, R> StackBuilder<C, R> {
             retry.classify(classify).replay(replay).build()
         });
         Ok(StackLayer {
-            deadline: timeout(self.deadline)?,
+            deadline: timeout(self.deadline)?.carried_by(carrier.clone()),
             retry: retry.transpose()?,
+            load_shed: self.load_shed.map(|shed| shed.carried_by(carrier.clone())),
+            rate_limit: self
+                .rate_limit
+                .map(|limit| limit.carried_by(carrier.clone())),
             breaker: breaker.transpose()?,
-            attempt: timeout(self.attempt)?,
-            load_shed: self.load_shed,
-            rate_limit: self.rate_limit,
+            attempt: timeout(self.attempt)?.carried_by(carrier),
         })
     }
 
@@ -224,11 +250,12 @@ impl<C, R> StackBuilder<C, R> {
     ///
     /// # Errors
     /// As [`build`](Self::build).
-    pub fn service<S>(self, client: S) -> Result<Stack<S, C, R>, InvalidConfig>
+    pub fn service<S>(self, client: S) -> Result<Stack<S, C, R, D>, InvalidConfig>
     where
         S: Clone,
         C: Clone,
         R: Clone,
+        D: Clone,
     {
         Ok(self.build()?.layer(client))
     }
@@ -238,16 +265,16 @@ impl<C, R> StackBuilder<C, R> {
 ///
 /// Printed, it is one line for each part, outermost first, with all settings.
 #[derive(Clone, Debug)]
-pub struct StackLayer<C = StatusClassifier, R = Idempotent> {
-    deadline: TimeoutLayer,
+pub struct StackLayer<C = StatusClassifier, R = Idempotent, D = InExtensions> {
+    deadline: TimeoutLayer<D>,
     retry: Option<RetryLayer<PauseOnThrottle<C>, R>>,
-    load_shed: Option<LoadShedLayer>,
-    rate_limit: Option<RateLimitLayer>,
+    load_shed: Option<LoadShedLayer<D>>,
+    rate_limit: Option<RateLimitLayer<(), D>>,
     breaker: Option<CircuitBreakerLayer<PauseOnThrottle<C>>>,
-    attempt: TimeoutLayer,
+    attempt: TimeoutLayer<D>,
 }
 
-impl<C, R> StackLayer<C, R> {
+impl<C, R, D> StackLayer<C, R, D> {
     /// The budget of its retries, if there is one.
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
@@ -273,7 +300,7 @@ impl<C, R> StackLayer<C, R> {
     }
 }
 
-impl<C, R> fmt::Display for StackLayer<C, R> {
+impl<C, R, D> fmt::Display for StackLayer<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.deadline)?;
         line(f, "retry", self.retry.as_ref())?;
@@ -291,13 +318,14 @@ fn line(f: &mut fmt::Formatter<'_>, part: &str, layer: Option<&impl fmt::Display
     }
 }
 
-impl<S, C, R> Layer<S> for StackLayer<C, R>
+impl<S, C, R, D> Layer<S> for StackLayer<C, R, D>
 where
     S: Clone,
     C: Clone,
     R: Clone,
+    D: Clone,
 {
-    type Service = Stack<S, C, R>;
+    type Service = Stack<S, C, R, D>;
 
     fn layer(&self, client: S) -> Self::Service {
         let attempt = self.attempt.layer(ErrorLayer.layer(client));
@@ -311,20 +339,21 @@ where
     }
 }
 
-type Guarded<S, C> =
-    Maybe<CircuitBreaker<Timeout<LiftError<S>>, PauseOnThrottle<C>>, Timeout<LiftError<S>>>;
-type Limited<S, C> = Maybe<RateLimit<Guarded<S, C>>, Guarded<S, C>>;
-type Shed<S, C> = Maybe<LoadShed<Limited<S, C>>, Limited<S, C>>;
-type Retried<S, C, R> = Maybe<Retry<Shed<S, C>, PauseOnThrottle<C>, R>, Shed<S, C>>;
+type Attempt<S, D> = Timeout<LiftError<S>, D>;
+type Guarded<S, C, D> = Maybe<CircuitBreaker<Attempt<S, D>, PauseOnThrottle<C>>, Attempt<S, D>>;
+type Limited<S, C, D> = Maybe<RateLimit<Guarded<S, C, D>, (), D>, Guarded<S, C, D>>;
+type Shed<S, C, D> = Maybe<LoadShed<Limited<S, C, D>, D>, Limited<S, C, D>>;
+type Retried<S, C, R, D> = Maybe<Retry<Shed<S, C, D>, PauseOnThrottle<C>, R>, Shed<S, C, D>>;
+type Whole<S, C, R, D> = Timeout<Retried<S, C, R, D>, D>;
 
 /// The service that [`StackLayer`] makes, around a client `S`.
 ///
 /// `Clone`, `Send` and `Sync` where the client is. Its error is [`Error<S::Error>`](crate::Error).
-pub struct Stack<S, C = StatusClassifier, R = Idempotent> {
-    inner: Timeout<Retried<S, C, R>>,
+pub struct Stack<S, C = StatusClassifier, R = Idempotent, D = InExtensions> {
+    inner: Whole<S, C, R, D>,
 }
 
-impl<S: Clone, C: Clone, R: Clone> Clone for Stack<S, C, R> {
+impl<S: Clone, C: Clone, R: Clone, D: Clone> Clone for Stack<S, C, R, D> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -332,13 +361,13 @@ impl<S: Clone, C: Clone, R: Clone> Clone for Stack<S, C, R> {
     }
 }
 
-impl<S, C, R, Req> Service<Req> for Stack<S, C, R>
+impl<S, C, R, D, Req> Service<Req> for Stack<S, C, R, D>
 where
-    Timeout<Retried<S, C, R>>: Service<Req>,
+    Whole<S, C, R, D>: Service<Req>,
 {
-    type Response = <Timeout<Retried<S, C, R>> as Service<Req>>::Response;
-    type Error = <Timeout<Retried<S, C, R>> as Service<Req>>::Error;
-    type Future = <Timeout<Retried<S, C, R>> as Service<Req>>::Future;
+    type Response = <Whole<S, C, R, D> as Service<Req>>::Response;
+    type Error = <Whole<S, C, R, D> as Service<Req>>::Error;
+    type Future = <Whole<S, C, R, D> as Service<Req>>::Future;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -351,7 +380,7 @@ where
     }
 }
 
-impl<S, C, R> fmt::Debug for Stack<S, C, R> {
+impl<S, C, R, D> fmt::Debug for Stack<S, C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stack").finish_non_exhaustive()
     }

@@ -65,6 +65,15 @@ impl<D, U> LoadShedLayer<D, U> {
         }
     }
 
+    /// With a carrier of deadlines in place of the one it has.
+    pub(crate) fn carried_by<L>(self, carrier: L) -> LoadShedLayer<L, U> {
+        LoadShedLayer {
+            limit: self.limit,
+            carrier,
+            until: self.until,
+        }
+    }
+
     /// The limit that all services of this layer share.
     #[must_use]
     pub fn limit(&self) -> &InFlightLimit {

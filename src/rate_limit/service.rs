@@ -81,6 +81,15 @@ impl RateLimitLayer {
 }
 
 impl<K, D> RateLimitLayer<K, D> {
+    /// With a carrier of deadlines in place of the one it has.
+    pub(crate) fn carried_by<L>(self, carrier: L) -> RateLimitLayer<K, L> {
+        RateLimitLayer {
+            limiter: self.limiter,
+            cost: self.cost,
+            carrier,
+        }
+    }
+
     /// The limiter that all services of this layer share.
     #[must_use]
     pub fn limiter(&self) -> &RateLimiter {
@@ -117,7 +126,7 @@ impl From<Quota> for RateLimitLayer {
 }
 
 /// Its settings, for people.
-impl<K> fmt::Display for RateLimitLayer<K> {
+impl<K, D> fmt::Display for RateLimitLayer<K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.limiter, f)
     }
