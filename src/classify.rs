@@ -127,7 +127,7 @@ where
 
 /// Whether the caller's own deadline ended the call, so that the callee may have been given any
 /// time or none.
-#[cold]
+#[inline]
 pub(crate) fn ended_by_deadline<Res, Err: StackError>(outcome: &Result<Res, Err>) -> bool {
     outcome.as_ref().err().and_then(StackError::rejection) == Some(Rejection::DeadlinePassed)
 }

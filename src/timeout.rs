@@ -74,6 +74,7 @@
 //!
 //! Needs a tokio runtime with time enabled once something has to be waited for.
 
+use crate::classify::ended_by_deadline;
 use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
@@ -457,13 +458,16 @@ where
         let mut state = self.project().state;
         if let StateProj::Calling { call, clock, .. } = state.as_mut().project() {
             // The answer first: when both are due, it wins.
-            match call.poll(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(state.end_with(error))),
-                answer @ Poll::Ready(Ok(_)) => {
+            let answer = call.poll(cx);
+            if let Poll::Ready(outcome) = &answer {
+                if ended_by_deadline(outcome) {
+                    if let Some(error) = state.as_mut().own_time_out() {
+                        return Poll::Ready(Err(error));
+                    }
+                } else {
                     clock.stop();
-                    return answer;
                 }
+                return answer;
             }
         }
         state.poll_time_out(cx).map(Err)
@@ -486,23 +490,20 @@ impl<F> State<F> {
         Poll::Ready(error)
     }
 
-    /// The error of a call that failed by itself, unless it failed by the deadline that this very
-    /// timeout set: then its time has run out.
+    /// The error of a call that a deadline ended, if it is the one that this very timeout set: then
+    /// its time has run out.
     #[cold]
-    fn end_with<E: StackError>(mut self: Pin<&mut Self>, error: E) -> E {
-        let StateProj::Calling { clock, end, .. } = self.as_mut().project() else {
-            return error;
+    fn own_time_out<E: StackError>(mut self: Pin<&mut Self>) -> Option<E> {
+        let StateProj::Calling { mut clock, end, .. } = self.as_mut().project() else {
+            return None;
         };
-        if error.rejection() == Some(Rejection::DeadlinePassed)
-            && end.after.is_some()
-            && clock.is_due()
-        {
-            let timed_out = end.time_out();
-            self.set(State::Done);
-            return timed_out;
+        if end.after.is_none() || !clock.is_due() {
+            clock.as_mut().stop();
+            return None;
         }
-        clock.stop();
-        error
+        let error = end.time_out();
+        self.set(State::Done);
+        Some(error)
     }
 }
 
