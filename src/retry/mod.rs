@@ -36,7 +36,7 @@
 //!
 //! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient) or
 //! [`Throttled`](crate::Verdict::Throttled), if there are attempts left, its request can be
-//! repeated and the budget has a token. Otherwise the outcome is returned as it is, response or
+//! repeated (which its replay policy is asked again when the retry is due) and the budget has a token. Otherwise the outcome is returned as it is, response or
 //! error, with no delay; retry has no errors of its own. A timeout of this crate's is transient;
 //! its other rejections end the call.
 //!

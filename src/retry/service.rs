@@ -28,6 +28,21 @@ use tracing::Level;
 pub trait Replay<Req> {
     /// A copy of `req`, made before it is sent; `None` to send it once and not retry it.
     fn replay(&self, req: &Req) -> Option<Req>;
+
+    /// Whether `copy` can still be sent. Asked when a retry is due and nothing else stands against
+    /// it: after a `true` nothing but the caller's leaving, or an error of the inner service's
+    /// readiness, keeps it from being sent. After a `false` the call ends with the outcome it has.
+    /// Default: `true`.
+    fn replayable(&self, copy: &Req) -> bool {
+        let _ = copy;
+        true
+    }
+
+    /// Prepares `copy` for being sent as the attempt of this number, from 2 on. Called right
+    /// before. Default: leaves it as it is.
+    fn resend(&self, copy: &mut Req, attempt: u32) {
+        let _ = (copy, attempt);
+    }
 }
 
 impl<R, Req> Replay<Req> for R
@@ -507,28 +522,37 @@ where
         cx: &Context<'_>,
     ) -> Next<Result<S::Response, S::Error>> {
         let mut this = self.project();
-        let wait = this.shared.policy.after(
+        let Shared { policy, replay, .. } = &**this.shared;
+        let granted = policy.after(
             *this.attempt,
             verdict,
             outcome.as_ref().err().and_then(StackError::rejection),
             this.copy.is_some(),
-            this.previous,
         );
-        let Some(wait) = wait else {
+        let Some(Granted { withdrawal }) = granted else {
             return Next::End(outcome);
         };
+        // The last question: a copy that is to be sent may take over what the last attempt reads.
+        if !this
+            .copy
+            .as_ref()
+            .is_some_and(|copy| replay.replayable(copy))
+        {
+            policy.give_up(*this.attempt, verdict, "not_replayable");
+            return Next::End(outcome);
+        }
+        let wait = policy.wait(*this.attempt, verdict, this.previous);
         // The outcome and what the attempt held are free before the wait.
         drop(outcome);
-        if wait.time.is_zero() {
-            let withdrawal = wait.withdrawal;
+        if wait.is_zero() {
             this.state.set(State::Readying { withdrawal });
             // Others get their turn all the same: a deadline, for instance.
             cx.waker().wake_by_ref();
             return Next::Yield;
         }
         this.state.set(State::Sleeping {
-            sleep: sleep(wait.time),
-            withdrawal: wait.withdrawal,
+            sleep: sleep(wait),
+            withdrawal,
         });
         Next::Wait
     }
@@ -573,14 +597,16 @@ where
                 return Poll::Pending;
             }
         }
-        let req = this.copy.take().expect(POLLED);
-        let last = *this.attempt + 1 >= policy.attempts;
+        let mut req = this.copy.take().expect(POLLED);
+        let attempt = *this.attempt + 1;
+        let last = attempt >= policy.attempts;
         *this.copy = if last { None } else { replay.replay(&req) };
+        replay.resend(&mut req, attempt);
         // From here on it is sent.
         if let Some(withdrawal) = withdrawal {
             withdrawal.spend();
         }
-        *this.attempt += 1;
+        *this.attempt = attempt;
         let call = service.call(req);
         this.state.set(State::Calling { call });
         Poll::Ready(Ok(()))
@@ -589,9 +615,8 @@ where
 
 const POLLED: &str = "a future must not be polled after it was ready";
 
-/// A retry that was decided on.
-struct Wait {
-    time: Duration,
+/// A retry that the policy grants. What it took from the budget goes back if it is not sent.
+struct Granted {
     withdrawal: Option<Withdrawal>,
 }
 
@@ -611,9 +636,8 @@ impl Policy {
         attempt: u32,
         verdict: Verdict,
         rejection: Option<Rejection>,
-        replayable: bool,
-        previous: &mut Duration,
-    ) -> Option<Wait> {
+        copied: bool,
+    ) -> Option<Granted> {
         if attempt > 1 {
             match rejection {
                 // A retry that timed out may have been sent; one that was rejected was not.
@@ -621,58 +645,57 @@ impl Policy {
                 Some(_) => self.budget.iter().for_each(Budget::refund),
             }
         }
-        self.next_wait(attempt, verdict, replayable, previous)
+        self.grant(attempt, verdict, copied)
     }
 
-    /// The wait before the next attempt; `None` if there is none.
-    fn next_wait(
-        &self,
-        attempt: u32,
-        verdict: Verdict,
-        replayable: bool,
-        previous: &mut Duration,
-    ) -> Option<Wait> {
+    /// The next attempt, if there is one.
+    fn grant(&self, attempt: u32, verdict: Verdict, copied: bool) -> Option<Granted> {
         if !matches!(
             verdict,
             Verdict::Transient { .. } | Verdict::Throttled { .. }
         ) {
             return None;
         }
-        let asked = verdict.retry_after().unwrap_or_default();
-        if attempt >= self.attempts {
-            return self.give_up(attempt, verdict, "attempts");
-        }
-        if !replayable {
-            return self.give_up(attempt, verdict, "not_replayable");
-        }
-        if asked > self.max_retry_after {
-            return self.give_up(attempt, verdict, "retry_after");
-        }
-        let withdrawal = match &self.budget {
-            None => None,
-            Some(budget) => match budget.try_withdraw() {
-                None => return self.give_up(attempt, verdict, "budget"),
-                withdrawal => withdrawal,
-            },
+        let refused = if attempt >= self.attempts {
+            "attempts"
+        } else if !copied {
+            "not_replayable"
+        } else if verdict.retry_after() > Some(self.max_retry_after) {
+            "retry_after"
+        } else {
+            let Some(budget) = &self.budget else {
+                return Some(Granted { withdrawal: None });
+            };
+            match budget.try_withdraw() {
+                None => "budget",
+                withdrawal => return Some(Granted { withdrawal }),
+            }
         };
+        self.give_up(attempt, verdict, refused);
+        None
+    }
+
+    /// How long to wait before the attempt that was granted.
+    fn wait(&self, attempt: u32, verdict: Verdict, previous: &mut Duration) -> Duration {
+        let asked = verdict.retry_after().unwrap_or_default();
         let draw = self.chance.draw();
         *previous = self.backoff.wait(attempt, *previous, draw);
-        let time = (*previous).max(spread(asked, draw));
+        let wait = (*previous).max(spread(asked, draw));
         tracing::event!(
             name: "retrying",
             target: "buttress::retry",
             Level::DEBUG,
             name = self.name.get(),
             attempt,
-            wait_ms = millis(time),
+            wait_ms = millis(wait),
             verdict = verdict.as_str(),
             "retrying"
         );
-        Some(Wait { time, withdrawal })
+        wait
     }
 
     #[cold]
-    fn give_up(&self, attempt: u32, verdict: Verdict, reason: &'static str) -> Option<Wait> {
+    fn give_up(&self, attempt: u32, verdict: Verdict, reason: &'static str) {
         tracing::event!(
             name: "gave_up",
             target: "buttress::retry",
@@ -683,7 +706,6 @@ impl Policy {
             reason,
             "gave up"
         );
-        None
     }
 }
 
