@@ -10,11 +10,20 @@
 //!     RetryLayer::builder().classify(StatusClassifier::default()).replay(Idempotent).build()?;
 //! # Ok::<(), buttress::error::InvalidConfig>(())
 //! ```
+//!
+//! The feature `http-body` brings `ReplayBodyLayer`, with which requests whose bodies are not `Clone`
+//! can be sent again.
 
+mod attempt;
 mod classify;
 mod replay;
+#[cfg(feature = "http-body")]
+mod replay_body;
 mod retry_after;
 
+pub use attempt::Attempt;
 pub use classify::StatusClassifier;
-pub use replay::Idempotent;
+pub use replay::{Idempotent, RepeatIf};
+#[cfg(feature = "http-body")]
+pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
 pub use retry_after::retry_after;
