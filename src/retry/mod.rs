@@ -31,6 +31,7 @@
 //! | the longest wait that the callee may ask for | `max_retry_after` | 60 s |
 //! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
 //! | which requests are sent again | `replay` | [`Idempotent`](crate::http::Idempotent), for HTTP requests only |
+//! | what becomes of a response that is thrown away | `discard` | [`Dropped`], at once |
 //! | seed of the waits' jitter | `seed` | random |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
@@ -44,6 +45,10 @@
 //! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
 //! come back at once. If it asks for more than `max_retry_after` the call is not retried. A wait of
 //! zero needs no timer, but lets other tasks and the deadline outside have their turn.
+//!
+//! **Responses** that are thrown away for a retry are dropped before the wait, which closes an
+//! HTTP/1.1 connection that has not been read to the end. With another [`Discard`] (the feature
+//! `http-body` brings `http::Drain`) the next attempt is sent when both the wait and the discarding are over.
 //!
 //! **The budget** bounds what retries add to the load of a callee that is down: over any time, at
 //! most `capacity + ratio · first attempts that went well + reserve · seconds` retries. Successes of
@@ -74,8 +79,10 @@
 
 mod backoff;
 mod budget;
+mod discard;
 mod service;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::{Budget, BudgetBuilder, Withdrawal};
+pub use discard::{Discard, Dropped, Never};
 pub use service::{Cloned, Replay, Retry, RetryBuilder, RetryFuture, RetryLayer};

@@ -1,5 +1,6 @@
 use super::backoff::Backoff;
 use super::budget::{Budget, Withdrawal};
+use super::discard::{Discard, Dropped};
 use crate::chance::{Chance, scale};
 use crate::classify::{Classify, Outcome, Verdict, judge};
 use crate::error::{InvalidConfig, Rejection, StackError};
@@ -70,10 +71,11 @@ impl<Req: Clone> Replay<Req> for Cloned {
 /// every clone of the layer and of its services, draws on the same one. Applying the layer is
 /// cheap.
 #[derive(Clone)]
-pub struct RetryLayer<C = Outcome, R = Idempotent> {
+pub struct RetryLayer<C = Outcome, R = Idempotent, D = Dropped> {
     policy: Arc<Policy>,
     classify: C,
     replay: R,
+    discard: D,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ impl RetryLayer {
             max_retry_after: Duration::from_secs(60),
             classify: Outcome,
             replay: Idempotent,
+            discard: Dropped,
             seed: None,
             name: Name::default(),
         }
@@ -108,7 +111,7 @@ impl Default for RetryLayer {
     }
 }
 
-impl<C, R> RetryLayer<C, R> {
+impl<C, R, D> RetryLayer<C, R, D> {
     /// The budget that all services of this layer share, unless there is none.
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
@@ -116,8 +119,8 @@ impl<C, R> RetryLayer<C, R> {
     }
 }
 
-impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
-    type Service = Retry<S, C, R>;
+impl<S: Clone, C: Clone, R: Clone, D: Clone> Layer<S> for RetryLayer<C, R, D> {
+    type Service = Retry<S, C, R, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let shared = Shared {
@@ -125,6 +128,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
             policy: self.policy.clone(),
             classify: self.classify.clone(),
             replay: self.replay.clone(),
+            discard: self.discard.clone(),
         };
         Retry {
             inner,
@@ -133,7 +137,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
     }
 }
 
-impl<C, R> fmt::Debug for RetryLayer<C, R> {
+impl<C, R, D> fmt::Debug for RetryLayer<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
             .field("policy", &self.policy)
@@ -144,13 +148,14 @@ impl<C, R> fmt::Debug for RetryLayer<C, R> {
 /// Builds a [`RetryLayer`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct RetryBuilder<C = Outcome, R = Idempotent> {
+pub struct RetryBuilder<C = Outcome, R = Idempotent, D = Dropped> {
     attempts: u32,
     backoff: Backoff,
     budget: Budgeting,
     max_retry_after: Duration,
     classify: C,
     replay: R,
+    discard: D,
     seed: Option<u64>,
     name: Name,
 }
@@ -162,7 +167,7 @@ enum Budgeting {
     None,
 }
 
-impl<C, R> RetryBuilder<C, R> {
+impl<C, R, D> RetryBuilder<C, R, D> {
     /// How often a call is sent in all, the first attempt included; at least 1. Default: 3.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
@@ -195,7 +200,7 @@ impl<C, R> RetryBuilder<C, R> {
     }
 
     /// What an outcome says about the callee. Default: every `Ok` healthy, every `Err` transient.
-    pub fn classify<D>(self, classify: D) -> RetryBuilder<D, R> {
+    pub fn classify<K>(self, classify: K) -> RetryBuilder<K, R, D> {
         let Self {
             attempts,
             backoff,
@@ -203,6 +208,7 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify: _,
             replay,
+            discard,
             seed,
             name,
         } = self;
@@ -213,13 +219,14 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify,
             replay,
+            discard,
             seed,
             name,
         }
     }
 
     /// Which requests may be sent again. Default: [`Idempotent`], for HTTP requests.
-    pub fn replay<Q>(self, replay: Q) -> RetryBuilder<C, Q> {
+    pub fn replay<Q>(self, replay: Q) -> RetryBuilder<C, Q, D> {
         let Self {
             attempts,
             backoff,
@@ -227,6 +234,7 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify,
             replay: _,
+            discard,
             seed,
             name,
         } = self;
@@ -237,6 +245,33 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify,
             replay,
+            discard,
+            seed,
+            name,
+        }
+    }
+
+    /// What becomes of a response that is thrown away for a retry. Default: [`Dropped`], at once.
+    pub fn discard<W>(self, discard: W) -> RetryBuilder<C, R, W> {
+        let Self {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay,
+            discard: _,
+            seed,
+            name,
+        } = self;
+        RetryBuilder {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay,
+            discard,
             seed,
             name,
         }
@@ -259,7 +294,7 @@ impl<C, R> RetryBuilder<C, R> {
     /// # Errors
     /// No attempts; a backoff whose base is above its cap, or whose factor is below 1 or not
     /// finite.
-    pub fn build(self) -> Result<RetryLayer<C, R>, InvalidConfig> {
+    pub fn build(self) -> Result<RetryLayer<C, R, D>, InvalidConfig> {
         if self.attempts == 0 {
             return Err(InvalidConfig::new("attempts", 0, "at least 1"));
         }
@@ -277,17 +312,21 @@ impl<C, R> RetryBuilder<C, R> {
             name: self.name,
         };
         let Self {
-            classify, replay, ..
+            classify,
+            replay,
+            discard,
+            ..
         } = self;
         Ok(RetryLayer {
             policy: Arc::new(policy),
             classify,
             replay,
+            discard,
         })
     }
 }
 
-impl<C, R> fmt::Debug for RetryBuilder<C, R> {
+impl<C, R, D> fmt::Debug for RetryBuilder<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryBuilder")
             .field("attempts", &self.attempts)
@@ -300,23 +339,24 @@ impl<C, R> fmt::Debug for RetryBuilder<C, R> {
 }
 
 /// The service that [`RetryLayer`] makes.
-pub struct Retry<S, C = Outcome, R = Idempotent> {
+pub struct Retry<S, C = Outcome, R = Idempotent, D = Dropped> {
     inner: S,
-    shared: Arc<Shared<S, C, R>>,
+    shared: Arc<Shared<S, C, R, D>>,
 }
 
 /// What all clones of a service share, so that a call costs one reference and not a clone of all
 /// that stands below.
-struct Shared<S, C, R> {
+struct Shared<S, C, R, D> {
     /// Never polled, so never ready: what retries clone. Locked to take it and to put it back; it
     /// is cloned in between, with the lock free. A mutex, because a service need not be `Sync`.
     spare: Mutex<Option<S>>,
     policy: Arc<Policy>,
     classify: C,
     replay: R,
+    discard: D,
 }
 
-impl<S: Clone, C, R> Shared<S, C, R> {
+impl<S: Clone, C, R, D> Shared<S, C, R, D> {
     /// A clone that is not ready; `None` while another retry is making one.
     fn unready(&self) -> Option<S> {
         let service = lock(&self.spare).take();
@@ -347,7 +387,7 @@ fn lock<S>(spare: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S: Clone, C, R> Clone for Retry<S, C, R> {
+impl<S: Clone, C, R, D> Clone for Retry<S, C, R, D> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -356,16 +396,17 @@ impl<S: Clone, C, R> Clone for Retry<S, C, R> {
     }
 }
 
-impl<S, C, R, Req> Service<Req> for Retry<S, C, R>
+impl<S, C, R, D, Req> Service<Req> for Retry<S, C, R, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = RetryFuture<S, C, R, Req>;
+    type Future = RetryFuture<S, C, R, Req, D>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -394,7 +435,7 @@ where
     }
 }
 
-impl<S: fmt::Debug, C, R> fmt::Debug for Retry<S, C, R> {
+impl<S: fmt::Debug, C, R, D> fmt::Debug for Retry<S, C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("inner", &self.inner)
@@ -406,12 +447,13 @@ impl<S: fmt::Debug, C, R> fmt::Debug for Retry<S, C, R> {
 pin_project! {
     /// The future of a [`Retry`] call.
     #[must_use = "futures do nothing unless polled"]
-    pub struct RetryFuture<S, C, R, Req>
+    pub struct RetryFuture<S, C, R, Req, D = Dropped>
     where
         S: Service<Req>,
+        D: Discard<S::Response>,
     {
         #[pin]
-        state: State<S::Future>,
+        state: State<S::Future, D::Future>,
         // What the next attempt sends.
         copy: Option<Req>,
         // What it is made with, from the first retry on; polled only when it is about to be called.
@@ -420,21 +462,23 @@ pin_project! {
         attempt: u32,
         // The last backoff.
         previous: Duration,
-        shared: Arc<Shared<S, C, R>>,
+        shared: Arc<Shared<S, C, R, D>>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    enum State<F, G> {
         Calling {
             #[pin]
             call: F,
         },
-        // The withdrawal goes back if the retry is not sent.
-        Sleeping {
+        // For both. The withdrawal goes back if the retry is not sent.
+        Waiting {
             #[pin]
-            sleep: Sleep,
+            sleep: Option<Sleep>,
+            #[pin]
+            discard: Option<G>,
             withdrawal: Option<Withdrawal>,
         },
         Readying { withdrawal: Option<Withdrawal> },
@@ -442,12 +486,13 @@ pin_project! {
     }
 }
 
-impl<S, C, R, Req> Future for RetryFuture<S, C, R, Req>
+impl<S, C, R, Req, D> Future for RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -484,12 +529,13 @@ enum Next<T> {
     Wait,
 }
 
-impl<S, C, R, Req> RetryFuture<S, C, R, Req>
+impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     /// Every attempt but the first.
     #[cold]
@@ -522,7 +568,12 @@ where
         cx: &Context<'_>,
     ) -> Next<Result<S::Response, S::Error>> {
         let mut this = self.project();
-        let Shared { policy, replay, .. } = &**this.shared;
+        let Shared {
+            policy,
+            replay,
+            discard,
+            ..
+        } = &**this.shared;
         let granted = policy.after(
             *this.attempt,
             verdict,
@@ -542,26 +593,34 @@ where
             return Next::End(outcome);
         }
         let wait = policy.wait(*this.attempt, verdict, this.previous);
-        // The outcome and what the attempt held are free before the wait.
-        drop(outcome);
+        // An error and what the attempt held are free before the wait; so is a response, unless
+        // there is a use for it.
+        let discard = match outcome {
+            Ok(response) => discard.discard(response, wait),
+            Err(error) => {
+                drop(error);
+                None
+            }
+        };
+        this.state.set(State::Waiting {
+            sleep: (!wait.is_zero()).then(|| sleep(wait)),
+            discard,
+            withdrawal,
+        });
         if wait.is_zero() {
-            this.state.set(State::Readying { withdrawal });
             // Others get their turn all the same: a deadline, for instance.
             cx.waker().wake_by_ref();
             return Next::Yield;
         }
-        this.state.set(State::Sleeping {
-            sleep: sleep(wait),
-            withdrawal,
-        });
         Next::Wait
     }
 }
 
-impl<S, C, R, Req> RetryFuture<S, C, R, Req>
+impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     /// Waits, readies the service and sends again.
     #[cold]
@@ -569,8 +628,16 @@ where
         let mut this = self.project();
         let Shared { policy, replay, .. } = &**this.shared;
         let withdrawal = match this.state.as_mut().project() {
-            StateProj::Sleeping { sleep, withdrawal } => {
-                ready!(sleep.poll(cx));
+            StateProj::Waiting {
+                sleep,
+                discard,
+                withdrawal,
+            } => {
+                // Each wakes the task by itself.
+                let slept = poll_and_drop(sleep, cx);
+                let discarded = poll_and_drop(discard, cx);
+                ready!(slept);
+                ready!(discarded);
                 withdrawal.take()
             }
             StateProj::Readying { withdrawal } => withdrawal.take(),
@@ -611,6 +678,18 @@ where
         this.state.set(State::Calling { call });
         Poll::Ready(Ok(()))
     }
+}
+
+/// Polls what there is, and drops it when it is over.
+fn poll_and_drop<F: Future<Output = ()>>(
+    mut slot: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if let Some(future) = slot.as_mut().as_pin_mut() {
+        ready!(future.poll(cx));
+        slot.set(None);
+    }
+    Poll::Ready(())
 }
 
 const POLLED: &str = "a future must not be polled after it was ready";
@@ -716,7 +795,11 @@ fn spread(asked: Duration, draw: f64) -> Duration {
     asked.saturating_add(Duration::from_nanos(scale(nanos(range), draw)))
 }
 
-impl<S: Service<Req>, C, R, Req> fmt::Debug for RetryFuture<S, C, R, Req> {
+impl<S, C, R, Req, D> fmt::Debug for RetryFuture<S, C, R, Req, D>
+where
+    S: Service<Req>,
+    D: Discard<S::Response>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryFuture").finish_non_exhaustive()
     }
