@@ -172,6 +172,19 @@ fn a_copy_sends_what_was_sent_and_goes_on_from_there() {
 }
 
 #[test]
+fn a_copy_made_halfway_starts_from_the_start() {
+    let (mut sender, body) = streaming();
+    let request = kept(64, body);
+    let _copy = Idempotent.replay(&request).unwrap();
+    sender.try_send(data("to ")).unwrap();
+    let mut reading = task::spawn(request.into_body());
+    rest(&mut reading);
+    let copy = reading.clone();
+    sender.try_send(data("be")).unwrap();
+    assert_eq!(text(rest(&mut task::spawn(copy))), "to be");
+}
+
+#[test]
 fn the_bytes_are_in_memory_once() {
     let (mut sender, body) = streaming();
     let request = kept(64, body);

@@ -12,10 +12,13 @@
 //! ```
 //!
 //! The feature `http-body` brings `ReplayBodyLayer`, with which requests whose bodies are not `Clone`
-//! can be sent again.
+//! can be sent again, and `Drain`, which reads responses that are thrown away to their end, so that
+//! their connections can be used again.
 
 mod attempt;
 mod classify;
+#[cfg(feature = "http-body")]
+mod drain;
 mod replay;
 #[cfg(feature = "http-body")]
 mod replay_body;
@@ -23,6 +26,8 @@ mod retry_after;
 
 pub use attempt::Attempt;
 pub use classify::StatusClassifier;
+#[cfg(feature = "http-body")]
+pub use drain::{Drain, Draining};
 pub use replay::{Idempotent, RepeatIf};
 #[cfg(feature = "http-body")]
 pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
