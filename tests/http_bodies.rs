@@ -3,29 +3,38 @@
 #![cfg(feature = "http-body")]
 
 mod events;
+mod loopback;
 
 use buttress::http::{
     Attempt, Idempotent, RepeatIf, ReplayBody, ReplayBodyLayer, StatusClassifier,
 };
 use buttress::retry::{Backoff, Budget, Cloned, RetryBuilder};
-use buttress::{Error, Replay, RetryLayer};
+use buttress::{Error, ErrorLayer, Replay, RetryLayer, TimeoutLayer};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Collected, Empty, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use loopback::{Answer, serve, soon};
 use pin_project_lite::pin_project;
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::marker::{PhantomData, PhantomPinned};
 use std::pin::Pin;
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,11 +42,12 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[error("disk gone")]
 struct DiskGone;
 
+type Part = Result<Frame<Bytes>, DiskGone>;
+
 pin_project! {
     /// As awkward as bodies get: neither `Clone` nor `Sync` nor `Unpin`.
     struct Streaming {
-        #[pin]
-        frames: Channel<Bytes, DiskGone>,
+        parts: Receiver<Part>,
         #[pin]
         pinned: PhantomPinned,
         unsync: PhantomData<Cell<()>>,
@@ -48,19 +58,16 @@ impl Body for Streaming {
     type Data = Bytes;
     type Error = DiskGone;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, DiskGone>>> {
-        self.project().frames.poll_frame(cx)
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Part>> {
+        self.project().parts.poll_recv(cx)
     }
 }
 
 /// A body and what feeds it. Dropping the sender ends it.
-fn streaming() -> (Sender<Bytes, DiskGone>, Streaming) {
-    let (sender, frames) = Channel::new(64);
+fn streaming() -> (Sender<Part>, Streaming) {
+    let (sender, parts) = channel(64);
     let body = Streaming {
-        frames,
+        parts,
         pinned: PhantomPinned,
         unsync: PhantomData,
     };
@@ -80,11 +87,11 @@ fn trailers() -> HeaderMap {
 
 /// A body of these parts, with trailers.
 fn body_of(parts: &[&'static str]) -> Streaming {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     for part in parts {
-        sender.try_send(data(part)).unwrap();
+        sender.try_send(Ok(data(part))).unwrap();
     }
-    sender.try_send(Frame::trailers(trailers())).unwrap();
+    sender.try_send(Ok(Frame::trailers(trailers()))).unwrap();
     body
 }
 
@@ -162,36 +169,36 @@ fn a_copy_sends_the_same_trailers() {
 
 #[test]
 fn a_copy_sends_what_was_sent_and_goes_on_from_there() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
-    sender.try_send(data("to ")).unwrap();
+    sender.try_send(Ok(data("to "))).unwrap();
     rest(&mut task::spawn(request.into_body()));
-    sender.try_send(data("be")).unwrap();
+    sender.try_send(Ok(data("be"))).unwrap();
     assert_eq!(text(rest(&mut task::spawn(copy.into_body()))), "to be");
 }
 
 #[test]
 fn a_copy_made_halfway_starts_from_the_start() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let _copy = Idempotent.replay(&request).unwrap();
-    sender.try_send(data("to ")).unwrap();
+    sender.try_send(Ok(data("to "))).unwrap();
     let mut reading = task::spawn(request.into_body());
     rest(&mut reading);
     let copy = reading.clone();
-    sender.try_send(data("be")).unwrap();
+    sender.try_send(Ok(data("be"))).unwrap();
     assert_eq!(text(rest(&mut task::spawn(copy))), "to be");
 }
 
 #[test]
 fn the_bytes_are_in_memory_once() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
     let sent = Bytes::from(vec![7; 32]);
     let place = sent.as_ptr();
-    sender.try_send(Frame::data(sent)).unwrap();
+    sender.try_send(Ok(Frame::data(sent))).unwrap();
     for request in [request, copy] {
         let Poll::Ready(Some(Ok(frame))) = read(&mut task::spawn(request.into_body())) else {
             panic!("nothing to read");
@@ -202,23 +209,23 @@ fn the_bytes_are_in_memory_once() {
 
 #[test]
 fn nothing_is_kept_of_a_request_that_is_not_copied() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let mut reading = task::spawn(kept(64, body).into_body());
     let sent = Bytes::from(vec![7; 32]);
-    sender.try_send(Frame::data(sent.clone())).unwrap();
+    sender.try_send(Ok(Frame::data(sent.clone()))).unwrap();
     rest(&mut reading);
     assert!(sent.is_unique());
 }
 
 #[test]
 fn what_was_kept_is_let_go_when_the_body_is_too_long() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(40, body);
     let _copy = Idempotent.replay(&request).unwrap();
     let mut reading = task::spawn(request.into_body());
     let sent = Bytes::from(vec![7; 32]);
     for _ in 0..2 {
-        sender.try_send(Frame::data(sent.clone())).unwrap();
+        sender.try_send(Ok(Frame::data(sent.clone()))).unwrap();
     }
     rest(&mut reading);
     assert!(sent.is_unique());
@@ -274,11 +281,11 @@ fn up_to_64_kib_are_kept_by_default() {
 
 #[test]
 fn empty_data_is_not_kept() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
     for frame in [data(""), data("to be"), data("")] {
-        sender.try_send(frame).unwrap();
+        sender.try_send(Ok(frame)).unwrap();
     }
     rest(&mut task::spawn(request.into_body()));
     assert_eq!(rest(&mut task::spawn(copy.into_body())).len(), 1);
@@ -358,11 +365,11 @@ fn a_body_that_gives_more_than_it_said_makes_nothing_panic() {
 
 #[test]
 fn an_older_attempt_ends_with_an_error_not_an_end() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
     let mut older = task::spawn(request.into_body());
-    sender.try_send(data("to ")).unwrap();
+    sender.try_send(Ok(data("to "))).unwrap();
     rest(&mut older);
     assert!(Idempotent.replayable(&copy));
     assert_eq!(error(read(&mut older)), SUPERSEDED);
@@ -393,13 +400,13 @@ fn without_a_policy_that_asks_the_first_poll_of_the_newer_ends_the_older() {
 
 #[test]
 fn an_older_attempt_takes_nothing_while_the_next_waits_for_its_turn() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(1, body);
     let mut copy = Idempotent.replay(&request).unwrap();
     // Not polled yet, as behind a full connection.
     let mut older = task::spawn(request.into_body());
     assert!(Idempotent.replayable(&copy));
-    sender.try_send(data("to be")).unwrap();
+    sender.try_send(Ok(data("to be"))).unwrap();
     assert_eq!(error(read(&mut older)), SUPERSEDED);
     Idempotent.resend(&mut copy, 2);
     assert_eq!(text(rest(&mut task::spawn(copy.into_body()))), "to be");
@@ -407,15 +414,15 @@ fn an_older_attempt_takes_nothing_while_the_next_waits_for_its_turn() {
 
 #[test]
 fn a_copy_that_cannot_be_sent_does_not_disturb_the_one_under_way() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(1, body);
     let copy = Idempotent.replay(&request).unwrap();
     let mut reading = task::spawn(request.into_body());
-    sender.try_send(data("to ")).unwrap();
+    sender.try_send(Ok(data("to "))).unwrap();
     rest(&mut reading);
     assert!(!Idempotent.replayable(&copy));
     assert!(read(&mut task::spawn(copy.into_body())).is_ready());
-    sender.try_send(data("be")).unwrap();
+    sender.try_send(Ok(data("be"))).unwrap();
     assert_eq!(text(rest(&mut reading)), "be");
 }
 
@@ -432,32 +439,32 @@ fn with_a_policy_that_does_not_ask_a_copy_of_a_body_too_long_fails() {
 
 #[test]
 fn a_reader_that_moves_to_another_task_is_woken_there() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let mut reading = task::spawn(kept(64, body).into_body());
     assert_pending!(read(&mut reading));
     let mut moved = task::spawn(reading.into_inner());
     assert_pending!(read(&mut moved));
-    sender.try_send(data("to be")).unwrap();
+    sender.try_send(Ok(data("to be"))).unwrap();
     assert!(moved.is_woken());
 }
 
 #[test]
 fn a_newer_reader_that_waits_is_woken_by_what_comes() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
     let mut older = task::spawn(request.into_body());
     assert_pending!(read(&mut older));
     let mut newer = task::spawn(copy.into_body());
     assert_pending!(read(&mut newer));
-    sender.try_send(data("to be")).unwrap();
+    sender.try_send(Ok(data("to be"))).unwrap();
     assert!(newer.is_woken());
 }
 
 /// A body that is polled by a second reader while the first is inside its poll.
 struct Reentrant {
     meanwhile: Option<Box<dyn FnOnce() + Send>>,
-    answer: Poll<Option<Result<Frame<Bytes>, DiskGone>>>,
+    answer: Poll<Option<Part>>,
 }
 
 impl Body for Reentrant {
@@ -479,10 +486,7 @@ type Newer = Arc<Mutex<Option<Reading<Reentrant>>>>;
 
 /// Two readers, the second of which comes while the first polls the body: what the first got, and
 /// the second.
-fn overlapping(
-    keep: usize,
-    answer: Poll<Option<Result<Frame<Bytes>, DiskGone>>>,
-) -> (Polled, Reading<Reentrant>) {
+fn overlapping(keep: usize, answer: Poll<Option<Part>>) -> (Polled, Reading<Reentrant>) {
     let newer = Newer::default();
     let inside = newer.clone();
     let meanwhile = move || {
@@ -538,7 +542,7 @@ fn what_an_overtaken_reader_read_is_not_lost_however_long() {
 #[test]
 fn two_threads_that_read_at_once_lose_nothing_and_nobody_hangs() {
     for _ in 0..200 {
-        let (mut sender, body) = streaming();
+        let (sender, body) = streaming();
         let request = kept(64, body);
         let copy = Cloned.replay(&request).unwrap();
         let readers = [request, copy].map(|request| {
@@ -546,7 +550,7 @@ fn two_threads_that_read_at_once_lose_nothing_and_nobody_hangs() {
             std::thread::spawn(|| whole(body))
         });
         for part in ["to ", "be ", "or ", "not"] {
-            sender.try_send(data(part)).unwrap();
+            sender.try_send(Ok(data(part))).unwrap();
             std::thread::yield_now();
         }
         drop(sender);
@@ -568,7 +572,7 @@ fn whole(body: ReplayBody<Streaming>) -> Result<Bytes, BoxError> {
 #[test]
 fn an_error_of_the_body_is_passed_on_as_it_is() {
     let (sender, body) = streaming();
-    sender.abort(DiskGone);
+    sender.try_send(Err(DiskGone)).unwrap();
     let polled = read(&mut task::spawn(kept(64, body).into_body()));
     let Poll::Ready(Some(Err(error))) = polled else {
         panic!("no error: {polled:?}");
@@ -581,7 +585,7 @@ fn a_body_that_failed_cannot_be_sent_again() {
     let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
-    sender.abort(DiskGone);
+    sender.try_send(Err(DiskGone)).unwrap();
     rest(&mut task::spawn(request.into_body()));
     assert!(!Idempotent.replayable(&copy));
 }
@@ -608,11 +612,11 @@ fn a_body_that_panics_leaves_nobody_waiting() {
 
 #[test]
 fn the_body_is_dropped_with_its_last_handle() {
-    let (mut sender, body) = streaming();
+    let (sender, body) = streaming();
     let request = kept(64, body);
     let extensions = request.extensions().clone();
     drop(request);
-    assert!(sender.try_send(data("to be")).is_err());
+    assert!(sender.is_closed());
     drop(extensions);
 }
 
@@ -759,4 +763,254 @@ async fn a_retry_carries_the_head_of_the_request_and_its_own_number() {
     service.oneshot(request).await.unwrap();
     let expected = |n| (n, Some("tenant"), Version::HTTP_2, headers.clone());
     assert_eq!(*heads.lock().unwrap(), [1, 2, 3].map(expected));
+}
+
+// With hyper's client, on a socket
+
+const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
+/// A request as the server got it.
+#[derive(Clone, Debug)]
+struct Got {
+    headers: HeaderMap,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+type Gots = Arc<Mutex<Vec<Got>>>;
+
+/// What a server does with the first request; it reads all others and answers 200.
+#[derive(Clone, Copy)]
+enum First {
+    /// Answers 503 when it has the whole.
+    Refuse,
+    /// Answers 503 when it has some of it.
+    RefuseEarly,
+    /// Reads some of it, and does not answer.
+    Hang,
+}
+
+fn answer(status: u16) -> Answer {
+    let body = Full::from("answer").boxed_unsync();
+    Response::builder().status(status).body(body).unwrap()
+}
+
+async fn receive(request: Request<Incoming>, first: First, log: Gots, count: usize) -> Answer {
+    let (head, mut body) = request.into_parts();
+    if count == 0 && !matches!(first, First::Refuse) {
+        body.frame().await.unwrap().unwrap();
+        if matches!(first, First::Hang) {
+            pending::<()>().await;
+        }
+        return answer(503);
+    }
+    let Ok(body) = body.collect().await else {
+        return answer(400);
+    };
+    log.lock().unwrap().push(Got {
+        headers: head.headers,
+        trailers: body.trailers().cloned(),
+        data: body.to_bytes(),
+    });
+    answer(if count == 0 { 503 } else { 200 })
+}
+
+struct Exchange {
+    /// How many requests there were.
+    sent: usize,
+    /// Those that arrived whole.
+    got: Vec<Got>,
+    outcome: Result<StatusCode, BoxError>,
+}
+
+/// Sends a body to such a server.
+async fn exchange<B>(version: Version, first: First, keep: usize, body: B) -> Exchange
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let got = Gots::default();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (log, counter) = (got.clone(), count.clone());
+    let serving = serve(version, move |request| {
+        receive(request, first, log.clone(), counter.fetch_add(1, SeqCst))
+    });
+    let (uri, _) = serving.await;
+    // Long where it is not to run out.
+    let limit = Duration::from_millis(match first {
+        First::Hang => 300,
+        First::Refuse | First::RefuseEarly => 10_000,
+    });
+    let service = ServiceBuilder::new()
+        .layer(ReplayBodyLayer::new().keep(keep))
+        .layer(retrying().build().unwrap())
+        .layer(TimeoutLayer::new(limit))
+        .layer(ErrorLayer)
+        .service(client(version));
+    let request = Request::put(uri).header("trailer", "checksum").body(body);
+    let outcome = soon(service.oneshot(request.unwrap())).await;
+    Exchange {
+        sent: count.load(SeqCst),
+        got: got.lock().unwrap().clone(),
+        outcome: outcome
+            .map(|response| response.status())
+            .map_err(Into::into),
+    }
+}
+
+fn client<B>(version: Version) -> Client<HttpConnector, B>
+where
+    B: Body<Data: Send> + Send,
+{
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.http2_only(version == Version::HTTP_2).build_http()
+}
+
+/// 128 KiB and trailers, which come little by little.
+fn upload() -> Streaming {
+    let (sender, body) = streaming();
+    tokio::spawn(async move {
+        for _ in 0..8 {
+            let part = Frame::data(Bytes::from(vec![7; 16 * 1024]));
+            if sender.send(Ok(part)).await.is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        sender.send(Ok(Frame::trailers(trailers()))).await.ok();
+    });
+    body
+}
+
+const WHOLE: usize = 128 * 1024;
+const PLENTY: usize = 1024 * 1024;
+
+#[tokio::test]
+async fn an_upload_that_was_refused_is_sent_again_whole() {
+    for version in VERSIONS {
+        let exchange = exchange(version, First::Refuse, PLENTY, upload()).await;
+        let lengths: Vec<_> = exchange.got.iter().map(|got| got.data.len()).collect();
+        assert_eq!(lengths, [WHOLE; 2], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_sent_again_ends_in_its_trailers() {
+    for version in VERSIONS {
+        let exchange = exchange(version, First::Refuse, PLENTY, upload()).await;
+        let got: Vec<_> = exchange.got.into_iter().map(|got| got.trailers).collect();
+        assert_eq!(got, [Some(trailers()), Some(trailers())], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_too_long_to_keep_is_sent_once() {
+    for version in VERSIONS {
+        let exchange = exchange(version, First::Refuse, WHOLE - 1, upload()).await;
+        assert_eq!((exchange.sent, exchange.got[0].data.len()), (1, WHOLE));
+        assert_eq!(exchange.outcome.unwrap(), 503, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_was_refused_early_is_sent_again_whole() {
+    for version in VERSIONS {
+        let exchange = exchange(version, First::RefuseEarly, PLENTY, upload()).await;
+        assert_eq!(exchange.outcome.unwrap(), 200, "{version:?}");
+        assert_eq!(exchange.got[0].data.len(), WHOLE, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_was_refused_early_and_is_too_long_ends_in_the_refusal() {
+    for version in VERSIONS {
+        let exchange = exchange(version, First::RefuseEarly, 1, upload()).await;
+        assert_eq!(exchange.outcome.unwrap(), 503, "{version:?}");
+        assert_eq!(exchange.sent, 1, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_attempt_timed_out_is_sent_again_whole() {
+    for version in VERSIONS {
+        let exchange = exchange(version, First::Hang, PLENTY, upload()).await;
+        assert_eq!(exchange.outcome.unwrap(), 200, "{version:?}");
+        assert_eq!(exchange.got[0].data.len(), WHOLE, "{version:?}");
+    }
+}
+
+/// How each attempt was framed.
+async fn framings<B>(version: Version, body: B) -> Vec<[Option<HeaderValue>; 2]>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let exchange = exchange(version, First::Refuse, PLENTY, body).await;
+    let framing =
+        |got: &Got| [CONTENT_LENGTH, TRANSFER_ENCODING].map(|name| got.headers.get(name).cloned());
+    exchange.got.iter().map(framing).collect()
+}
+
+#[tokio::test]
+async fn a_body_of_known_length_is_sent_with_it_each_time() {
+    for version in VERSIONS {
+        let length = Some(HeaderValue::from_static("5"));
+        let framings = framings(version, Full::from("to be")).await;
+        assert_eq!(
+            framings,
+            [[length.clone(), None], [length, None]],
+            "{version:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_empty_body_is_sent_as_none_each_time() {
+    // As hyper sends a PUT without a body.
+    let zero = Some(HeaderValue::from_static("0"));
+    for (version, length) in [(Version::HTTP_11, None), (Version::HTTP_2, zero)] {
+        let framings = framings(version, Empty::new()).await;
+        assert_eq!(
+            framings,
+            [[length.clone(), None], [length, None]],
+            "{version:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_sent_in_chunks_each_time() {
+    let chunked = Some(HeaderValue::from_static("chunked"));
+    let framings = framings(Version::HTTP_11, upload()).await;
+    assert_eq!(framings, [[None, chunked.clone()], [None, chunked]]);
+}
+
+#[tokio::test]
+async fn a_request_that_found_no_connection_is_sent_again_whatever_its_size() {
+    for version in VERSIONS {
+        let got = Gots::default();
+        let log = got.clone();
+        // Not the first: that one is sent to where nobody listens.
+        let serving = serve(version, move |request| {
+            receive(request, First::Refuse, log.clone(), 1)
+        });
+        let (uri, _) = serving.await;
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr();
+        let nobody = format!("http://{}/", nobody.unwrap());
+        let client = client(version);
+        let astray = service_fn(move |mut request: Request<ReplayBody<Streaming>>| {
+            if Attempt::of(request.extensions()).number() == 1 {
+                *request.uri_mut() = nobody.parse().unwrap();
+            }
+            client.clone().call(request)
+        });
+        let service = ServiceBuilder::new()
+            .layer(ReplayBodyLayer::new().keep(0))
+            .layer(retrying().build().unwrap())
+            .layer(ErrorLayer)
+            .service(astray);
+        let request = Request::put(uri).body(upload()).unwrap();
+        soon(service.oneshot(request)).await.unwrap();
+        assert_eq!(got.lock().unwrap()[0].data.len(), WHOLE, "{version:?}");
+    }
 }
