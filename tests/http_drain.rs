@@ -252,19 +252,31 @@ fn draining<B: Body>(body: B, wait: Duration) -> task::Spawn<Draining<B>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_ends_during_the_backoff_is_gone_then() {
+async fn a_response_is_read_for_as_long_as_the_retry_waits() {
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
-    tokio::spawn(async move {
-        sleep(50 * MILLI).await;
-        sender.send_data(Bytes::from_static(b"busy")).await.unwrap();
-    });
     let mut draining = draining(body, SECOND);
     assert_pending!(draining.poll());
-    sleep(60 * MILLI).await;
-    // Once more, for the client to take the connection back.
+    sleep(SECOND / 2).await;
+    assert_pending!(draining.poll());
+    assert!(sender.try_send(Frame::data(Bytes::new())).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_response_has_ended_others_have_a_turn_to_take_its_connection_back() {
+    let (sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let mut draining = draining(body, SECOND);
+    assert_pending!(draining.poll());
+    drop(sender);
     assert_pending!(draining.poll());
     assert!(draining.is_woken());
     assert_ready!(draining.poll());
+}
+
+#[test]
+fn without_any_time_no_timer_is_needed() {
+    let drain = Drain::new().max_time(Duration::ZERO);
+    let draining = drain.discard(Response::new(Frames::silent()), Duration::ZERO);
+    assert_ready!(task::spawn(draining.unwrap()).poll());
 }
 
 // What is held meanwhile
