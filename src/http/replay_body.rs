@@ -50,6 +50,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// long. [`Cloned`](crate::retry::Cloned) and closures do not: with them, the retry of such a
 /// request fails with an error of its body.
 ///
+/// A client that takes bodies of one type only (tonic's, axum's, reqwest's) is given them below the
+/// retry, by a `map_request` that puts the [`ReplayBody`] into one.
+///
 /// A request without a body passes through at no cost; one with a body costs a few allocations.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayBodyLayer {
@@ -131,6 +134,9 @@ where
 /// decided on, so that the server does not take what it got for the whole.
 ///
 /// **Errors.** One of the body goes to the client as it is; the call is then not retried.
+///
+/// **Cancellation.** The body, and what is kept of it, is dropped with its last handle: when the call
+/// has ended or was dropped, and its connection is done with it.
 ///
 /// **Size.** The [`size_hint`](Body::size_hint) at the start of each attempt is that of the body at
 /// the start of the first, so that all are framed alike.

@@ -20,7 +20,8 @@ use tracing::Level;
 /// Makes the copy of a request that is sent again.
 ///
 /// [`Idempotent`] is the default and exists for HTTP requests; [`Cloned`] repeats any request that
-/// is `Clone`. Functions and closures are policies too.
+/// is `Clone`. Functions and closures are policies too. A policy that wraps another has to pass all
+/// of it on.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot repeat a `{Req}`",
     note = "`Idempotent`, the default, repeats `http::Request<B>` where `B: Clone`",
