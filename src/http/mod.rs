@@ -11,7 +11,11 @@
 //!     RetryLayer::builder().classify(StatusClassifier::default()).replay(Idempotent).build()?;
 //! # Ok::<(), buttress::error::InvalidConfig>(())
 //! ```
-
+//!
+//! The feature `http-body` brings `ReplayBodyLayer`, with which requests whose bodies are not `Clone`
+//! can be sent again, and `Drain`, which reads responses that are thrown away to their end, so that
+//! their connections can be used again.
+//!
 //! # Verdicts
 //!
 //! What [`StatusClassifier`] says, and why. What a verdict leads to stands at
@@ -21,23 +25,33 @@
 //!
 //! The errors are those of hyper-util and reqwest, with the features of these names.
 
+mod attempt;
 mod call_end;
 mod classify;
 mod deadline;
+#[cfg(feature = "http-body")]
+mod drain;
 mod fault;
 mod head;
 mod maybe;
 mod replay;
+#[cfg(feature = "http-body")]
+mod replay_body;
 mod retry_after;
 mod stack;
 
+pub use attempt::Attempt;
 pub use call_end::{CallEnd, Guard, UntilHead};
 #[cfg(feature = "http-body")]
 pub use call_end::{HeldBody, UntilBodyEnd};
 pub use classify::StatusClassifier;
 pub use deadline::InExtensions;
+#[cfg(feature = "http-body")]
+pub use drain::{Drain, Draining};
 pub use fault::judge_error;
 pub use head::ResponseHead;
-pub use replay::Idempotent;
+pub use replay::{Idempotent, RepeatIf};
+#[cfg(feature = "http-body")]
+pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
 pub use retry_after::retry_after;
 pub use stack::{Stack, StackBuilder, StackLayer, stack};

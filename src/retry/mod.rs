@@ -31,12 +31,13 @@
 //! | the longest wait that the callee may ask for | `max_retry_after` | 60 s |
 //! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
 //! | which requests are sent again | `replay` | [`Idempotent`](crate::http::Idempotent), for HTTP requests only |
+//! | what becomes of a response that is thrown away | `discard` | [`Dropped`], at once |
 //! | seed of the waits' jitter | `seed` | random |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
 //! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient) or
 //! [`Throttled`](crate::Verdict::Throttled), if there are attempts left, its request can be
-//! repeated and the budget has a token. Otherwise the outcome is returned as it is, response or
+//! repeated (which its replay policy is asked again when the retry is due) and the budget has a token. Otherwise the outcome is returned as it is, response or
 //! error, with no delay; retry has no errors of its own. A timeout of this crate's is transient;
 //! its other rejections end the call.
 //!
@@ -47,6 +48,10 @@
 //! is returned at once, and the budget keeps its token. `Idempotent` finds the deadline in the
 //! request's extensions, [`Within`] where any other policy shall look for it. A wait of
 //! zero needs no timer, but lets other tasks and the deadline outside have their turn.
+//!
+//! **Responses** that are thrown away for a retry are dropped before the wait, which closes an
+//! HTTP/1.1 connection that has not been read to the end. With another [`Discard`] (the feature
+//! `http-body` brings `http::Drain`) the next attempt is sent when both the wait and the discarding are over.
 //!
 //! **The budget** bounds what retries add to the load of a callee that is down: over any time, at
 //! most `capacity + ratio · first attempts that went well + reserve · seconds` retries. Successes of
@@ -77,8 +82,10 @@
 
 mod backoff;
 mod budget;
+mod discard;
 mod service;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::{Budget, BudgetBuilder, Withdrawal};
+pub use discard::{Discard, Dropped, Never};
 pub use service::{Cloned, Replay, Retry, RetryBuilder, RetryFuture, RetryLayer, Within};

@@ -1,5 +1,6 @@
 use super::backoff::Backoff;
 use super::budget::{Budget, Withdrawal};
+use super::discard::{Discard, Dropped};
 use crate::chance::{Chance, scale};
 use crate::classify::{Classify, Outcome, Verdict, judge};
 use crate::deadline::{Carrier, Deadline};
@@ -20,7 +21,8 @@ use tracing::Level;
 /// Makes the copy of a request that is sent again.
 ///
 /// [`Idempotent`] is the default and exists for HTTP requests; [`Cloned`] repeats any request that
-/// is `Clone`. Functions and closures are policies too.
+/// is `Clone`. Functions and closures are policies too. A policy that wraps another has to pass all
+/// of it on.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot repeat a `{Req}`",
     note = "`Idempotent`, the default, repeats `http::Request<B>` where `B: Clone`",
@@ -35,6 +37,21 @@ pub trait Replay<Req> {
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         let _ = req;
         None
+    }
+
+    /// Whether `copy` can still be sent. Asked when a retry is due and nothing else stands against
+    /// it: after a `true` nothing but the caller's leaving, or an error of the inner service's
+    /// readiness, keeps it from being sent. After a `false` the call ends with the outcome it has.
+    /// Default: `true`.
+    fn replayable(&self, copy: &Req) -> bool {
+        let _ = copy;
+        true
+    }
+
+    /// Prepares `copy` for being sent as the attempt of this number, from 2 on. Called right
+    /// before. Default: leaves it as it is.
+    fn resend(&self, copy: &mut Req, attempt: u32) {
+        let _ = (copy, attempt);
     }
 }
 
@@ -90,6 +107,14 @@ where
         self.replay.replay(req)
     }
 
+    fn replayable(&self, copy: &Req) -> bool {
+        self.replay.replayable(copy)
+    }
+
+    fn resend(&self, copy: &mut Req, attempt: u32) {
+        self.replay.resend(copy, attempt);
+    }
+
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         self.carrier.get(req)
     }
@@ -101,10 +126,11 @@ where
 /// every clone of the layer and of its services, draws on the same one. Applying the layer is
 /// cheap.
 #[derive(Clone)]
-pub struct RetryLayer<C = Outcome, R = Idempotent> {
+pub struct RetryLayer<C = Outcome, R = Idempotent, D = Dropped> {
     policy: Arc<Policy>,
     classify: C,
     replay: R,
+    discard: D,
 }
 
 #[derive(Debug)]
@@ -127,6 +153,7 @@ impl RetryLayer {
             max_retry_after: Duration::from_secs(60),
             classify: Outcome,
             replay: Idempotent,
+            discard: Dropped,
             seed: None,
             name: Name::default(),
         }
@@ -139,7 +166,7 @@ impl Default for RetryLayer {
     }
 }
 
-impl<C, R> RetryLayer<C, R> {
+impl<C, R, D> RetryLayer<C, R, D> {
     /// The budget that all services of this layer share, unless there is none.
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
@@ -147,8 +174,8 @@ impl<C, R> RetryLayer<C, R> {
     }
 }
 
-impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
-    type Service = Retry<S, C, R>;
+impl<S: Clone, C: Clone, R: Clone, D: Clone> Layer<S> for RetryLayer<C, R, D> {
+    type Service = Retry<S, C, R, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let shared = Shared {
@@ -156,6 +183,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
             policy: self.policy.clone(),
             classify: self.classify.clone(),
             replay: self.replay.clone(),
+            discard: self.discard.clone(),
         };
         Retry {
             inner,
@@ -164,7 +192,7 @@ impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
     }
 }
 
-impl<C, R> fmt::Debug for RetryLayer<C, R> {
+impl<C, R, D> fmt::Debug for RetryLayer<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
             .field("policy", &self.policy)
@@ -198,13 +226,14 @@ impl<C, R> fmt::Display for RetryLayer<C, R> {
 /// Builds a [`RetryLayer`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct RetryBuilder<C = Outcome, R = Idempotent> {
+pub struct RetryBuilder<C = Outcome, R = Idempotent, D = Dropped> {
     attempts: u32,
     backoff: Backoff,
     budget: Budgeting,
     max_retry_after: Duration,
     classify: C,
     replay: R,
+    discard: D,
     seed: Option<u64>,
     name: Name,
 }
@@ -216,7 +245,7 @@ enum Budgeting {
     None,
 }
 
-impl<C, R> RetryBuilder<C, R> {
+impl<C, R, D> RetryBuilder<C, R, D> {
     /// How often a call is sent in all, the first attempt included; at least 1. Default: 3.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
@@ -249,7 +278,7 @@ impl<C, R> RetryBuilder<C, R> {
     }
 
     /// What an outcome says about the callee. Default: every `Ok` healthy, every `Err` transient.
-    pub fn classify<D>(self, classify: D) -> RetryBuilder<D, R> {
+    pub fn classify<K>(self, classify: K) -> RetryBuilder<K, R, D> {
         let Self {
             attempts,
             backoff,
@@ -257,6 +286,7 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify: _,
             replay,
+            discard,
             seed,
             name,
         } = self;
@@ -267,13 +297,14 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify,
             replay,
+            discard,
             seed,
             name,
         }
     }
 
     /// Which requests may be sent again. Default: [`Idempotent`], for HTTP requests.
-    pub fn replay<Q>(self, replay: Q) -> RetryBuilder<C, Q> {
+    pub fn replay<Q>(self, replay: Q) -> RetryBuilder<C, Q, D> {
         let Self {
             attempts,
             backoff,
@@ -281,6 +312,7 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify,
             replay: _,
+            discard,
             seed,
             name,
         } = self;
@@ -291,6 +323,33 @@ impl<C, R> RetryBuilder<C, R> {
             max_retry_after,
             classify,
             replay,
+            discard,
+            seed,
+            name,
+        }
+    }
+
+    /// What becomes of a response that is thrown away for a retry. Default: [`Dropped`], at once.
+    pub fn discard<W>(self, discard: W) -> RetryBuilder<C, R, W> {
+        let Self {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay,
+            discard: _,
+            seed,
+            name,
+        } = self;
+        RetryBuilder {
+            attempts,
+            backoff,
+            budget,
+            max_retry_after,
+            classify,
+            replay,
+            discard,
             seed,
             name,
         }
@@ -313,7 +372,7 @@ impl<C, R> RetryBuilder<C, R> {
     /// # Errors
     /// No attempts; a backoff whose base is above its cap, or whose factor is below 1 or not
     /// finite.
-    pub fn build(self) -> Result<RetryLayer<C, R>, InvalidConfig> {
+    pub fn build(self) -> Result<RetryLayer<C, R, D>, InvalidConfig> {
         if self.attempts == 0 {
             return Err(InvalidConfig::new("attempts", 0, "at least 1"));
         }
@@ -331,17 +390,21 @@ impl<C, R> RetryBuilder<C, R> {
             name: self.name,
         };
         let Self {
-            classify, replay, ..
+            classify,
+            replay,
+            discard,
+            ..
         } = self;
         Ok(RetryLayer {
             policy: Arc::new(policy),
             classify,
             replay,
+            discard,
         })
     }
 }
 
-impl<C, R> fmt::Debug for RetryBuilder<C, R> {
+impl<C, R, D> fmt::Debug for RetryBuilder<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryBuilder")
             .field("attempts", &self.attempts)
@@ -354,23 +417,24 @@ impl<C, R> fmt::Debug for RetryBuilder<C, R> {
 }
 
 /// The service that [`RetryLayer`] makes.
-pub struct Retry<S, C = Outcome, R = Idempotent> {
+pub struct Retry<S, C = Outcome, R = Idempotent, D = Dropped> {
     inner: S,
-    shared: Arc<Shared<S, C, R>>,
+    shared: Arc<Shared<S, C, R, D>>,
 }
 
 /// What all clones of a service share, so that a call costs one reference and not a clone of all
 /// that stands below.
-struct Shared<S, C, R> {
+struct Shared<S, C, R, D> {
     /// Never polled, so never ready: what retries clone. Locked to take it and to put it back; it
     /// is cloned in between, with the lock free. A mutex, because a service need not be `Sync`.
     spare: Mutex<Option<S>>,
     policy: Arc<Policy>,
     classify: C,
     replay: R,
+    discard: D,
 }
 
-impl<S: Clone, C, R> Shared<S, C, R> {
+impl<S: Clone, C, R, D> Shared<S, C, R, D> {
     /// A clone that is not ready; `None` while another retry is making one.
     fn unready(&self) -> Option<S> {
         let service = lock(&self.spare).take();
@@ -401,7 +465,7 @@ fn lock<S>(spare: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S: Clone, C, R> Clone for Retry<S, C, R> {
+impl<S: Clone, C, R, D> Clone for Retry<S, C, R, D> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -410,16 +474,17 @@ impl<S: Clone, C, R> Clone for Retry<S, C, R> {
     }
 }
 
-impl<S, C, R, Req> Service<Req> for Retry<S, C, R>
+impl<S, C, R, D, Req> Service<Req> for Retry<S, C, R, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = RetryFuture<S, C, R, Req>;
+    type Future = RetryFuture<S, C, R, Req, D>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -448,7 +513,7 @@ where
     }
 }
 
-impl<S: fmt::Debug, C, R> fmt::Debug for Retry<S, C, R> {
+impl<S: fmt::Debug, C, R, D> fmt::Debug for Retry<S, C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("inner", &self.inner)
@@ -460,12 +525,13 @@ impl<S: fmt::Debug, C, R> fmt::Debug for Retry<S, C, R> {
 pin_project! {
     /// The future of a [`Retry`] call.
     #[must_use = "futures do nothing unless polled"]
-    pub struct RetryFuture<S, C, R, Req>
+    pub struct RetryFuture<S, C, R, Req, D = Dropped>
     where
         S: Service<Req>,
+        D: Discard<S::Response>,
     {
         #[pin]
-        state: State<S::Future>,
+        state: State<S::Future, D::Future>,
         // What the next attempt sends.
         copy: Option<Req>,
         // What it is made with, from the first retry on; polled only when it is about to be called.
@@ -474,21 +540,23 @@ pin_project! {
         attempt: u32,
         // The last backoff.
         previous: Duration,
-        shared: Arc<Shared<S, C, R>>,
+        shared: Arc<Shared<S, C, R, D>>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    enum State<F, G> {
         Calling {
             #[pin]
             call: F,
         },
-        // The withdrawal goes back if the retry is not sent.
-        Sleeping {
+        // For both. The withdrawal goes back if the retry is not sent.
+        Waiting {
             #[pin]
-            sleep: Sleep,
+            sleep: Option<Sleep>,
+            #[pin]
+            discard: Option<G>,
             withdrawal: Option<Withdrawal>,
         },
         Readying { withdrawal: Option<Withdrawal> },
@@ -496,12 +564,13 @@ pin_project! {
     }
 }
 
-impl<S, C, R, Req> Future for RetryFuture<S, C, R, Req>
+impl<S, C, R, Req, D> Future for RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -538,12 +607,13 @@ enum Next<T> {
     Wait,
 }
 
-impl<S, C, R, Req> RetryFuture<S, C, R, Req>
+impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
     S::Error: StackError,
     C: Classify<S::Response, S::Error>,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     /// Every attempt but the first.
     #[cold]
@@ -576,8 +646,13 @@ where
         cx: &Context<'_>,
     ) -> Next<Result<S::Response, S::Error>> {
         let mut this = self.project();
-        let Shared { policy, replay, .. } = &**this.shared;
-        let wait = policy.after(
+        let Shared {
+            policy,
+            replay,
+            discard,
+            ..
+        } = &**this.shared;
+        let granted = policy.after(
             *this.attempt,
             verdict,
             outcome.as_ref().err().and_then(StackError::rejection),
@@ -585,30 +660,47 @@ where
             || this.copy.as_ref().and_then(|copy| replay.deadline(copy)),
             this.previous,
         );
-        let Some(wait) = wait else {
+        let Some(Granted { wait, withdrawal }) = granted else {
             return Next::End(outcome);
         };
-        // The outcome and what the attempt held are free before the wait.
-        drop(outcome);
-        if wait.time.is_zero() {
-            let withdrawal = wait.withdrawal;
-            this.state.set(State::Readying { withdrawal });
+        // The last question: a copy that is to be sent may take over what the last attempt reads.
+        if !this
+            .copy
+            .as_ref()
+            .is_some_and(|copy| replay.replayable(copy))
+        {
+            policy.give_up(*this.attempt, verdict, "not_replayable");
+            return Next::End(outcome);
+        }
+        policy.tell(*this.attempt, verdict, wait);
+        // An error and what the attempt held are free before the wait; so is a response, unless
+        // there is a use for it.
+        let discard = match outcome {
+            Ok(response) => discard.discard(response, wait),
+            Err(error) => {
+                drop(error);
+                None
+            }
+        };
+        this.state.set(State::Waiting {
+            sleep: (!wait.is_zero()).then(|| sleep(wait)),
+            discard,
+            withdrawal,
+        });
+        if wait.is_zero() {
             // Others get their turn all the same: a deadline, for instance.
             cx.waker().wake_by_ref();
             return Next::Yield;
         }
-        this.state.set(State::Sleeping {
-            sleep: sleep(wait.time),
-            withdrawal: wait.withdrawal,
-        });
         Next::Wait
     }
 }
 
-impl<S, C, R, Req> RetryFuture<S, C, R, Req>
+impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
     R: Replay<Req>,
+    D: Discard<S::Response>,
 {
     /// Waits, readies the service and sends again.
     #[cold]
@@ -616,8 +708,16 @@ where
         let mut this = self.project();
         let Shared { policy, replay, .. } = &**this.shared;
         let withdrawal = match this.state.as_mut().project() {
-            StateProj::Sleeping { sleep, withdrawal } => {
-                ready!(sleep.poll(cx));
+            StateProj::Waiting {
+                sleep,
+                discard,
+                withdrawal,
+            } => {
+                // Each wakes the task by itself.
+                let slept = poll_and_drop(sleep, cx);
+                let discarded = poll_and_drop(discard, cx);
+                ready!(slept);
+                ready!(discarded);
                 withdrawal.take()
             }
             StateProj::Readying { withdrawal } => withdrawal.take(),
@@ -644,25 +744,39 @@ where
                 return Poll::Pending;
             }
         }
-        let req = this.copy.take().expect(POLLED);
-        let last = *this.attempt + 1 >= policy.attempts;
+        let mut req = this.copy.take().expect(POLLED);
+        let attempt = *this.attempt + 1;
+        let last = attempt >= policy.attempts;
         *this.copy = if last { None } else { replay.replay(&req) };
+        replay.resend(&mut req, attempt);
         // From here on it is sent.
         if let Some(withdrawal) = withdrawal {
             withdrawal.spend();
         }
-        *this.attempt += 1;
+        *this.attempt = attempt;
         let call = service.call(req);
         this.state.set(State::Calling { call });
         Poll::Ready(Ok(()))
     }
 }
 
+/// Polls what there is, and drops it when it is over.
+fn poll_and_drop<F: Future<Output = ()>>(
+    mut slot: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if let Some(future) = slot.as_mut().as_pin_mut() {
+        ready!(future.poll(cx));
+        slot.set(None);
+    }
+    Poll::Ready(())
+}
+
 const POLLED: &str = "a future must not be polled after it was ready";
 
-/// A retry that was decided on.
-struct Wait {
-    time: Duration,
+/// A retry that the policy grants. What it took from the budget goes back if it is not sent.
+struct Granted {
+    wait: Duration,
     withdrawal: Option<Withdrawal>,
 }
 
@@ -682,10 +796,10 @@ impl Policy {
         attempt: u32,
         verdict: Verdict,
         rejection: Option<Rejection>,
-        replayable: bool,
+        copied: bool,
         deadline: impl FnOnce() -> Option<Deadline>,
         previous: &mut Duration,
-    ) -> Option<Wait> {
+    ) -> Option<Granted> {
         if attempt > 1 {
             match rejection {
                 // A retry that ran out of time may have been sent; one that was rejected was not.
@@ -693,63 +807,67 @@ impl Policy {
                 Some(_) => self.budget.iter().for_each(Budget::refund),
             }
         }
-        self.next_wait(attempt, verdict, replayable, deadline, previous)
-    }
-
-    /// The wait before the next attempt; `None` if there is none.
-    fn next_wait(
-        &self,
-        attempt: u32,
-        verdict: Verdict,
-        replayable: bool,
-        deadline: impl FnOnce() -> Option<Deadline>,
-        previous: &mut Duration,
-    ) -> Option<Wait> {
         if !matches!(
             verdict,
             Verdict::Transient { .. } | Verdict::Throttled { .. }
         ) {
             return None;
         }
+        let granted = self.grant(attempt, verdict, copied, deadline, previous);
+        granted
+            .map_err(|refused| self.give_up(attempt, verdict, refused))
+            .ok()
+    }
+
+    /// The next attempt, or why there is none.
+    fn grant(
+        &self,
+        attempt: u32,
+        verdict: Verdict,
+        copied: bool,
+        deadline: impl FnOnce() -> Option<Deadline>,
+        previous: &mut Duration,
+    ) -> Result<Granted, &'static str> {
         let asked = verdict.retry_after().unwrap_or_default();
         if attempt >= self.attempts {
-            return self.give_up(attempt, verdict, "attempts");
+            return Err("attempts");
         }
-        if !replayable {
-            return self.give_up(attempt, verdict, "not_replayable");
+        if !copied {
+            return Err("not_replayable");
         }
         if asked > self.max_retry_after {
-            return self.give_up(attempt, verdict, "retry_after");
+            return Err("retry_after");
         }
         let draw = self.chance.draw();
         *previous = self.backoff.wait(attempt, *previous, draw);
-        let time = (*previous).max(spread(asked, draw));
+        let wait = (*previous).max(spread(asked, draw));
         // Before the budget: a retry that cannot be sent in time takes no token from others.
-        if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), time)) {
-            return self.give_up(attempt, verdict, "deadline");
+        if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), wait)) {
+            return Err("deadline");
         }
         let withdrawal = match &self.budget {
             None => None,
-            Some(budget) => match budget.try_withdraw() {
-                None => return self.give_up(attempt, verdict, "budget"),
-                withdrawal => withdrawal,
-            },
+            Some(budget) => Some(budget.try_withdraw().ok_or("budget")?),
         };
+        Ok(Granted { wait, withdrawal })
+    }
+
+    /// Tells of a retry that will be sent.
+    fn tell(&self, attempt: u32, verdict: Verdict, wait: Duration) {
         tracing::event!(
             name: "retrying",
             target: "buttress::retry",
             Level::DEBUG,
             name = self.name.get(),
             attempt,
-            wait_ms = millis(time),
+            wait_ms = millis(wait),
             verdict = verdict.as_str(),
             "retrying"
         );
-        Some(Wait { time, withdrawal })
     }
 
     #[cold]
-    fn give_up(&self, attempt: u32, verdict: Verdict, reason: &'static str) -> Option<Wait> {
+    fn give_up(&self, attempt: u32, verdict: Verdict, reason: &'static str) {
         tracing::event!(
             name: "gave_up",
             target: "buttress::retry",
@@ -760,7 +878,6 @@ impl Policy {
             reason,
             "gave up"
         );
-        None
     }
 }
 
@@ -771,7 +888,11 @@ fn spread(asked: Duration, draw: f64) -> Duration {
     asked.saturating_add(Duration::from_nanos(scale(nanos(range), draw)))
 }
 
-impl<S: Service<Req>, C, R, Req> fmt::Debug for RetryFuture<S, C, R, Req> {
+impl<S, C, R, Req, D> fmt::Debug for RetryFuture<S, C, R, Req, D>
+where
+    S: Service<Req>,
+    D: Discard<S::Response>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryFuture").finish_non_exhaustive()
     }

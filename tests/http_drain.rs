@@ -1,0 +1,361 @@
+//! What the draining of responses that are thrown away promises.
+
+#![cfg(feature = "http-body")]
+
+mod loopback;
+
+use buttress::http::{Drain, Draining, StatusClassifier};
+use buttress::retry::{Backoff, Budget, Cloned, Discard, RetryBuilder};
+use buttress::{Error, ErrorLayer, RetryLayer};
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use loopback::{Answer, serve, soon};
+use std::convert::Infallible;
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+const MILLI: Duration = Duration::from_millis(1);
+const WAIT: Duration = Duration::from_millis(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Gives the same frame over and over, until there are no more, and then this.
+#[derive(Clone, Debug)]
+struct Frames {
+    data: &'static [u8],
+    more: usize,
+    then: Poll<Option<Result<(), ()>>>,
+    /// How long it says that it is, in bytes.
+    len: Option<u64>,
+    /// How many were read of this body and its clones.
+    read: Arc<AtomicUsize>,
+}
+
+impl Frames {
+    fn new(data: &'static [u8], more: usize) -> Self {
+        Self {
+            data,
+            more,
+            then: Poll::Ready(None),
+            len: None,
+            read: Arc::default(),
+        }
+    }
+
+    /// Nothing to read, now and for ever.
+    fn silent() -> Self {
+        let mut body = Self::new(b"", 0);
+        body.then = Poll::Pending;
+        body
+    }
+
+    fn read(&self) -> usize {
+        self.read.load(SeqCst)
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = ();
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        let Some(more) = self.more.checked_sub(1) else {
+            return self
+                .then
+                .map(|end| end.map(|end| end.map(|()| unreachable!())));
+        };
+        self.more = more;
+        self.read.fetch_add(1, SeqCst);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(self.data)))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.len.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
+
+fn unavailable<B>(body: B) -> Response<B> {
+    Response::builder().status(503).body(body).unwrap()
+}
+
+/// Two attempts, ten milliseconds apart.
+fn retrying() -> RetryBuilder<StatusClassifier, Cloned> {
+    RetryLayer::builder()
+        .attempts(2)
+        .classify(StatusClassifier::default())
+        .backoff(Backoff::constant(WAIT))
+        .replay(Cloned)
+}
+
+/// When the two attempts were sent of a call that is answered with a copy of this each time.
+async fn wait_of<D>(
+    retry: RetryBuilder<StatusClassifier, Cloned, D>,
+    response: &Response<Frames>,
+) -> Duration
+where
+    D: Discard<Response<Frames>> + Clone,
+{
+    let start = Instant::now();
+    let answer = response.clone();
+    let callee = service_fn(move |(): ()| ready(Ok::<_, Error<Infallible>>(answer.clone())));
+    let service = retry.build().unwrap().layer(callee);
+    // The last response is not drained, so the second attempt is sent when the call ends.
+    service.oneshot(()).await.unwrap();
+    start.elapsed()
+}
+
+/// How many frames are read of a response that is thrown away.
+async fn drained(drain: Drain, response: Response<Frames>) -> usize {
+    wait_of(retrying().discard(drain), &response).await;
+    response.body().read()
+}
+
+// How much is read
+
+#[tokio::test(start_paused = true)]
+async fn a_response_is_read_to_its_end() {
+    let response = unavailable(Frames::new(&[7; 1024], 100));
+    assert_eq!(drained(Drain::new(), response).await, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_by_default() {
+    let response = unavailable(Frames::new(&[7; 1024], 100));
+    wait_of(retrying(), &response).await;
+    assert_eq!(response.body().read(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_128_kib_is_read_by_default() {
+    let response = unavailable(Frames::new(&[7; 1024], usize::MAX));
+    // The frame that is one too many has to be read to know it.
+    assert_eq!(drained(Drain::default(), response).await, 129);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_read_than_is_set() {
+    let response = unavailable(Frames::new(&[7; 1024], usize::MAX));
+    assert_eq!(drained(Drain::new().max_bytes(4_095), response).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_empty_frames_does_not_go_on_for_ever() {
+    let response = unavailable(Frames::new(b"", usize::MAX));
+    assert_eq!(drained(Drain::new().max_bytes(100), response).await, 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_says_it_is_too_long_is_not_read() {
+    let mut body = Frames::new(&[7; 1024], 129);
+    body.len = Some(129 * 1024);
+    assert_eq!(drained(Drain::new(), unavailable(body)).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_whose_connection_outlives_it_is_not_read() {
+    let mut response = unavailable(Frames::new(b"busy", 1));
+    *response.version_mut() = Version::HTTP_2;
+    assert_eq!(drained(Drain::new(), response).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_whose_connection_closes_anyway_is_not_read() {
+    for value in ["close", "Close", "x-hop, close"] {
+        let mut response = unavailable(Frames::new(b"busy", 1));
+        response
+            .headers_mut()
+            .insert(CONNECTION, value.parse().unwrap());
+        assert_eq!(drained(Drain::new(), response).await, 0, "{value}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_fails_holds_nobody_up() {
+    let mut body = Frames::new(b"bu", 1);
+    body.then = Poll::Ready(Some(Err(())));
+    let retry = retrying()
+        .discard(Drain::new())
+        .backoff(Backoff::constant(Duration::ZERO));
+    assert_eq!(wait_of(retry, &unavailable(body)).await, Duration::ZERO);
+}
+
+// How long it takes
+
+/// What tokio's timer may be late by.
+fn about(time: Duration) -> std::ops::RangeInclusive<Duration> {
+    time..=time + 2 * MILLI
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_response_holds_its_retry_up_for_100_ms_by_default() {
+    let wait = wait_of(
+        retrying().discard(Drain::new()),
+        &unavailable(Frames::silent()),
+    )
+    .await;
+    assert!(about(100 * MILLI).contains(&wait), "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_response_holds_its_retry_up_for_as_long_as_is_set() {
+    let drain = Drain::new().max_time(30 * MILLI);
+    let wait = wait_of(retrying().discard(drain), &unavailable(Frames::silent())).await;
+    assert!(about(30 * MILLI).contains(&wait), "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_waits_longer_is_not_held_up() {
+    let retry = retrying().backoff(Backoff::constant(SECOND));
+    let wait = wait_of(retry.discard(Drain::new()), &unavailable(Frames::silent())).await;
+    assert!(about(SECOND).contains(&wait), "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_time_of_its_own_a_response_is_read_while_the_retry_waits() {
+    let drain = Drain::new().max_time(Duration::ZERO);
+    let wait = wait_of(retrying().discard(drain), &unavailable(Frames::silent())).await;
+    assert!(about(WAIT).contains(&wait), "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_time_what_is_there_is_read() {
+    let mut body = Frames::new(b"busy", 3);
+    body.then = Poll::Pending;
+    let drain = Drain::new().max_time(Duration::ZERO);
+    let retry = retrying().backoff(Backoff::constant(Duration::ZERO));
+    let response = unavailable(body);
+    let wait = wait_of(retry.discard(drain), &response).await;
+    assert_eq!((wait, response.body().read()), (Duration::ZERO, 3));
+}
+
+/// On a task of its own.
+fn draining<B: Body>(body: B, wait: Duration) -> task::Spawn<Draining<B>> {
+    let draining = Drain::new().discard(Response::new(body), wait);
+    task::spawn(draining.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_is_read_for_as_long_as_the_retry_waits() {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let mut draining = draining(body, SECOND);
+    assert_pending!(draining.poll());
+    sleep(SECOND / 2).await;
+    assert_pending!(draining.poll());
+    assert!(sender.try_send(Frame::data(Bytes::new())).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_response_has_ended_others_have_a_turn_to_take_its_connection_back() {
+    let (sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let mut draining = draining(body, SECOND);
+    assert_pending!(draining.poll());
+    drop(sender);
+    assert_pending!(draining.poll());
+    assert!(draining.is_woken());
+    assert_ready!(draining.poll());
+}
+
+#[test]
+fn without_any_time_no_timer_is_needed() {
+    let drain = Drain::new().max_time(Duration::ZERO);
+    let draining = drain.discard(Response::new(Frames::silent()), Duration::ZERO);
+    assert_ready!(task::spawn(draining.unwrap()).poll());
+}
+
+// What is held meanwhile
+
+#[tokio::test(start_paused = true)]
+async fn the_permit_of_an_attempt_is_free_while_its_response_is_drained() {
+    let callee =
+        service_fn(|(): ()| ready(Ok::<_, Error<Infallible>>(unavailable(Frames::silent()))));
+    let permits = Arc::new(Semaphore::new(1));
+    let limited = ConcurrencyLimit::with_semaphore(callee, permits.clone());
+    let retry = retrying().discard(Drain::new()).build().unwrap();
+    let _call = tokio::spawn(retry.layer(limited).oneshot(()));
+    sleep(50 * MILLI).await;
+    assert_eq!(permits.available_permits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_of_a_retry_that_is_cancelled_while_it_drains_goes_back() {
+    let budget = Budget::builder().capacity(1).reserve(0.0).build().unwrap();
+    let callee =
+        service_fn(|(): ()| ready(Ok::<_, Error<Infallible>>(unavailable(Frames::silent()))));
+    let retry = retrying().discard(Drain::new()).budget(budget.clone());
+    let call = tokio::spawn(retry.build().unwrap().layer(callee).oneshot(()));
+    sleep(50 * MILLI).await;
+    call.abort();
+    call.await.unwrap_err();
+    assert!(budget.try_withdraw().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_is_dropped_when_its_time_is_up() {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let mut draining = draining(body, WAIT);
+    assert_pending!(draining.poll());
+    sleep(SECOND).await;
+    assert_ready!(draining.poll());
+    assert!(sender.try_send(Frame::data(Bytes::new())).is_err());
+}
+
+// One socket
+
+/// 64 kB in two parts, which are not there at the same time.
+fn page() -> Answer {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            sender.send_data(Bytes::from(vec![7; 32_000])).await.ok();
+            sleep(5 * MILLI).await;
+        }
+    });
+    unavailable(body.boxed_unsync())
+}
+
+/// The sockets that a call opens which is answered with 503 and a page five times.
+async fn sockets<D>(retry: RetryBuilder<StatusClassifier, Cloned, D>) -> usize
+where
+    D: Discard<Response<hyper::body::Incoming>> + Clone,
+{
+    let (uri, sockets) = serve(Version::HTTP_11, |_| async { page() }).await;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let retry = retry.attempts(5).backoff(Backoff::constant(30 * MILLI));
+    let mut client = ServiceBuilder::new()
+        .layer(retry.build().unwrap())
+        .layer(ErrorLayer)
+        .service(client);
+    let request = Request::get(uri).body(Empty::new()).unwrap();
+    soon(client.ready().await.unwrap().call(request))
+        .await
+        .unwrap();
+    sockets.load(SeqCst)
+}
+
+#[tokio::test]
+async fn all_attempts_share_a_connection_whose_responses_are_drained() {
+    assert_eq!(sockets(retrying().discard(Drain::new())).await, 1);
+}
+
+/// What draining is for, or the test above would hold without it.
+#[tokio::test]
+async fn without_draining_each_attempt_opens_a_connection() {
+    assert_eq!(sockets(retrying()).await, 5);
+}
