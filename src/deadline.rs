@@ -41,8 +41,12 @@
 //!
 //! **A deadline that has passed** is decided without a timer. A timeout does not call the inner
 //! service. The other layers look at the deadline only where they would have to wait: a call for
-//! which there is a turn or a slot goes on to the timeout below. An instant counts as passed when it
-//! has come.
+//! which there is a turn or a slot goes on to the timeout below. Only a timeout ends a call that is
+//! under way, so a caller's deadline needs at least one with a carrier. An instant counts as passed
+//! when it has come.
+//!
+//! **Readiness** is waited for before there is a request, so no deadline cuts that wait short. The
+//! timeout takes it off its own time, as ever.
 //!
 //! **Who says so.** The timeout that set the deadline says [`TimedOut`](crate::Rejection::TimedOut).
 //! One that found it says [`DeadlinePassed`](crate::Rejection::DeadlinePassed), which is no fault of

@@ -6,8 +6,8 @@ use buttress::rate_limit::RateLimiter;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter};
 use buttress::timeout::TimeoutLayer;
 use buttress::{
-    CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection, RetryLayer,
-    Verdict,
+    Carrier, CircuitBreakerLayer, Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection,
+    RetryLayer, Verdict,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -139,11 +139,24 @@ impl Drop for Answer {
     }
 }
 
+/// Every request has a deadline that it does not meet.
+#[derive(Clone)]
+struct FarAway;
+
+impl Carrier<u32> for FarAway {
+    fn get(&self, _: &u32) -> Option<Deadline> {
+        Some(Deadline::after(Duration::from_secs(3_600)))
+    }
+
+    fn set(&self, _: &mut u32, _: Deadline) {}
+}
+
 /// A layer in one of its moods.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
     Timeout,
     TimesOut,
+    Deadline,
     Retry,
     RetriesOnce,
     Breaker,
@@ -156,9 +169,10 @@ enum Mood {
     Queues,
 }
 
-const ALL: [Mood; 12] = [
+const ALL: [Mood; 13] = [
     Mood::Timeout,
     Mood::TimesOut,
+    Mood::Deadline,
     Mood::Retry,
     Mood::RetriesOnce,
     Mood::Breaker,
@@ -209,6 +223,10 @@ impl Mood {
         match self {
             Self::Timeout => box_of(TimeoutLayer::new(Duration::MAX).layer(inner)),
             Self::TimesOut => box_of(TimeoutLayer::new(Duration::ZERO).layer(inner)),
+            Self::Deadline => {
+                let builder = TimeoutLayer::builder(Duration::MAX).deadline(FarAway);
+                box_of(builder.build().unwrap().layer(inner))
+            }
             Self::Retry => {
                 let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
                 handles.budgets.extend(layer.budget().cloned());
@@ -287,7 +305,7 @@ impl Mood {
             Now => below.outcome,
         };
         match self {
-            Self::Timeout | Self::Retry | Self::Breaker | Self::Limit => below,
+            Self::Timeout | Self::Deadline | Self::Retry | Self::Breaker | Self::Limit => below,
             Self::TimesOut => match below {
                 // An answer that is there at once beats the timer.
                 Expected {

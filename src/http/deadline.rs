@@ -2,7 +2,8 @@ use crate::deadline::{Carrier, Deadline};
 use http::Request;
 
 /// Carries the [`Deadline`] in the request's extensions, where any layer and the client find it by
-/// its type. Extensions stay in the process: they are not sent.
+/// its type. Extensions stay in the process: they are not sent. Leaving a deadline where there is
+/// none allocates, as `http` boxes what it keeps there.
 ///
 /// ```
 /// use buttress::Deadline;

@@ -32,7 +32,8 @@ use tokio::time::{Sleep, sleep};
 ///
 /// **Time.** The response is read while the retry waits. If it has not ended by then, it may hold
 /// the retry up until `max_time` has passed since the outcome; after that it is dropped, and the
-/// connection with it.
+/// connection with it. A client takes a connection back a moment after the response has ended: a
+/// retry that was held up to that point may find it not there yet, and open one more.
 ///
 /// **What is dropped at once:** a body that says it is longer than `max_bytes`; an HTTP/2 response,
 /// whose connection lives on without it; one that says `Connection: close`.
@@ -88,7 +89,6 @@ impl<B: Body> Discard<Response<B>> for Drain {
             left: self.max_bytes,
             time: self.max_time.max(wait),
             sleep: None,
-            waited: false,
         })
     }
 }
@@ -114,7 +114,6 @@ pin_project! {
         time: Duration,
         #[pin]
         sleep: Option<Sleep>,
-        waited: bool,
     }
 }
 
@@ -133,15 +132,8 @@ impl<B: Body> Future for Draining<B> {
                         None => this.body.set(None),
                     }
                 }
-                Poll::Ready(None) if *this.waited => {
-                    this.body.set(None);
-                    // A task of the client's takes the connection back: it has its turn first.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
                 Poll::Ready(None | Some(Err(_))) => this.body.set(None),
                 Poll::Pending => {
-                    *this.waited = true;
                     if !this.time.is_zero() {
                         if this.sleep.is_none() {
                             this.sleep.set(Some(sleep(*this.time)));
