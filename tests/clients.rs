@@ -1,12 +1,13 @@
 //! The whole stack around real clients, against a real server on loopback.
 #![cfg(all(feature = "http-body", feature = "reqwest"))]
 
-use buttress::http::{StackBuilder, stack};
+use buttress::http::{Drain, ReplayBodyLayer, StackBuilder, stack};
 use buttress::retry::Backoff;
 use buttress::{Error, Rejection};
 use bytes::Bytes;
 use http::{Request, Response, Version};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::client::legacy;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 
 /// Answers the first requests with 503 and the others with 200 and what they sent. Speaks both
 /// versions of HTTP.
@@ -119,6 +120,28 @@ async fn an_empty_body_is_sent_again_over_http_1_and_2() {
 }
 
 #[tokio::test]
+async fn a_streaming_body_is_sent_again_over_http_1_and_2() {
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let server = Server::failing_first(2).await;
+        let stack = quick().discard(Drain::new()).build().unwrap();
+        let client = ServiceBuilder::new()
+            .layer(ReplayBodyLayer::new())
+            .layer(stack)
+            .service(hyper_client(version));
+        let parts = ["se", "ven"].map(|part| Ok::<_, Infallible>(Frame::data(Bytes::from(part))));
+        let body = StreamBody::new(tokio_stream::iter(parts));
+        let request = Request::put(server.uri()).version(version).body(body);
+        let response = in_time(client.oneshot(request.unwrap())).await.unwrap();
+        assert_eq!(response.status(), 200, "{version:?}");
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "seven"
+        );
+        assert_eq!(server.requests(), 3);
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_may_not_be_sent_twice_is_sent_once() {
     let server = Server::failing_first(2).await;
     let client = quick().service(hyper_client(Version::HTTP_11)).unwrap();
@@ -189,9 +212,8 @@ async fn a_request_of_reqwest_is_sent_again_with_its_body() {
 async fn a_streaming_body_of_reqwest_is_sent_once() {
     let server = Server::failing_first(2).await;
     let client = quick().service(reqwest_client()).unwrap();
-    let body = http_body_util::StreamBody::new(tokio_stream::iter([Ok::<_, Infallible>(
-        http_body::Frame::data(Bytes::from_static(b"seven")),
-    )]));
+    let part = Ok::<_, Infallible>(Frame::data(Bytes::from("seven")));
+    let body = StreamBody::new(tokio_stream::iter([part]));
     let request = reqwest_client().put(server.uri());
     let request = request.body(reqwest::Body::wrap(body)).build().unwrap();
     let response = in_time(client.oneshot(request)).await.unwrap();

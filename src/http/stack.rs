@@ -6,7 +6,7 @@ use crate::circuit_breaker::{Circuit, CircuitBreaker, CircuitBreakerBuilder, Cir
 use crate::error::{ErrorLayer, InvalidConfig, LiftError};
 use crate::load_shed::{InFlightLimit, LoadShed, LoadShedLayer};
 use crate::rate_limit::{PauseOnThrottle, RateLimit, RateLimitLayer, RateLimiter};
-use crate::retry::{Budget, Retry, RetryBuilder, RetryLayer};
+use crate::retry::{Budget, Dropped, Retry, RetryBuilder, RetryLayer};
 use crate::timeout::{Timeout, TimeoutLayer};
 use std::fmt;
 use std::sync::Arc;
@@ -63,6 +63,7 @@ pub fn stack() -> StackBuilder {
         classify: StatusClassifier::default(),
         replay: Idempotent,
         carrier: InExtensions,
+        discard: Dropped,
         name: None,
     }
 }
@@ -70,7 +71,7 @@ pub fn stack() -> StackBuilder {
 /// Builds a [`StackLayer`]. See [`stack`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` or `service` is called"]
-pub struct StackBuilder<C = StatusClassifier, R = Idempotent, D = InExtensions> {
+pub struct StackBuilder<C = StatusClassifier, R = Idempotent, D = InExtensions, X = Dropped> {
     deadline: Duration,
     retry: Option<RetryBuilder>,
     load_shed: Option<LoadShedLayer>,
@@ -80,10 +81,11 @@ pub struct StackBuilder<C = StatusClassifier, R = Idempotent, D = InExtensions> 
     classify: C,
     replay: R,
     carrier: D,
+    discard: X,
     name: Option<Arc<str>>,
 }
 
-impl<C, R, D> StackBuilder<C, R, D> {
+impl<C, R, D, X> StackBuilder<C, R, D, X> {
     /// How long a call may take in all, retries and waits included. Default: 30 s.
     /// `Duration::MAX` for ever.
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -142,7 +144,7 @@ impl<C, R, D> StackBuilder<C, R, D> {
 
     /// What an outcome says about the callee, for retry and circuit breaker. Default:
     /// [`StatusClassifier`].
-    pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, D> {
+    pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, D, X> {
         StackBuilder {
             deadline: self.deadline,
             retry: self.retry,
@@ -153,12 +155,13 @@ impl<C, R, D> StackBuilder<C, R, D> {
             classify,
             replay: self.replay,
             carrier: self.carrier,
+            discard: self.discard,
             name: self.name,
         }
     }
 
     /// Which requests may be sent again. Default: [`Idempotent`].
-    pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q, D> {
+    pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q, D, X> {
         StackBuilder {
             deadline: self.deadline,
             retry: self.retry,
@@ -169,6 +172,7 @@ impl<C, R, D> StackBuilder<C, R, D> {
             classify: self.classify,
             replay,
             carrier: self.carrier,
+            discard: self.discard,
             name: self.name,
         }
     }
@@ -177,7 +181,7 @@ impl<C, R, D> StackBuilder<C, R, D> {
     /// parts heed. Default: [`InExtensions`]; `()` for nowhere. Retry finds it by its own
     /// [`Replay`](crate::Replay): [`Idempotent`] does, others do in
     /// [`Within`](crate::retry::Within).
-    pub fn carrier<L>(self, carrier: L) -> StackBuilder<C, R, L> {
+    pub fn carrier<L>(self, carrier: L) -> StackBuilder<C, R, L, X> {
         StackBuilder {
             deadline: self.deadline,
             retry: self.retry,
@@ -188,6 +192,26 @@ impl<C, R, D> StackBuilder<C, R, D> {
             classify: self.classify,
             replay: self.replay,
             carrier,
+            discard: self.discard,
+            name: self.name,
+        }
+    }
+
+    /// What becomes of a response that is thrown away for a retry. Default: [`Dropped`], which
+    /// closes an HTTP/1.1 connection whose response was not read; the feature `http-body` brings
+    /// `Drain`, which keeps it.
+    pub fn discard<Y>(self, discard: Y) -> StackBuilder<C, R, D, Y> {
+        StackBuilder {
+            deadline: self.deadline,
+            retry: self.retry,
+            load_shed: self.load_shed,
+            rate_limit: self.rate_limit,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay: self.replay,
+            carrier: self.carrier,
+            discard,
             name: self.name,
         }
     }
@@ -203,7 +227,7 @@ impl<C, R, D> StackBuilder<C, R, D> {
     ///
     /// # Errors
     /// As the builders of retry and circuit breaker.
-    pub fn build(self) -> Result<StackLayer<C, R, D>, InvalidConfig>
+    pub fn build(self) -> Result<StackLayer<C, R, D, X>, InvalidConfig>
     where
         C: Clone,
         D: Clone,
@@ -217,7 +241,8 @@ impl<C, R, D> StackBuilder<C, R, D> {
         let limiter = self.rate_limit.as_ref().map(RateLimitLayer::limiter);
         let by_retry = limiter.filter(|_| self.retry.is_some());
         let by_breaker = limiter.filter(|_| self.retry.is_none());
-        let (classify, replay, carrier) = (self.classify, self.replay, self.carrier);
+        let (classify, replay) = (self.classify, self.replay);
+        let (carrier, discard) = (self.carrier, self.discard);
         let breaker = self.breaker.map(|breaker| {
             let breaker = match name.clone() {
                 Some(name) => breaker.name(name),
@@ -232,7 +257,8 @@ impl<C, R, D> StackBuilder<C, R, D> {
                 None => retry,
             };
             let classify = PauseOnThrottle::if_any(classify.clone(), by_retry);
-            retry.classify(classify).replay(replay).build()
+            let retry = retry.classify(classify).replay(replay);
+            retry.discard(discard).build()
         });
         Ok(StackLayer {
             deadline: timeout(self.deadline)?.carried_by(carrier.clone()),
@@ -250,12 +276,13 @@ impl<C, R, D> StackBuilder<C, R, D> {
     ///
     /// # Errors
     /// As [`build`](Self::build).
-    pub fn service<S>(self, client: S) -> Result<Stack<S, C, R, D>, InvalidConfig>
+    pub fn service<S>(self, client: S) -> Result<Stack<S, C, R, D, X>, InvalidConfig>
     where
         S: Clone,
         C: Clone,
         R: Clone,
         D: Clone,
+        X: Clone,
     {
         Ok(self.build()?.layer(client))
     }
@@ -265,16 +292,16 @@ impl<C, R, D> StackBuilder<C, R, D> {
 ///
 /// Printed, it is one line for each part, outermost first, with all settings.
 #[derive(Clone, Debug)]
-pub struct StackLayer<C = StatusClassifier, R = Idempotent, D = InExtensions> {
+pub struct StackLayer<C = StatusClassifier, R = Idempotent, D = InExtensions, X = Dropped> {
     deadline: TimeoutLayer<D>,
-    retry: Option<RetryLayer<PauseOnThrottle<C>, R>>,
+    retry: Option<RetryLayer<PauseOnThrottle<C>, R, X>>,
     load_shed: Option<LoadShedLayer<D>>,
     rate_limit: Option<RateLimitLayer<(), D>>,
     breaker: Option<CircuitBreakerLayer<PauseOnThrottle<C>>>,
     attempt: TimeoutLayer<D>,
 }
 
-impl<C, R, D> StackLayer<C, R, D> {
+impl<C, R, D, X> StackLayer<C, R, D, X> {
     /// The budget of its retries, if there is one.
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
@@ -300,7 +327,7 @@ impl<C, R, D> StackLayer<C, R, D> {
     }
 }
 
-impl<C, R, D> fmt::Display for StackLayer<C, R, D> {
+impl<C, R, D, X> fmt::Display for StackLayer<C, R, D, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.deadline)?;
         line(f, "retry", self.retry.as_ref())?;
@@ -318,14 +345,15 @@ fn line(f: &mut fmt::Formatter<'_>, part: &str, layer: Option<&impl fmt::Display
     }
 }
 
-impl<S, C, R, D> Layer<S> for StackLayer<C, R, D>
+impl<S, C, R, D, X> Layer<S> for StackLayer<C, R, D, X>
 where
     S: Clone,
     C: Clone,
     R: Clone,
     D: Clone,
+    X: Clone,
 {
-    type Service = Stack<S, C, R, D>;
+    type Service = Stack<S, C, R, D, X>;
 
     fn layer(&self, client: S) -> Self::Service {
         let attempt = self.attempt.layer(ErrorLayer.layer(client));
@@ -343,17 +371,17 @@ type Attempt<S, D> = Timeout<LiftError<S>, D>;
 type Guarded<S, C, D> = Maybe<CircuitBreaker<Attempt<S, D>, PauseOnThrottle<C>>, Attempt<S, D>>;
 type Limited<S, C, D> = Maybe<RateLimit<Guarded<S, C, D>, (), D>, Guarded<S, C, D>>;
 type Shed<S, C, D> = Maybe<LoadShed<Limited<S, C, D>, D>, Limited<S, C, D>>;
-type Retried<S, C, R, D> = Maybe<Retry<Shed<S, C, D>, PauseOnThrottle<C>, R>, Shed<S, C, D>>;
-type Whole<S, C, R, D> = Timeout<Retried<S, C, R, D>, D>;
+type Retried<S, C, R, D, X> = Maybe<Retry<Shed<S, C, D>, PauseOnThrottle<C>, R, X>, Shed<S, C, D>>;
+type Whole<S, C, R, D, X> = Timeout<Retried<S, C, R, D, X>, D>;
 
 /// The service that [`StackLayer`] makes, around a client `S`.
 ///
 /// `Clone`, `Send` and `Sync` where the client is. Its error is [`Error<S::Error>`](crate::Error).
-pub struct Stack<S, C = StatusClassifier, R = Idempotent, D = InExtensions> {
-    inner: Whole<S, C, R, D>,
+pub struct Stack<S, C = StatusClassifier, R = Idempotent, D = InExtensions, X = Dropped> {
+    inner: Whole<S, C, R, D, X>,
 }
 
-impl<S: Clone, C: Clone, R: Clone, D: Clone> Clone for Stack<S, C, R, D> {
+impl<S: Clone, C: Clone, R: Clone, D: Clone, X: Clone> Clone for Stack<S, C, R, D, X> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -361,13 +389,13 @@ impl<S: Clone, C: Clone, R: Clone, D: Clone> Clone for Stack<S, C, R, D> {
     }
 }
 
-impl<S, C, R, D, Req> Service<Req> for Stack<S, C, R, D>
+impl<S, C, R, D, X, Req> Service<Req> for Stack<S, C, R, D, X>
 where
-    Whole<S, C, R, D>: Service<Req>,
+    Whole<S, C, R, D, X>: Service<Req>,
 {
-    type Response = <Whole<S, C, R, D> as Service<Req>>::Response;
-    type Error = <Whole<S, C, R, D> as Service<Req>>::Error;
-    type Future = <Whole<S, C, R, D> as Service<Req>>::Future;
+    type Response = <Whole<S, C, R, D, X> as Service<Req>>::Response;
+    type Error = <Whole<S, C, R, D, X> as Service<Req>>::Error;
+    type Future = <Whole<S, C, R, D, X> as Service<Req>>::Future;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -380,7 +408,7 @@ where
     }
 }
 
-impl<S, C, R, D> fmt::Debug for Stack<S, C, R, D> {
+impl<S, C, R, D, X> fmt::Debug for Stack<S, C, R, D, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stack").finish_non_exhaustive()
     }

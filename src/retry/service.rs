@@ -201,7 +201,7 @@ impl<C, R, D> fmt::Debug for RetryLayer<C, R, D> {
 }
 
 /// Its settings, for people.
-impl<C, R> fmt::Display for RetryLayer<C, R> {
+impl<C, R, D> fmt::Display for RetryLayer<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Policy {
             attempts,
