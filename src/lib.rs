@@ -7,6 +7,7 @@ pub mod circuit_breaker;
 pub mod classify;
 pub mod deadline;
 pub mod error;
+pub mod guide;
 mod held;
 pub mod http;
 pub mod load_shed;

@@ -1,0 +1,18 @@
+//! One page for each kind of client, with the whole program, and nothing else.
+//!
+//! Each page's program is compiled with the tests. The promises on them are held by tests with the
+//! real client against a real server: `tests/clients.rs`, `tests/http_bodies.rs`,
+//! `tests/http_drain.rs`, `tests/tower_layers.rs`. Which timeout goes where is said in
+//! [`timeout`](crate::timeout), what a status or an error leads to in
+//! [`http`](crate::http#verdicts).
+
+#[doc = include_str!("hyper_util.md")]
+#[cfg(all(feature = "http-body", feature = "hyper-util"))]
+pub mod hyper_util {}
+
+#[doc = include_str!("reqwest.md")]
+#[cfg(feature = "reqwest")]
+pub mod reqwest {}
+
+#[doc = include_str!("tower.md")]
+pub mod tower {}
