@@ -42,17 +42,10 @@ pub(crate) struct Held<T: Keep>(Option<Arc<T>>);
 impl<T: Keep> Held<T> {
     #[inline]
     pub(crate) fn of(state: &Arc<T>) -> Self {
-        let take = |kept: &Kept<T>| {
-            let place = kept.place(Arc::as_ptr(state));
-            let found = place.take();
-            if found.as_ref().is_none_or(|found| Arc::ptr_eq(found, state)) {
-                return found;
-            }
-            place.set(found);
-            None
-        };
+        let take = |kept: &Kept<T>| kept.place(Arc::as_ptr(state)).take();
         // An error: the thread is about to end.
         let found = T::kept().try_with(take).ok().flatten();
+        let found = found.filter(|found| Arc::ptr_eq(found, state));
         Self(Some(found.unwrap_or_else(|| state.clone())))
     }
 }
