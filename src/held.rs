@@ -4,8 +4,8 @@
 //! is two atomic writes a call, to a word that all threads share: dearer than most decisions made
 //! with it. So a call that ends leaves its reference on its thread, and the next one takes it over.
 //!
-//! What is kept so is state of ours, never anything of the user's; it is freed when another takes
-//! its place, and at the end of the thread.
+//! What is kept so is the state of a few circuits and limits, their names among it, and nothing else
+//! of the user's. It is freed when another takes its place, and at the end of the thread.
 
 use std::array;
 use std::cell::Cell;

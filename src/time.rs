@@ -40,6 +40,9 @@ impl Timeline {
     }
 }
 
+/// How late a timer may be.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
 /// Longer than anybody waits, and short enough for any clock: 30 years.
 pub(crate) const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
 

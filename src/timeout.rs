@@ -26,7 +26,8 @@
 //! | where requests carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
-//! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending.
+//! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending or, with a
+//! carrier and another timeout below that is given it, at once.
 //!
 //! **It covers queueing.** While the inner service is not ready the clock runs. Once it is, the
 //! call gets what is left, however long it is then kept idle. If the time runs out first,
@@ -358,7 +359,11 @@ impl<S, D> Timeout<S, D> {
         let left = match mem::replace(&mut self.waited, Waited::Nothing) {
             Waited::Nothing => *after,
             Waited::Left(left) => left,
-            Waited::Since(_) => {
+            Waited::Since(since) => {
+                let own = Deadline::from(since, *after);
+                if carrier.get(&req).is_some_and(|found| found < own) {
+                    end.after = None;
+                }
                 return TimeoutFuture {
                     state: State::OutOfTime { end },
                 };
@@ -376,6 +381,7 @@ impl<S, D> Timeout<S, D> {
             }
         } else if own != Deadline::NEVER {
             carrier.set(&mut req, own);
+            end.left = true;
         }
         TimeoutFuture {
             state: State::Calling {
@@ -394,6 +400,7 @@ impl<D> TimeoutLayer<D> {
     fn own_end(&self) -> End {
         End {
             after: Some(self.after),
+            left: false,
             name: self.name.clone(),
         }
     }
@@ -427,6 +434,8 @@ pin_project! {
 struct End {
     /// The timeout, as configured; `None` if an earlier deadline takes its place.
     after: Option<Duration>,
+    /// Whether it was left in the request as its deadline.
+    left: bool,
     name: Name,
 }
 
@@ -464,8 +473,9 @@ where
                     if let Some(error) = state.as_mut().own_time_out() {
                         return Poll::Ready(Err(error));
                     }
-                } else {
-                    clock.stop();
+                } else if clock.runs() {
+                    // What the call held is free, and the timer wakes nobody any more.
+                    state.set(State::Done);
                 }
                 return answer;
             }
@@ -494,11 +504,11 @@ impl<F> State<F> {
     /// its time has run out.
     #[cold]
     fn own_time_out<E: StackError>(mut self: Pin<&mut Self>) -> Option<E> {
-        let StateProj::Calling { mut clock, end, .. } = self.as_mut().project() else {
+        let StateProj::Calling { clock, end, .. } = self.as_mut().project() else {
             return None;
         };
-        if end.after.is_none() || !clock.is_due() {
-            clock.as_mut().stop();
+        if !end.left || !clock.is_due() {
+            self.set(State::Done);
             return None;
         }
         let error = end.time_out();
@@ -550,12 +560,9 @@ impl Clock {
         }
     }
 
-    /// A timer must wake nobody any more.
     #[inline]
-    fn stop(mut self: Pin<&mut Self>) {
-        if let ClockProj::Runs { .. } = self.as_mut().project() {
-            self.set(Self::Whole);
-        }
+    fn runs(&self) -> bool {
+        matches!(self, Self::Runs { .. })
     }
 }
 

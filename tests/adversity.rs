@@ -1,17 +1,19 @@
 //! What callers, subscribers, classifiers and clocks can do at the worst moment.
 
 use buttress::circuit_breaker::{Circuit, State, WhenOpen, Window};
+use buttress::load_shed::Slot;
 use buttress::rate_limit::RateLimiter;
-use buttress::retry::{Backoff, Budget, Cloned};
+use buttress::retry::{Backoff, Budget, Cloned, Jitter, Within};
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RetryLayer, TimeoutLayer, Verdict,
+    Carrier, CircuitBreakerLayer, Deadline, Error, ErrorLayer, LoadShedLayer, Quota, Rejection,
+    RetryLayer, TimeoutLayer, Verdict,
 };
 use std::convert::Infallible;
 use std::future::{Ready, pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, advance, sleep};
 use tokio_test::task;
@@ -336,4 +338,203 @@ fn retries_on_many_threads_all_get_their_clone() {
         }
     });
     assert_eq!(sends.load(SeqCst), 4 * 100 * 3);
+}
+
+// What happens between two looks
+
+/// Gives a slot back whenever a deadline is looked for, as another thread may at any time.
+#[derive(Clone)]
+struct GivesBack(Arc<Mutex<Option<Slot>>>);
+
+impl Carrier<()> for GivesBack {
+    fn get(&self, (): &()) -> Option<Deadline> {
+        self.0.lock().unwrap().take();
+        None
+    }
+
+    fn set(&self, (): &mut (), _: Deadline) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_is_freed_in_time_goes_to_the_instance_that_was_readied() {
+    let slot = Arc::new(Mutex::new(None));
+    let shed = LoadShedLayer::builder(1).deadline(GivesBack(slot.clone()));
+    let shed = shed.build().unwrap();
+    let mut service = shed.layer(ConcurrencyLimit::new(Fine, 1));
+    let readied = service.ready().await.unwrap();
+    *slot.lock().unwrap() = Some(shed.limit().try_acquire().unwrap());
+    assert_eq!(readied.call(()).await, Ok(()));
+}
+
+/// Panics the first time.
+struct BadWaker(AtomicBool);
+
+impl Wake for BadWaker {
+    fn wake(self: Arc<Self>) {
+        assert!(self.0.swap(true, SeqCst), "a waker that panics");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_caller_ran_out_of_time_comes_back_once_even_if_a_waker_panics() {
+    let breaker = CircuitBreakerLayer::builder()
+        .consecutive_failures(1)
+        .open_for(Duration::ZERO)
+        .probes(2)
+        .when_open(WhenOpen::NotReady)
+        .build()
+        .unwrap();
+    let circuit = breaker.circuit().clone();
+    circuit.try_acquire().unwrap().settle(Verdict::TRANSIENT);
+    let no_time = |()| {
+        ready(Err::<(), _>(Error::<&str>::Rejected(
+            Rejection::DeadlinePassed,
+        )))
+    };
+    let service = breaker.layer(service_fn(no_time));
+
+    let mut first = service.clone();
+    let mut probe = Box::pin(first.ready().await.unwrap().call(()));
+    let _other = circuit.try_acquire().unwrap();
+    let waker = Waker::from(Arc::new(BadWaker(AtomicBool::new(false))));
+    let mut third = service.clone();
+    let waits = third.poll_ready(&mut Context::from_waker(&waker));
+    assert!(waits.is_pending());
+
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = catch_unwind(AssertUnwindSafe(|| probe.as_mut().poll(&mut cx).is_ready()));
+    assert!(polled.is_err());
+    drop(probe);
+    assert_eq!(circuit.snapshot().probes_out, 1);
+}
+
+// Whose deadline it was
+
+#[derive(Clone)]
+struct Itself;
+
+type Carried = Option<Deadline>;
+
+impl Carrier<Carried> for Itself {
+    fn get(&self, carried: &Carried) -> Option<Deadline> {
+        *carried
+    }
+
+    fn set(&self, carried: &mut Carried, deadline: Deadline) {
+        *carried = Some(deadline);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_that_leaves_no_deadline_takes_none_for_its_own() {
+    let service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(SECOND))
+        .layer(
+            TimeoutLayer::builder(60 * SECOND)
+                .deadline(Itself)
+                .build()
+                .unwrap(),
+        )
+        .layer(ErrorLayer)
+        .service(service_fn(|_: Carried| pending::<Result<(), Infallible>>()));
+    let outcome = service.oneshot(Some(Deadline::after(SECOND))).await;
+    assert_eq!(outcome, Err(Error::Rejected(Rejection::DeadlinePassed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passed_during_readiness_is_the_callers() {
+    let timeout = TimeoutLayer::builder(10 * SECOND)
+        .deadline(Itself)
+        .build()
+        .unwrap();
+    let fine = service_fn(|_: Carried| ready(Ok::<(), Infallible>(())));
+    let mut service = timeout.layer(ErrorLayer.layer(ConcurrencyLimit::new(fine, 0)));
+    let request = Some(Deadline::after(2 * SECOND));
+    let outcome = service.ready().await.unwrap().call(request).await;
+    assert_eq!(outcome, Err(Error::Rejected(Rejection::DeadlinePassed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_gets_ready_too_late_is_not_sent_and_costs_no_token() {
+    /// Ready at once for the first attempt, and a minute later for the others.
+    #[derive(Default)]
+    struct SlowToReady {
+        cloned: bool,
+        wait: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+    }
+
+    impl Clone for SlowToReady {
+        fn clone(&self) -> Self {
+            Self {
+                cloned: true,
+                wait: None,
+            }
+        }
+    }
+
+    impl Service<Carried> for SlowToReady {
+        type Response = ();
+        type Error = Error<&'static str>;
+        type Future = Ready<Result<(), Self::Error>>;
+
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            if !self.cloned {
+                return Poll::Ready(Ok(()));
+            }
+            let wait = self
+                .wait
+                .get_or_insert_with(|| Box::pin(sleep(60 * SECOND)));
+            wait.as_mut().poll(cx).map(Ok)
+        }
+
+        fn call(&mut self, _: Carried) -> Self::Future {
+            assert!(!self.cloned, "sent too late");
+            ready(Err(Error::Service("down")))
+        }
+    }
+
+    let budget = Budget::builder().capacity(10).reserve(0.0).build().unwrap();
+    let retry = RetryLayer::builder()
+        .backoff(Backoff::constant(SECOND).jitter(Jitter::None))
+        .budget(budget.clone())
+        .replay(Within::new(Cloned, Itself));
+    let mut service = retry.build().unwrap().layer(SlowToReady::default());
+    let call = service
+        .ready()
+        .await
+        .unwrap()
+        .call(Some(Deadline::after(30 * SECOND)));
+    assert_eq!(call.await, Err(Error::Rejected(Rejection::DeadlinePassed)));
+    assert!((budget.tokens() - 10.0).abs() < 0.001);
+}
+
+// What is left of a call
+
+#[tokio::test(start_paused = true)]
+async fn what_a_call_held_is_free_with_its_answer_even_if_its_future_is_kept() {
+    let slow = service_fn(|()| async {
+        sleep(SECOND).await;
+        Ok::<_, Infallible>(())
+    });
+    let timeout = TimeoutLayer::new(60 * SECOND);
+    let mut service = timeout.layer(ErrorLayer.layer(ConcurrencyLimit::new(slow, 1)));
+    let mut kept = Box::pin(service.ready().await.unwrap().call(()));
+    assert_eq!(kept.as_mut().await, Ok(()));
+    assert_eq!(service.ready().await.unwrap().call(()).await, Ok(()));
+}
+
+#[cfg(feature = "http-body")]
+#[test]
+fn a_future_that_was_polled_once_too_often_can_be_dropped() {
+    let breaker = CircuitBreakerLayer::default().until(buttress::http::UntilBodyEnd);
+    let body = || http_body_util::Full::new(bytes::Bytes::from("x"));
+    let answer = move |()| async move { Ok::<_, Infallible>(http::Response::new(body())) };
+    let mut service = breaker.layer(ErrorLayer.layer(service_fn(answer)));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(&mut cx).is_ready());
+    let mut call = Box::pin(service.call(()));
+    assert!(call.as_mut().poll(&mut cx).is_ready());
+    let again = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut cx).is_ready()));
+    assert!(again.is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(call))).is_ok());
 }

@@ -81,3 +81,15 @@ fn a_layer_says_what_was_set() {
     ];
     assert_eq!(layers, expected);
 }
+
+#[test]
+fn a_layer_says_what_is_in_force_where_more_was_asked_for() {
+    let nobody_waits = LoadShedLayer::builder(8).queue(3, Duration::ZERO);
+    let expected = "load shed: 8 in flight";
+    assert_eq!(nobody_waits.build().unwrap().to_string(), expected);
+    let breaker = CircuitBreakerLayer::builder().max_open_for(Duration::MAX);
+    let printed = breaker.build().unwrap().to_string();
+    assert!(printed.contains("for 5s to 34359738.368s"), "{printed}");
+    let once = Quota::new(1, Duration::MAX);
+    assert_eq!(once.to_string(), "1 per ∞, 1 at once");
+}

@@ -264,16 +264,8 @@ impl Circuit {
         self.shared.report(change);
     }
 
-    #[inline]
-    pub(super) fn tell_of_rejection(&self, blocked: Blocked) {
-        // Most of the time nobody listens: not worth a call.
-        if tracing::level_enabled!(Level::DEBUG) {
-            self.report_rejection(blocked);
-        }
-    }
-
     #[cold]
-    fn report_rejection(&self, blocked: Blocked) {
+    pub(super) fn tell_of_rejection(&self, blocked: Blocked) {
         tracing::event!(
             name: "rejected",
             target: "buttress::circuit_breaker",
@@ -381,7 +373,8 @@ impl fmt::Display for Circuit {
         if rules.open_for > LONGEST {
             f.write_str(", until it is reset")?;
         } else {
-            let (open_for, longest) = (shown(rules.open_for), shown(rules.max_open_for));
+            let open_for = shown(rules.open_for);
+            let longest = shown(rules.max_open_for.min(LONGEST));
             write!(f, ", for {open_for} to {longest}")?;
         }
         write!(
@@ -462,10 +455,7 @@ impl Permit {
     /// The caller had no more time for the call: as if it had dropped it.
     #[cold]
     pub(super) fn give_up(&mut self) {
-        if self.stage != Stage::Settled {
-            self.abandon();
-            self.stage = Stage::Settled;
-        }
+        self.abandon();
     }
 
     #[cold]
@@ -543,12 +533,17 @@ impl Drop for Permit {
 
 impl Permit {
     #[cold]
-    fn abandon(&self) {
-        if self.stage == Stage::Judged {
+    fn abandon(&mut self) {
+        // First, as what follows runs wakers, which may panic: it must not be done again then.
+        let stage = mem::replace(&mut self.stage, Stage::Settled);
+        if stage == Stage::Settled || self.shared.is_taken() {
+            return;
+        }
+        if stage == Stage::Judged {
             return self.finish(Mark::None);
         }
         let shared = &*self.shared;
-        let panicked = self.stage == Stage::AtWork;
+        let panicked = stage == Stage::AtWork;
         let settled = shared
             .breaker
             .abandon(self.pass, panicked, self.since(), shared);

@@ -113,6 +113,7 @@ impl<D, U> fmt::Display for LoadShedLayer<D, U> {
         write!(f, "load shed{name}: {} in flight", queue.counts().limit)?;
         match queue.len() {
             0 => Ok(()),
+            _ if max_wait.is_zero() => Ok(()),
             len => write!(f, ", {len} more wait up to {}", Shown(*max_wait)),
         }
     }
@@ -566,6 +567,11 @@ where
             Readiness::Queueing | Readiness::Ready => self.limit.enter(self.carrier.get(&req)),
         };
         let state = match turn {
+            // A slot that was freed in between.
+            Turn::Now(slot) if matches!(ready, Readiness::Ready) => State::Calling {
+                call: self.inner.call(req),
+                slot,
+            },
             // The readied instance, if any, stays with the caller.
             Turn::Now(slot) => State::Readying {
                 next: Some((self.inner.clone(), req, slot)),

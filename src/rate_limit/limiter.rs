@@ -215,16 +215,9 @@ impl RateLimiter {
     }
 
     /// Tells of the rejection of a call.
-    #[inline]
-    pub(super) fn tell_of_rejection(&self, refusal: Refusal, cost: u32) {
-        // Most of the time nobody listens: not worth a call.
-        if tracing::level_enabled!(Level::DEBUG) {
-            self.report(self.rejection(refusal, cost), cost);
-        }
-    }
-
     #[cold]
-    fn report(&self, rejection: Rejection, cost: u32) {
+    pub(super) fn tell_of_rejection(&self, refusal: Refusal, cost: u32) {
+        let rejection = self.rejection(refusal, cost);
         let name = self.shared.name.get();
         match rejection {
             Rejection::TooCostly { burst, .. } => tracing::event!(

@@ -1,7 +1,7 @@
 //! How much, per how long, and how much at once.
 
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
-use crate::time::nanos;
+use crate::time::{Shown, nanos};
 use std::fmt;
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ impl fmt::Display for Quota {
             return f.write_str("unlimited");
         }
         let at_most = if self.strict { "at most " } else { "" };
-        write!(f, "{at_most}{} per {:?}, {burst} at once", self.n, self.per)
+        let per = Shown(self.per);
+        write!(f, "{at_most}{} per {per}, {burst} at once", self.n)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::http::Idempotent;
 use crate::name::Name;
-use crate::time::{Shown, millis, nanos};
+use crate::time::{Shown, TICK, millis, nanos};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
@@ -699,6 +699,7 @@ where
 impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
 where
     S: Service<Req> + Clone,
+    S::Error: StackError,
     R: Replay<Req>,
     D: Discard<S::Response>,
 {
@@ -745,6 +746,13 @@ where
             }
         }
         let mut req = this.copy.take().expect(POLLED);
+        // Time may have gone by, for readiness or for what was thrown away.
+        let deadline = replay.deadline(&req);
+        if deadline.is_some_and(|deadline| deadline.rules_out(Instant::now(), Duration::ZERO)) {
+            drop(withdrawal);
+            this.state.set(State::Done);
+            return Poll::Ready(Err(S::Error::reject(Rejection::DeadlinePassed)));
+        }
         let attempt = *this.attempt + 1;
         let last = attempt >= policy.attempts;
         *this.copy = if last { None } else { replay.replay(&req) };
@@ -841,8 +849,14 @@ impl Policy {
         let draw = self.chance.draw();
         *previous = self.backoff.wait(attempt, *previous, draw);
         let wait = (*previous).max(spread(asked, draw));
-        // Before the budget: a retry that cannot be sent in time takes no token from others.
-        if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), wait)) {
+        // Before the budget: a retry that cannot be sent in time takes no token from others. A timer
+        // may be a tick late.
+        let sent_after = if wait.is_zero() {
+            wait
+        } else {
+            wait.saturating_add(TICK)
+        };
+        if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), sent_after)) {
             return Err("deadline");
         }
         let withdrawal = match &self.budget {
