@@ -2,18 +2,20 @@
 #![cfg(feature = "http-body")]
 
 use buttress::circuit_breaker::{Circuit, State};
-use buttress::http::{StatusClassifier, UntilBodyEnd};
+use buttress::http::{Drain, StatusClassifier, UntilBodyEnd};
 use buttress::load_shed::InFlightLimit;
-use buttress::{CircuitBreakerLayer, ErrorLayer, LoadShedLayer};
+use buttress::{CircuitBreakerLayer, ErrorLayer, LoadShedLayer, RetryLayer};
 use bytes::Bytes;
-use http::{HeaderMap, Response};
-use http_body::{Body, Frame};
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use std::convert::Infallible;
-use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{io, mem};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -224,6 +226,56 @@ async fn an_empty_body_is_good_with_its_head() {
     assert_eq!(circuit.state(), State::Closed);
     drop(response);
     assert_eq!(circuit.state(), State::Closed);
+}
+
+/// Knows its length, but not that it has ended, as a body of HTTP/2 before its last frame.
+struct Unended(&'static [u8]);
+
+impl Body for Unended {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Part>> {
+        match mem::take(&mut self.get_mut().0) {
+            [] => Poll::Pending,
+            bytes => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(bytes))))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_read_to_its_known_length_is_good_before_its_end_is_there() {
+    let (circuit, response) = through(half_open(), 200, Unended(b"abc").boxed_unsync()).await;
+    let mut body = response.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(circuit.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_thrown_away_holds_its_slot_no_longer_than_it_is_drained() {
+    let shed = LoadShedLayer::new(8);
+    let limit = shed.limit().clone();
+    let retry = RetryLayer::builder().classify(StatusClassifier::default());
+    let silent = || StreamBody::new(tokio_stream::pending::<Part>());
+    let unavailable = move |_: Request<()>| async move {
+        let response = Response::builder().status(503).header("retry-after", "20");
+        Ok::<_, Infallible>(response.body(silent()).unwrap())
+    };
+    let service = ServiceBuilder::new()
+        .layer(retry.discard(Drain::new()).build().unwrap())
+        .layer(shed.until(UntilBodyEnd))
+        .layer(ErrorLayer)
+        .service(service_fn(unavailable));
+    let call = tokio::spawn(service.oneshot(Request::new(())));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(limit.in_flight(), 1);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(limit.in_flight(), 0);
+    call.abort();
 }
 
 // The body itself

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Collected, Empty, Full};
+use http_body_util::{BodyExt, Collected, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
@@ -255,6 +255,23 @@ fn a_body_just_as_long_as_is_kept_can_be_sent_again() {
 #[test]
 fn a_body_whose_trailers_are_one_byte_too_long_cannot_be_sent_again() {
     assert!(!repeats(18));
+}
+
+#[test]
+fn a_body_in_very_many_parts_counts_as_too_long() {
+    for (parts, repeated) in [(1_024, true), (1_025, false)] {
+        let part = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")));
+        let body = StreamBody::new(tokio_stream::iter((0..parts).map(move |_| part())));
+        let request = kept(64 * 1024, body);
+        let copy = Idempotent.replay(&request).unwrap();
+        let mut reading = task::spawn(request.into_body());
+        // The stream lets others have their turn now and then.
+        let read = (0..100)
+            .map(|_| text(rest(&mut reading)).len())
+            .sum::<usize>();
+        assert_eq!(read, parts);
+        assert_eq!(Idempotent.replayable(&copy), repeated, "{parts}");
+    }
 }
 
 #[test]

@@ -91,8 +91,13 @@ fn it_prints_what_was_set_and_what_was_left_out() {
         .no_retry()
         .load_shed(256)
         .rate_limit(Quota::per_second(200))
-        .no_circuit_breaker()
         .attempt(Duration::MAX);
+    let printed = stack.clone().build().unwrap().to_string();
+    assert!(
+        printed.contains("waits up to 1s, paused by a 429 for up to 60s"),
+        "{printed}"
+    );
+    let stack = stack.no_circuit_breaker();
     let expected = "\
 timeout \"orders\": 1s
 retry: none

@@ -50,11 +50,15 @@ mod errors {
     use bytes::Bytes;
     use http::{Request, Version};
     use http_body::Frame;
-    use http_body_util::StreamBody;
+    use http_body_util::{Empty, StreamBody};
+    use hyper::body::Incoming;
+    use hyper::server::conn::http2;
+    use hyper::service::service_fn;
     use hyper_util::client::legacy;
-    use hyper_util::rt::TokioExecutor;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
     use std::collections::BTreeMap;
     use std::error::Error;
+    use std::future::pending;
     use std::io;
     use std::net::SocketAddr;
     use std::time::Duration;
@@ -135,12 +139,8 @@ mod errors {
     async fn met_by_hyper_util() -> Met {
         let mut met = Met::new();
         let client = legacy::Client::builder(TokioExecutor::new());
-        let client = client.build_http::<http_body_util::Empty<Bytes>>();
-        let request = |uri: &str| {
-            Request::get(uri)
-                .body(http_body_util::Empty::new())
-                .unwrap()
-        };
+        let client = client.build_http::<Empty<Bytes>>();
+        let request = |uri: &str| Request::get(uri).body(Empty::new()).unwrap();
         let mut call = async |row, request| {
             let error = client.clone().oneshot(request).await.unwrap_err();
             met.insert(row, error.into());
@@ -164,6 +164,45 @@ mod errors {
             .request(request.body(Box::pin(failing())).unwrap())
             .await;
         met.insert("request's body stream failed", error.unwrap_err().into());
+        met
+    }
+
+    /// Takes connections of HTTP/2, and answers nothing.
+    async fn silent_server() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let silent = service_fn(|_: Request<Incoming>| {
+                    pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+                });
+                let connection = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), silent));
+            }
+        });
+        address
+    }
+
+    async fn met_over_http_2() -> Met {
+        let mut met = Met::new();
+        let mut client = legacy::Client::builder(TokioExecutor::new());
+        client.http2_only(true);
+        let post = |address| Request::post(answered(address)).version(Version::HTTP_2);
+        let request = post(silent_server().await).body(Box::pin(failing()));
+        let error = client.build_http().request(request.unwrap()).await;
+        met.insert("request's body stream failed", error.unwrap_err().into());
+
+        let client = client.build_http::<Empty<Bytes>>();
+        let closing = server(Does::Close).await;
+        for (row, address) in [
+            ("connection refused", nobody().await),
+            ("connection closed before the answer", closing),
+        ] {
+            let error = client
+                .request(post(address).body(Empty::new()).unwrap())
+                .await;
+            met.insert(row, error.unwrap_err().into());
+        }
         met
     }
 
@@ -209,7 +248,14 @@ mod errors {
 
     #[tokio::test]
     async fn every_error_that_a_client_meets_is_judged_as_its_row_says() {
-        let met = async { [met_by_hyper_util().await, met_by_reqwest().await] };
+        let met = async {
+            let by_hyper_util = met_by_hyper_util().await;
+            [
+                by_hyper_util,
+                met_over_http_2().await,
+                met_by_reqwest().await,
+            ]
+        };
         let met = tokio::time::timeout(Duration::from_secs(20), met)
             .await
             .unwrap();

@@ -10,6 +10,10 @@ use crate::load_shed::Slot;
 ///
 /// [`UntilHead`] is the default, for any response; `UntilBodyEnd` (feature `http-body`) is
 /// for HTTP responses.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot hold on to a `{Res}`",
+    note = "`UntilBodyEnd` is for `http::Response<B>` with a body `B: http_body::Body`"
+)]
 pub trait CallEnd<Res> {
     /// The response, with what it holds.
     type Response<G: Guard>;
@@ -44,14 +48,14 @@ pub trait Guard: sealed::Sealed {
     /// The body has come to its end.
     fn complete(self);
 
-    /// The body has failed.
-    fn fail(self);
+    /// The body has failed, which says this of the callee.
+    fn fail(self, verdict: Verdict);
 }
 
 impl Guard for Slot {
     fn complete(self) {}
 
-    fn fail(self) {}
+    fn fail(self, _: Verdict) {}
 }
 
 impl Guard for Permit {
@@ -59,8 +63,8 @@ impl Guard for Permit {
         self.settle(Verdict::Healthy);
     }
 
-    fn fail(self) {
-        self.settle(Verdict::TRANSIENT);
+    fn fail(self, verdict: Verdict) {
+        self.settle(verdict);
     }
 }
 
@@ -75,6 +79,7 @@ pub use until_body_end::{HeldBody, UntilBodyEnd};
 
 #[cfg(feature = "http-body")]
 mod until_body_end {
+    use super::super::fault::judge_any;
     use super::{CallEnd, Guard};
     use http::Response;
     use http_body::{Body, Frame, SizeHint};
@@ -85,7 +90,8 @@ mod until_body_end {
     /// A call is over when the body of its response is: read to its end, failed, or dropped.
     ///
     /// For responses that take long to read, such as downloads, streams and server-sent events. A
-    /// body that fails is a failure of the callee's. One that the caller drops before its end is a
+    /// body that fails is judged as an error of the call is: a failure of the callee's, unless it
+    /// came of the caller's own upload over HTTP/2 (over HTTP/1.1 the two cannot be told apart). One that the caller drops before its end is a
     /// cancelled call: young it says nothing, and at the age of
     /// [`abandoned_after`](crate::circuit_breaker::CircuitBuilder::abandoned_after) it is a
     /// failure. What is not a success by its head is judged at once.
@@ -104,7 +110,7 @@ mod until_body_end {
     #[derive(Clone, Copy, Debug, Default)]
     pub struct UntilBodyEnd;
 
-    impl<B: Body> CallEnd<Response<B>> for UntilBodyEnd {
+    impl<B: Body<Error: 'static>> CallEnd<Response<B>> for UntilBodyEnd {
         type Response<G: Guard> = Response<HeldBody<B, G>>;
 
         fn goes_on(res: &Response<B>) -> bool {
@@ -127,7 +133,21 @@ mod until_body_end {
         }
     }
 
-    impl<B: Body, G: Guard> Body for HeldBody<B, G> {
+    /// Holds nothing.
+    impl<B: Default, G> Default for HeldBody<B, G> {
+        fn default() -> Self {
+            Self {
+                body: B::default(),
+                guard: None,
+            }
+        }
+    }
+
+    impl<B, G> Body for HeldBody<B, G>
+    where
+        B: Body<Error: 'static>,
+        G: Guard,
+    {
         type Data = B::Data;
         type Error = B::Error;
 
@@ -138,13 +158,13 @@ mod until_body_end {
             let mut this = self.project();
             let frame = ready!(this.body.as_mut().poll_frame(cx));
             match &frame {
-                Some(Err(_)) => {
+                Some(Err(error)) => {
                     if let Some(guard) = this.guard.take() {
-                        guard.fail();
+                        guard.fail(judge_any(error));
                     }
                 }
                 // A reader who knows the length need not ask for more.
-                Some(Ok(_)) if !this.body.is_end_stream() => {}
+                Some(Ok(_)) if !is_over(&*this.body) => {}
                 Some(Ok(_)) | None => {
                     if let Some(guard) = this.guard.take() {
                         guard.complete();
@@ -161,5 +181,10 @@ mod until_body_end {
         fn size_hint(&self) -> SizeHint {
             self.body.size_hint()
         }
+    }
+
+    /// Over HTTP/2 the end comes by itself, after the last byte.
+    fn is_over(body: &impl Body) -> bool {
+        body.is_end_stream() || body.size_hint().exact() == Some(0)
     }
 }

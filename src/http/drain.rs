@@ -28,12 +28,12 @@ use tokio::time::{Sleep, sleep};
 /// | setting | setter | default |
 /// |---|---|---|
 /// | the longest body that is read | `max_bytes` | 128 KiB |
-/// | how long a retry may be held up by it | `max_time` | 100 ms |
+/// | how long it is read, from the outcome on | `max_time` | 100 ms |
 ///
-/// **Time.** The response is read while the retry waits. If it has not ended by then, it may hold
-/// the retry up until `max_time` has passed since the outcome; after that it is dropped, and the
-/// connection with it. A client takes a connection back a moment after the response has ended: a
-/// retry that was held up to that point may find it not there yet, and open one more.
+/// **Time.** The response is read while the retry waits, for `max_time` at most: what it holds until
+/// its end ([`UntilBodyEnd`](super::UntilBodyEnd)) is free by then. A retry that would be sent
+/// earlier is held up for it. A client takes a connection back a moment after the response has
+/// ended: a retry that was held up to that point may find it not there yet, and open one more.
 ///
 /// **What is dropped at once:** a body that says it is longer than `max_bytes`; an HTTP/2 response,
 /// whose connection lives on without it; one that says `Connection: close`.
@@ -46,7 +46,7 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Reads up to 128 KiB, and holds a retry up for 100 ms at most.
+    /// Reads up to 128 KiB, for 100 ms at most.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -62,8 +62,8 @@ impl Drain {
         self
     }
 
-    /// For how long, from the outcome on, a response may keep its retry from being sent; a retry
-    /// that waits longer is not held up. Zero reads for as long as the retry waits. Default: 100 ms.
+    /// How long a response is read, from the first time that there is nothing of it to read; zero
+    /// reads what is there. Default: 100 ms.
     #[must_use]
     pub const fn max_time(mut self, max_time: Duration) -> Self {
         self.max_time = max_time;
@@ -80,14 +80,14 @@ impl Default for Drain {
 impl<B: Body> Discard<Response<B>> for Drain {
     type Future = Draining<B>;
 
-    fn discard(&self, response: Response<B>, wait: Duration) -> Option<Draining<B>> {
+    fn discard(&self, response: Response<B>, _: Duration) -> Option<Draining<B>> {
         let useful = response.version() < Version::HTTP_2
             && !closes(response.headers())
             && response.body().size_hint().lower() <= self.max_bytes;
         useful.then(|| Draining {
             body: Some(response.into_body()),
             left: self.max_bytes,
-            time: self.max_time.max(wait),
+            time: self.max_time,
             sleep: None,
         })
     }

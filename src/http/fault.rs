@@ -127,7 +127,13 @@ fn of_hyper_util(error: &hyper_util::client::legacy::Error) -> Option<Verdict> {
 
 #[cfg(feature = "hyper-util")]
 fn of_hyper(error: &hyper::Error) -> Verdict {
-    if error.is_user() {
+    // Over HTTP/2 a body of the caller's that failed resets its stream, and only the words say by
+    // whom.
+    let by_caller = || {
+        let cause = error.source();
+        cause.is_some_and(|cause| cause.to_string().starts_with("stream error sent by user"))
+    };
+    if error.is_user() || by_caller() {
         Verdict::Ignored
     } else if error.is_parse() {
         Verdict::Permanent

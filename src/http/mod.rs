@@ -23,7 +23,10 @@
 //!
 #![doc = include_str!("verdicts.md")]
 //!
-//! The errors are those of hyper-util and reqwest, with the features of these names.
+//! The errors are those of hyper-util and reqwest, with the features of these names. Not all can be
+//! told apart: a server that speaks before it is asked, in another protocol than HTTP, looks like a
+//! connection that was closed while idle (transient), and a redirect to a scheme that reqwest cannot
+//! do like a request for it (ignored).
 
 mod attempt;
 mod call_end;

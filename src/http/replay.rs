@@ -121,6 +121,20 @@ impl Replay<reqwest::Request> for Idempotent {
     }
 }
 
+#[cfg(feature = "reqwest")]
+impl<F> Replay<reqwest::Request> for RepeatIf<F>
+where
+    F: Fn(&reqwest::Request) -> bool,
+{
+    fn replay(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
+        if (self.0)(request) {
+            request.try_clone()
+        } else {
+            None
+        }
+    }
+}
+
 fn repeatable(method: &Method, headers: &HeaderMap) -> bool {
     let keyed = || {
         let key = headers.get(IDEMPOTENCY_KEY);

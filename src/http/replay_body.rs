@@ -45,6 +45,11 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// ```
 ///
+/// A body in more than 1024 parts counts as too long, however short they are.
+///
+/// Nothing between this layer and the retry may put another body in place of the [`ReplayBody`] or
+/// drop the request's extensions: the policy finds there what can still be sent.
+///
 /// Which requests are sent again is still for the policy to say: [`Idempotent`](super::Idempotent)
 /// repeats no POST, [`RepeatIf`](super::RepeatIf) what it is told to. Both know when a body was too
 /// long. [`Cloned`](crate::retry::Cloned) and closures do not: with them, the retry of such a
@@ -259,6 +264,9 @@ struct Reader {
     /// The next piece.
     next: usize,
 }
+
+/// However short they are: each costs more than its bytes.
+const MAX_PIECES: usize = 1024;
 
 /// A body and what was read of it.
 struct Tape<B> {
@@ -475,7 +483,8 @@ impl<B> Polling<'_, B> {
         if let Some(piece) = piece.filter(|piece| !state.torn && !piece.is_nothing()) {
             let kept = state.kept.saturating_add(piece.len());
             // The next reader was promised all: it gets what was read meanwhile, however long.
-            if !newest || (kept <= tape.keep && state.handles > 1) {
+            let fits = kept <= tape.keep && state.pieces.len() < MAX_PIECES;
+            if !newest || (fits && state.handles > 1) {
                 state.kept = kept;
                 state.pieces.push(piece.clone());
                 reader.next += 1;

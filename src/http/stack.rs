@@ -50,7 +50,8 @@ use tower::{Layer, Service};
 ///
 /// Verdicts are those of [`StatusClassifier`] unless [`classify`](StackBuilder::classify) sets
 /// others. One stack is for one callee: its circuit and limits are shared by all services that it
-/// makes, and their clones. For what is not set here, put the layers together yourself.
+/// makes, and their clones; a limit is made when it is set, so clones of a builder share it, too. For
+/// what is not set here, put the layers together yourself.
 #[must_use = "a builder does nothing until `build` or `service` is called"]
 pub fn stack() -> StackBuilder {
     StackBuilder {
@@ -332,7 +333,11 @@ impl<C, R, D, X> fmt::Display for StackLayer<C, R, D, X> {
         writeln!(f, "{}", self.deadline)?;
         line(f, "retry", self.retry.as_ref())?;
         line(f, "load shed", self.load_shed.as_ref())?;
-        line(f, "rate limit", self.rate_limit.as_ref())?;
+        let judged = self.retry.is_some() || self.breaker.is_some();
+        match &self.rate_limit {
+            Some(limit) if judged => writeln!(f, "{limit}, paused by a 429 for up to 60s")?,
+            limit => line(f, "rate limit", limit.as_ref())?,
+        }
         line(f, "circuit breaker", self.breaker.as_ref())?;
         write!(f, "{}", self.attempt)
     }
