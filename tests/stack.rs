@@ -81,6 +81,13 @@ circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60
 3 probes of which 2 close, written off after 30s, cancelled calls fail from 1s
 timeout: 5s";
     assert_eq!(stack().build().unwrap().to_string(), expected);
+    assert_eq!(stack().to_string(), expected);
+}
+
+#[test]
+fn a_stack_that_cannot_be_built_prints_why() {
+    let stack = stack().retry(|retry| retry.attempts(0));
+    assert_eq!(stack.to_string(), "attempts must be at least 1, but is 0");
 }
 
 #[test]

@@ -289,6 +289,16 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
     }
 }
 
+/// As the layer that [`build`](StackBuilder::build) makes, or why it makes none.
+impl<C: Clone, R: Clone, D: Clone, X: Clone> fmt::Display for StackBuilder<C, R, D, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.clone().build() {
+            Ok(layer) => layer.fmt(f),
+            Err(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Makes [`Stack`] services that share one circuit and its limits. See [`stack`].
 ///
 /// Printed, it is one line for each part, outermost first, with all settings.
