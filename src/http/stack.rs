@@ -55,17 +55,19 @@ use tower::{Layer, Service};
 #[must_use = "a builder does nothing until `build` or `service` is called"]
 pub fn stack() -> StackBuilder {
     StackBuilder {
-        deadline: Duration::from_secs(30),
-        retry: Some(RetryLayer::builder()),
-        load_shed: None,
-        rate_limit: None,
-        breaker: Some(CircuitBreakerLayer::builder()),
-        attempt: Duration::from_secs(5),
+        parts: Parts {
+            deadline: Duration::from_secs(30),
+            retry: Some(RetryLayer::builder()),
+            load_shed: None,
+            rate_limit: None,
+            breaker: Some(CircuitBreakerLayer::builder()),
+            attempt: Duration::from_secs(5),
+            name: None,
+        },
         classify: StatusClassifier::default(),
         replay: Idempotent,
         carrier: InExtensions,
         discard: Dropped,
-        name: None,
     }
 }
 
@@ -73,16 +75,21 @@ pub fn stack() -> StackBuilder {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` or `service` is called"]
 pub struct StackBuilder<C = StatusClassifier, R = Idempotent, D = InExtensions, X = Dropped> {
+    parts: Parts,
+    classify: C,
+    replay: R,
+    carrier: D,
+    discard: X,
+}
+
+#[derive(Clone, Debug)]
+struct Parts {
     deadline: Duration,
     retry: Option<RetryBuilder>,
     load_shed: Option<LoadShedLayer>,
     rate_limit: Option<RateLimitLayer>,
     breaker: Option<CircuitBreakerBuilder>,
     attempt: Duration,
-    classify: C,
-    replay: R,
-    carrier: D,
-    discard: X,
     name: Option<Arc<str>>,
 }
 
@@ -90,39 +97,39 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
     /// How long a call may take in all, retries and waits included. Default: 30 s.
     /// `Duration::MAX` for ever.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.parts.deadline = deadline;
         self
     }
 
     /// How long one attempt may take. Default: 5 s. `Duration::MAX` for ever.
     pub fn attempt(mut self, attempt: Duration) -> Self {
-        self.attempt = attempt;
+        self.parts.attempt = attempt;
         self
     }
 
     /// Changes the retry, from its defaults or what it was changed to before. What it says of
     /// `classify` and `replay` is overruled by the stack's own.
     pub fn retry(mut self, change: impl FnOnce(RetryBuilder) -> RetryBuilder) -> Self {
-        self.retry = Some(change(self.retry.unwrap_or_else(RetryLayer::builder)));
+        self.parts.retry = Some(change(self.parts.retry.unwrap_or_else(RetryLayer::builder)));
         self
     }
 
     /// Leaves the retry out: every request is sent once.
     pub fn no_retry(mut self) -> Self {
-        self.retry = None;
+        self.parts.retry = None;
         self
     }
 
     /// Lets calls through up to a limit in flight: a number, or a layer with more set. Default:
     /// none.
     pub fn load_shed(mut self, limit: impl Into<LoadShedLayer>) -> Self {
-        self.load_shed = Some(limit.into());
+        self.parts.load_shed = Some(limit.into());
         self
     }
 
     /// Keeps calls within a quota, or a layer with more set. Default: none.
     pub fn rate_limit(mut self, limit: impl Into<RateLimitLayer>) -> Self {
-        self.rate_limit = Some(limit.into());
+        self.parts.rate_limit = Some(limit.into());
         self
     }
 
@@ -132,14 +139,17 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
         mut self,
         change: impl FnOnce(CircuitBreakerBuilder) -> CircuitBreakerBuilder,
     ) -> Self {
-        let breaker = self.breaker.unwrap_or_else(CircuitBreakerLayer::builder);
-        self.breaker = Some(change(breaker));
+        let breaker = self
+            .parts
+            .breaker
+            .unwrap_or_else(CircuitBreakerLayer::builder);
+        self.parts.breaker = Some(change(breaker));
         self
     }
 
     /// Leaves the circuit breaker out.
     pub fn no_circuit_breaker(mut self) -> Self {
-        self.breaker = None;
+        self.parts.breaker = None;
         self
     }
 
@@ -147,34 +157,22 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
     /// [`StatusClassifier`].
     pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, D, X> {
         StackBuilder {
-            deadline: self.deadline,
-            retry: self.retry,
-            load_shed: self.load_shed,
-            rate_limit: self.rate_limit,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify,
             replay: self.replay,
             carrier: self.carrier,
             discard: self.discard,
-            name: self.name,
         }
     }
 
     /// Which requests may be sent again. Default: [`Idempotent`].
     pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q, D, X> {
         StackBuilder {
-            deadline: self.deadline,
-            retry: self.retry,
-            load_shed: self.load_shed,
-            rate_limit: self.rate_limit,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay,
             carrier: self.carrier,
             discard: self.discard,
-            name: self.name,
         }
     }
 
@@ -184,17 +182,11 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
     /// [`Within`](crate::retry::Within).
     pub fn carrier<L>(self, carrier: L) -> StackBuilder<C, R, L, X> {
         StackBuilder {
-            deadline: self.deadline,
-            retry: self.retry,
-            load_shed: self.load_shed,
-            rate_limit: self.rate_limit,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay: self.replay,
             carrier,
             discard: self.discard,
-            name: self.name,
         }
     }
 
@@ -203,24 +195,18 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
     /// `Drain`, which keeps it.
     pub fn discard<Y>(self, discard: Y) -> StackBuilder<C, R, D, Y> {
         StackBuilder {
-            deadline: self.deadline,
-            retry: self.retry,
-            load_shed: self.load_shed,
-            rate_limit: self.rate_limit,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay: self.replay,
             carrier: self.carrier,
             discard,
-            name: self.name,
         }
     }
 
     /// The callee's name, in the events of timeouts, retry and circuit breaker, and where a stack
     /// is printed. Limits are named where they are made. Default: none.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = Some(name.into());
+        self.parts.name = Some(name.into());
         self
     }
 
@@ -233,18 +219,19 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
         C: Clone,
         D: Clone,
     {
-        let name = self.name;
+        let parts = self.parts;
+        let name = parts.name;
         let timeout = |after| match name.clone() {
             Some(name) => TimeoutLayer::builder(after).name(name).build(),
             None => Ok(TimeoutLayer::new(after)),
         };
         // A 429 pauses the limiter once: by the one that sees it, the cheaper one where both do.
-        let limiter = self.rate_limit.as_ref().map(RateLimitLayer::limiter);
-        let by_retry = limiter.filter(|_| self.retry.is_some());
-        let by_breaker = limiter.filter(|_| self.retry.is_none());
+        let limiter = parts.rate_limit.as_ref().map(RateLimitLayer::limiter);
+        let by_retry = limiter.filter(|_| parts.retry.is_some());
+        let by_breaker = limiter.filter(|_| parts.retry.is_none());
         let (classify, replay) = (self.classify, self.replay);
         let (carrier, discard) = (self.carrier, self.discard);
-        let breaker = self.breaker.map(|breaker| {
+        let breaker = parts.breaker.map(|breaker| {
             let breaker = match name.clone() {
                 Some(name) => breaker.name(name),
                 None => breaker,
@@ -252,7 +239,7 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
             let classify = PauseOnThrottle::if_any(classify.clone(), by_breaker);
             breaker.classify(classify).build()
         });
-        let retry = self.retry.map(|retry| {
+        let retry = parts.retry.map(|retry| {
             let retry = match name.clone() {
                 Some(name) => retry.name(name),
                 None => retry,
@@ -262,14 +249,14 @@ impl<C, R, D, X> StackBuilder<C, R, D, X> {
             retry.discard(discard).build()
         });
         Ok(StackLayer {
-            deadline: timeout(self.deadline)?.carried_by(carrier.clone()),
+            deadline: timeout(parts.deadline)?.carried_by(carrier.clone()),
             retry: retry.transpose()?,
-            load_shed: self.load_shed.map(|shed| shed.carried_by(carrier.clone())),
-            rate_limit: self
+            load_shed: parts.load_shed.map(|shed| shed.carried_by(carrier.clone())),
+            rate_limit: parts
                 .rate_limit
                 .map(|limit| limit.carried_by(carrier.clone())),
             breaker: breaker.transpose()?,
-            attempt: timeout(self.attempt)?.carried_by(carrier),
+            attempt: timeout(parts.attempt)?.carried_by(carrier),
         })
     }
 
