@@ -128,6 +128,6 @@ where
 /// Whether the caller's own deadline ended the call, so that the callee may have been given any
 /// time or none.
 #[inline]
-pub(crate) fn ended_by_deadline<Res, Err: StackError>(outcome: &Result<Res, Err>) -> bool {
-    outcome.as_ref().err().and_then(StackError::rejection) == Some(Rejection::DeadlinePassed)
+pub(crate) fn ended_by_deadline<Err: StackError>(error: &Err) -> bool {
+    error.rejection() == Some(Rejection::DeadlinePassed)
 }

@@ -469,7 +469,10 @@ where
             // The answer first: when both are due, it wins.
             let answer = call.poll(cx);
             if let Poll::Ready(outcome) = &answer {
-                if ended_by_deadline(outcome) {
+                if outcome
+                    .as_ref()
+                    .is_err_and(|error| ended_by_deadline(error))
+                {
                     if let Some(error) = state.as_mut().own_time_out() {
                         return Poll::Ready(Err(error));
                     }

@@ -342,19 +342,26 @@ where
                     return Poll::Pending;
                 };
                 let verdict = permit.judge(|| judge(classify, &outcome));
-                let mut held = None;
-                match &outcome {
+                // Each arm by value: an outcome that nobody points to need not be in memory.
+                Poll::Ready(match (outcome, verdict) {
                     // Until the end of its body a success is one by its head alone.
-                    Ok(res) if matches!(verdict, Verdict::Healthy) && U::goes_on(res) => {
+                    (Ok(res), Verdict::Healthy) if U::goes_on(&res) => {
                         permit.in_flight();
-                        held = Some(permit.take());
+                        Ok(U::hold(res, Some(permit.take())))
                     }
-                    _ if matches!(verdict, Verdict::Ignored) && ended_by_deadline(&outcome) => {
-                        permit.give_up();
+                    (Ok(res), verdict) => {
+                        permit.spend(verdict);
+                        Ok(U::hold(res, None))
                     }
-                    _ => permit.spend(verdict),
-                }
-                Poll::Ready(outcome.map(|res| U::hold(res, held)))
+                    (Err(error), verdict) => {
+                        if matches!(verdict, Verdict::Ignored) && ended_by_deadline(&error) {
+                            permit.give_up();
+                        } else {
+                            permit.spend(verdict);
+                        }
+                        Err(error)
+                    }
+                })
             }
             StateProj::Rejected { blocked } => Poll::Ready(Err(E::reject((*blocked).into()))),
         }
