@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tower::balance::p2c::Balance;
+use tower::discover::ServiceList;
+use tower::load::{CompleteOnResponse, PendingRequests};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -84,7 +87,15 @@ const TOWERS: &[Applied] = &[
     ("timeout", |inner| {
         boxed(ServiceBuilder::new().timeout(60 * SECOND).service(inner))
     }),
+    BALANCE,
 ];
+
+/// Two endpoints, behind a buffer, since a balancer is not `Clone`.
+const BALANCE: Applied = ("balancer", |inner| {
+    let endpoint = || PendingRequests::new(inner.clone(), CompleteOnResponse::default());
+    let balance = Balance::new(ServiceList::new([endpoint(), endpoint()]));
+    boxed(ServiceBuilder::new().buffer(64).service(balance))
+});
 
 /// Takes 10 ms a call, and fails every fifth. Counts those under way.
 fn callee(under_way: Arc<AtomicUsize>) -> Boxed {
