@@ -136,7 +136,8 @@ where
 ///
 /// **One reader.** Only the newest attempt reads on. If a connection still sends an older one (the
 /// server answered before it had the whole body), that one ends with an error as soon as the next is
-/// decided on, so that the server does not take what it got for the whole.
+/// decided on, so that the server does not take what it got for the whole. Attempts count from when
+/// they are first read: one that was never read before the next began would take the body from that.
 ///
 /// **Errors.** One of the body goes to the client as it is; the call is then not retried.
 ///
