@@ -480,6 +480,14 @@ async fn a_retry_that_would_come_with_the_deadline_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_that_a_late_timer_could_send_after_the_deadline_is_given_up() {
+    let callee = Callee::new(Fails);
+    let service = retry().layer(callee.service());
+    let ended = ends(service.oneshot(within(SECOND + Duration::from_micros(500)))).await;
+    assert_eq!(ended, (FAILED, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
 async fn retries_go_on_until_the_last_that_comes_before_the_deadline() {
     let callee = Callee::new(Fails);
     let service = retry().layer(callee.service());

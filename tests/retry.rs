@@ -310,7 +310,7 @@ struct UntilTold(Arc<Notify>);
 impl<Res> Discard<Res> for UntilTold {
     type Future = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    fn discard(&self, _: Res, _: Duration) -> Option<Self::Future> {
+    fn discard(&self, _: Res) -> Option<Self::Future> {
         let told = self.0.clone();
         Some(Box::pin(async move { told.notified().await }))
     }

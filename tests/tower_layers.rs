@@ -1,8 +1,11 @@
 //! The layers among tower's own, each above and below each: nothing panics, nothing is parked.
 
+use buttress::classify::Outcome;
+use buttress::http::stack;
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, StackError, TimeoutLayer,
+    CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, StackError,
+    TimeoutLayer,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -59,6 +62,19 @@ const OURS: &[Applied] = &[
             .layer(CircuitBreakerLayer::default())
             .service(inner);
         boxed(service)
+    }),
+    ("the recommended stack", |inner| {
+        let stack = stack()
+            .replay(Cloned)
+            .classify(Outcome)
+            .carrier(())
+            .load_shed(3)
+            .rate_limit(Quota::per_second(1_000).burst(1));
+        let unlift = |error| match error {
+            Error::Rejected(rejection) => BoxError::reject(rejection),
+            Error::Service(error) => error,
+        };
+        boxed(stack.service(inner).unwrap().map_err(unlift))
     }),
 ];
 

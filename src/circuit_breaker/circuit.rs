@@ -458,6 +458,7 @@ impl Permit {
         self.abandon();
     }
 
+    /// Apart from the way of a call that went well, which is short.
     #[cold]
     fn finish_unwell(&self, verdict: Verdict) {
         self.finish(match verdict {
@@ -465,7 +466,8 @@ impl Permit {
                 hint: retry_after.map_or(0, nanos),
             },
             Verdict::Permanent => Mark::Bad { hint: 0 },
-            Verdict::Throttled { .. } | Verdict::Ignored | Verdict::Healthy => Mark::None,
+            Verdict::Throttled { .. } | Verdict::Ignored => Mark::None,
+            Verdict::Healthy => Mark::Good,
         });
     }
 

@@ -91,10 +91,10 @@ mod until_body_end {
     ///
     /// For responses that take long to read, such as downloads, streams and server-sent events. A
     /// body that fails is judged as an error of the call is: a failure of the callee's, unless it
-    /// came of the caller's own upload over HTTP/2 (over HTTP/1.1 the two cannot be told apart). One that the caller drops before its end is a
-    /// cancelled call: young it says nothing, and at the age of
-    /// [`abandoned_after`](crate::circuit_breaker::CircuitBuilder::abandoned_after) it is a
-    /// failure. What is not a success by its head is judged at once.
+    /// came of the caller's own upload over HTTP/2 (over HTTP/1.1 the two cannot be told apart).
+    /// One that the caller drops before its end is a cancelled call: young it says nothing, and at
+    /// the age of [`abandoned_after`](crate::circuit_breaker::CircuitBuilder::abandoned_after) it is
+    /// a failure. What is not a success by its head is judged at once.
     ///
     /// ```
     /// use buttress::http::{StatusClassifier, UntilBodyEnd};

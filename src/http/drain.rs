@@ -28,7 +28,7 @@ use tokio::time::{Sleep, sleep};
 /// | setting | setter | default |
 /// |---|---|---|
 /// | the longest body that is read | `max_bytes` | 128 KiB |
-/// | how long it is read, from the outcome on | `max_time` | 100 ms |
+/// | how long it is read, from the first time that there is nothing of it to read | `max_time` | 100 ms |
 ///
 /// **Time.** The response is read while the retry waits, for `max_time` at most: what it holds until
 /// its end ([`UntilBodyEnd`](super::UntilBodyEnd)) is free by then. A retry that would be sent
@@ -80,7 +80,7 @@ impl Default for Drain {
 impl<B: Body> Discard<Response<B>> for Drain {
     type Future = Draining<B>;
 
-    fn discard(&self, response: Response<B>, _: Duration) -> Option<Draining<B>> {
+    fn discard(&self, response: Response<B>) -> Option<Draining<B>> {
         let useful = response.version() < Version::HTTP_2
             && !closes(response.headers())
             && response.body().size_hint().lower() <= self.max_bytes;

@@ -1,6 +1,5 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 /// What becomes of a response that is thrown away because its call is sent again.
 ///
@@ -12,13 +11,13 @@ use std::time::Duration;
 pub trait Discard<Res> {
     /// Ready when the response is gone. The next attempt starts when it is, and the backoff is over.
     ///
-    /// What the attempt held in the layers below is free before it is polled. If the call is
+    /// What the attempt held in the layers below is free before it is polled, but for what the
+    /// response itself holds until its end ([`CallEnd`](crate::http::CallEnd)). If the call is
     /// cancelled, it is dropped.
     type Future: Future<Output = ()>;
 
-    /// Begins to discard `response`; `None` if it is gone already. `wait` is how long the retry
-    /// waits in any case, from now.
-    fn discard(&self, response: Res, wait: Duration) -> Option<Self::Future>;
+    /// Begins to discard `response`; `None` if it is gone already.
+    fn discard(&self, response: Res) -> Option<Self::Future>;
 }
 
 /// Drops the response at once.
@@ -28,7 +27,7 @@ pub struct Dropped;
 impl<Res> Discard<Res> for Dropped {
     type Future = Never;
 
-    fn discard(&self, response: Res, _: Duration) -> Option<Never> {
+    fn discard(&self, response: Res) -> Option<Never> {
         drop(response);
         None
     }

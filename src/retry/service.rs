@@ -676,7 +676,7 @@ where
         // An error and what the attempt held are free before the wait; so is a response, unless
         // there is a use for it.
         let discard = match outcome {
-            Ok(response) => discard.discard(response, wait),
+            Ok(response) => discard.discard(response),
             Err(error) => {
                 drop(error);
                 None
