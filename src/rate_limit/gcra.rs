@@ -129,8 +129,8 @@ fn decide(
     let now = now.checked_add(SHIFT).ok_or(Refusal::Never)?;
     // At the end of a pause there is room for one call: nothing of the burst is left.
     let before = newest
-        .max(now - rate.span(rate.burst))
-        .max(paused.saturating_sub(rate.interval));
+        .max(paused.saturating_sub(rate.interval))
+        .max(now - rate.span(rate.burst));
     let turn = before.checked_add(rate.span(cost)).ok_or(Refusal::Never)?;
     let turn = turn.max(paused);
     let wait = turn.saturating_sub(now);

@@ -318,6 +318,9 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
+        if let StateProj::Calling { call } = state.as_mut().project() {
+            return call.poll(cx);
+        }
         loop {
             match state.as_mut().project() {
                 StateProj::Calling { call } => return call.poll(cx),
