@@ -56,7 +56,7 @@ impl Timeline {
 /// instants themselves if one is not the same.
 #[derive(Clone, Copy, Debug, Default)]
 struct Words {
-    seconds: i64,
+    seconds: u64,
     nanos: u32,
 }
 
@@ -72,7 +72,7 @@ impl Words {
     #[inline]
     fn since(self, origin: Self) -> Option<u64> {
         const SECOND: u64 = 1_000_000_000;
-        let seconds = self.seconds.wrapping_sub(origin.seconds) as u64;
+        let seconds = self.seconds.wrapping_sub(origin.seconds);
         if seconds >= u64::MAX / SECOND {
             return None;
         }
@@ -93,12 +93,12 @@ impl Words {
 impl Hasher for Words {
     #[inline]
     fn write_i64(&mut self, seconds: i64) {
-        self.seconds = seconds;
+        self.seconds = seconds as u64;
     }
 
     #[inline]
     fn write_u64(&mut self, seconds: u64) {
-        self.seconds = seconds as i64;
+        self.seconds = seconds;
     }
 
     #[inline]
@@ -199,12 +199,12 @@ mod tests {
     fn words_that_do_not_measure_what_instants_do_are_not_used() {
         let origin = Instant::now();
         let words = Words::of(origin);
-        let off = |seconds: i64, nanos: u32| Words {
+        let off = |seconds: u64, nanos: u32| Words {
             seconds: words.seconds.wrapping_sub(seconds),
             nanos: words.nanos.wrapping_sub(nanos),
         };
         assert!(off(0, 0).measure_from(origin));
-        for (seconds, nanos) in [(1, 0), (-1, 0), (0, 1), (i64::MIN, 0)] {
+        for (seconds, nanos) in [(1, 0), (u64::MAX, 0), (0, 1), (1 << 63, 0)] {
             assert!(!off(seconds, nanos).measure_from(origin));
         }
     }
