@@ -210,21 +210,22 @@ impl Circuit {
     /// As [`try_acquire`](Self::try_acquire), for a call that is not in flight yet.
     #[inline]
     pub(super) fn admit(&self) -> Result<Permit, Blocked> {
-        match self.shared.breaker.pass() {
-            Some(pass) => Ok(self.permit(pass)),
-            None => self.admit_probe(),
-        }
+        // The permit is made here, out of what fits registers, whichever way it was come by.
+        let pass = self.shared.breaker.pass();
+        let pass = pass.map_or_else(|| self.admit_probe(), Ok)?;
+        Ok(self.permit(pass))
     }
 
     #[cold]
-    fn admit_probe(&self) -> Result<Permit, Blocked> {
+    fn admit_probe(&self) -> Result<Pass, Blocked> {
         let (pass, change) = self.shared.breaker.admit_probe(self.shared.now())?;
         // Before anybody is told: a subscriber that panics must not take the probe with it.
-        let permit = self.permit(pass);
+        let mut permit = self.permit(pass);
         if let Some(change) = change {
             self.shared.report(change);
         }
-        Ok(permit)
+        permit.stage = Stage::Settled;
+        Ok(pass)
     }
 
     #[inline]

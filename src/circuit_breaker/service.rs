@@ -265,13 +265,15 @@ where
             Ok(mut permit) => {
                 let call = permit.work(|| self.inner.call(req));
                 let classify = self.classify.clone();
-                let state = State::Calling {
-                    call,
-                    permit,
-                    classify,
-                };
+                // Part by part: a copy of the whole would wait for what was written last.
+                let moved = permit.take();
+                mem::forget(permit);
                 CircuitBreakerFuture {
-                    state,
+                    state: State::Calling {
+                        call,
+                        permit: moved,
+                        classify,
+                    },
                     until: PhantomData,
                 }
             }
