@@ -17,6 +17,7 @@ pub mod retry;
 mod sync;
 mod time;
 pub mod timeout;
+mod timer;
 
 pub use circuit_breaker::CircuitBreakerLayer;
 pub use classify::{Classify, Verdict};

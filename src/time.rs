@@ -148,15 +148,6 @@ pub(crate) fn poll_until(
         .map_or(Poll::Pending, |timer| timer.poll(cx))
 }
 
-/// Ready when the timer is due.
-pub(crate) fn poll_timer(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-    // By the clock first: a task that has used up its budget could not poll the timer.
-    if timer.deadline() <= Instant::now() {
-        return Poll::Ready(());
-    }
-    timer.poll(cx)
-}
-
 /// Saturates at 2^64 − 1 ns, which stands for "never".
 #[inline]
 pub(crate) const fn nanos(duration: Duration) -> u64 {

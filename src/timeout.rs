@@ -56,6 +56,13 @@
 //! | reading the body | the client or the code that reads: tokio's `timeout` around it, reqwest's `read_timeout` between two reads | by its size; this layer's calls have ended by then |
 //! | the server's work | the server, by a layer of its own | less than what its callers wait, or it works for nobody; pass its deadline on to the calls it makes |
 //!
+//! **Timers stay with their thread.** Most calls end before their time is up. The timer that such a
+//! call leaves is kept by its thread, still registered, for the next one there that takes about as
+//! long, up to a minute: so calls do without the lock that all threads of a runtime share for its
+//! timers. At most 128 of about one length are kept. They wake nobody, and hold nothing but their
+//! runtime's handle. A thread allocates them when it first waits. A paused clock runs on to where
+//! they are due if there is nothing else to wait for.
+//!
 //! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
 //! timeout, since the call could not be waited for.
 //!
@@ -80,13 +87,14 @@ use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::name::Name;
 use crate::time;
+use crate::timer::Timer;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, mem};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 use tracing::Level;
 
@@ -138,7 +146,7 @@ impl<S, D: Clone> Layer<S> for TimeoutLayer<D> {
             inner,
             layer: self.clone(),
             waited: Waited::Nothing,
-            sleep: None,
+            timer: Timer::new(self.after),
         }
     }
 }
@@ -202,8 +210,8 @@ pub struct Timeout<S, D = ()> {
     inner: S,
     layer: TimeoutLayer<D>,
     waited: Waited,
-    /// Made at the first pending readiness, reset from then on.
-    sleep: Option<Pin<Box<Sleep>>>,
+    /// Of the wait for readiness.
+    timer: Timer,
 }
 
 /// What waiting for readiness has taken so far.
@@ -231,23 +239,13 @@ impl<S, D> Timeout<S, D> {
         let Some(end) = time::later(since, after) else {
             return Poll::Pending; // longer than the clock can count: never
         };
-        if end <= now {
-            return Poll::Ready(());
-        }
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        if sleep.deadline() != end {
-            sleep.as_mut().reset(end);
-        }
-        sleep.as_mut().poll(cx)
+        self.timer.poll_until(end, now, cx)
     }
 
     /// Stops the clock of a wait. With nothing left it stays where it is, and the call is rejected.
     #[cold]
     fn end_wait(&mut self, since: Instant) {
-        if let Some(sleep) = &mut self.sleep {
-            // Kept for the next wait, but not to wake anybody in this one.
-            sleep.as_mut().reset(Instant::now() + time::AGES);
-        }
+        self.timer = Timer::new(self.layer.after);
         let now = Instant::now();
         if self.left_behind(now, since) {
             self.waited = Waited::Nothing;
@@ -276,7 +274,7 @@ impl<S: Clone, D: Clone> Clone for Timeout<S, D> {
             inner: self.inner.clone(),
             layer: self.layer.clone(),
             waited: Waited::Nothing,
-            sleep: None,
+            timer: Timer::new(self.layer.after),
         }
     }
 }
@@ -335,7 +333,7 @@ where
             Waited::Left(left) => TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
-                    clock: Clock::Left { left },
+                    clock: Clock::Left(left),
                     end,
                 },
             },
@@ -386,9 +384,7 @@ impl<S, D> Timeout<S, D> {
         TimeoutFuture {
             state: State::Calling {
                 call: self.inner.call(req),
-                clock: Clock::Until {
-                    at: found.unwrap_or(own).end(now),
-                },
+                clock: Clock::until(found.unwrap_or(own).end(now), left),
                 end,
             },
         }
@@ -421,7 +417,6 @@ pin_project! {
         Calling {
             #[pin]
             call: F,
-            #[pin]
             clock: Clock,
             end: End,
         },
@@ -439,20 +434,16 @@ struct End {
     name: Name,
 }
 
-pin_project! {
-    // Starts at the first pending poll: a call that is ready at once reads no clock.
-    #[project = ClockProj]
-    enum Clock {
-        // The whole time is left.
-        Whole,
-        Left { left: Duration },
-        // Has run since the call; `None` never ends.
-        Until { at: Option<Instant> },
-        Runs {
-            #[pin]
-            sleep: Sleep,
-        },
-    }
+/// The time of a call. It starts at the first pending poll: a call that is ready at once reads no clock.
+enum Clock {
+    /// The whole timeout is left.
+    Whole,
+    Left(Duration),
+    /// Runs; without an end, for ever.
+    Until {
+        end: Option<Instant>,
+        timer: Timer,
+    },
 }
 
 impl<F, Res, E> Future for TimeoutFuture<F>
@@ -521,51 +512,43 @@ impl<F> State<F> {
 }
 
 impl Clock {
-    /// Ready when what is left of `whole` is over.
-    fn poll(mut self: Pin<&mut Self>, whole: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
-        let left = match self.as_mut().project() {
-            ClockProj::Runs { sleep } => return time::poll_timer(sleep, cx),
-            ClockProj::Left { left } => *left,
-            ClockProj::Whole => whole.unwrap_or_default(),
-            ClockProj::Until { at } => return Self::poll_until(*at, self, cx),
+    fn until(end: Option<Instant>, left: Duration) -> Self {
+        Self::Until {
+            end,
+            timer: Timer::new(left),
+        }
+    }
+
+    /// Ready when the call is out of time.
+    fn poll(&mut self, whole: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
+        let left = match self {
+            Self::Whole => whole.unwrap_or_default(),
+            Self::Left(left) => *left,
+            Self::Until { end, timer } => {
+                return end.map_or(Poll::Pending, |end| {
+                    timer.poll_until(end, Instant::now(), cx)
+                });
+            }
         };
         if left.is_zero() {
             return Poll::Ready(());
         }
-        if left >= time::AGES {
-            return Poll::Pending; // never
-        }
-        self.start(sleep(left), cx)
-    }
-
-    /// Ready at the end that was known when the call was made.
-    fn poll_until(at: Option<Instant>, clock: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match at {
-            None => Poll::Pending, // never
-            Some(at) if at <= Instant::now() => Poll::Ready(()),
-            Some(at) => clock.start(sleep_until(at), cx),
-        }
-    }
-
-    fn start(mut self: Pin<&mut Self>, sleep: Sleep, cx: &mut Context<'_>) -> Poll<()> {
-        self.set(Self::Runs { sleep });
-        match self.project() {
-            ClockProj::Runs { sleep } => sleep.poll(cx),
+        let now = Instant::now();
+        let end = time::later(now, left);
+        *self = Self::until(end, left);
+        match (self, end) {
+            (Self::Until { timer, .. }, Some(end)) => timer.poll_until(end, now, cx),
             _ => Poll::Pending,
         }
     }
 
     fn is_due(&self) -> bool {
-        match self {
-            Self::Runs { sleep } => sleep.deadline() <= Instant::now(),
-            Self::Until { at } => at.is_some_and(|at| at <= Instant::now()),
-            Self::Whole | Self::Left { .. } => false,
-        }
+        matches!(self, Self::Until { end: Some(end), .. } if *end <= Instant::now())
     }
 
     #[inline]
     fn runs(&self) -> bool {
-        matches!(self, Self::Runs { .. })
+        matches!(self, Self::Until { .. })
     }
 }
 
