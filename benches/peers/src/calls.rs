@@ -72,6 +72,39 @@ pub async fn calls_in_task<S: Service<u64>>(service: &mut S, calls: u64) -> u64 
     answered
 }
 
+/// How many tasks call at once.
+pub const TASKS: u64 = 100;
+
+/// A runtime that runs its tasks on so many threads, with sockets as services have them.
+pub fn workers(threads: usize) -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    let runtime = builder.worker_threads(threads).enable_all().build();
+    runtime.expect("a runtime")
+}
+
+/// By [`TASKS`] tasks, each with a clone of the service. As many calls as share out evenly. Which
+/// thread counts a call is chance, so those that were answered, with what they asked, were served.
+pub fn in_tasks<S>(runtime: &Runtime, service: &S, calls: u64) -> Run
+where
+    S: Service<u64, Response = u64, Future: Send> + Clone + Send + 'static,
+{
+    let share = calls.div_ceil(TASKS);
+    let work = || {
+        let spawn = |_| {
+            let mut service = service.clone();
+            runtime.spawn(async move { calls_in_task(&mut service, share).await })
+        };
+        let tasks: Vec<_> = (0..TASKS).map(spawn).collect();
+        let tasks = tasks.into_iter().map(|task| runtime.block_on(task));
+        tasks.map(|answered| answered.expect("a task")).sum()
+    };
+    let run = counted(share * TASKS, work);
+    Run {
+        served: run.answered,
+        ..run
+    }
+}
+
 /// Whether the call was answered.
 pub fn call_by_hand<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());

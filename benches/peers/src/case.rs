@@ -1,7 +1,8 @@
 //! What is compared: cases, their contenders, and the work that those must have done.
 
 use crate::calls::{
-    Run, call_by_hand, call_without_break, calls_in_task, counted, on_threads, runtime,
+    Run, call_by_hand, call_without_break, calls_in_task, counted, in_tasks, on_threads, runtime,
+    workers,
 };
 use tower::Service;
 
@@ -159,6 +160,19 @@ impl Contender {
                 let call = |n| call_without_break(&mut service, n);
                 (0..calls).map(call).sum()
             })
+        })
+    }
+
+    /// Clones of one service, each called again and again by a task of a runtime with so many threads.
+    /// `calls` are made by all tasks together.
+    pub fn tasks<S>(who: &'static str, threads: usize, service: S) -> Self
+    where
+        S: Service<u64, Response = u64, Future: Send> + Clone + Send + 'static,
+    {
+        let sizes = Sizes::of(&service);
+        let runtime = workers(threads);
+        Self::new(who, Some(sizes), move |calls| {
+            in_tasks(&runtime, &service, calls)
         })
     }
 

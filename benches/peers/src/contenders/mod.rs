@@ -40,9 +40,9 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 }
 
 /// A service that a contender makes.
-pub trait Caller: Service<u64, Response = u64> + Clone + Send + 'static {}
+pub trait Caller: Service<u64, Response = u64, Future: Send> + Clone + Send + 'static {}
 
-impl<S: Service<u64, Response = u64> + Clone + Send + 'static> Caller for S {}
+impl<S> Caller for S where S: Service<u64, Response = u64, Future: Send> + Clone + Send + 'static {}
 
 /// Longer than anything that is measured.
 const LONG: Duration = Duration::from_hours(1);

@@ -3,11 +3,11 @@
 use super::breaker::{buttress, failsafe, recloser, seatbelt, tower_resilience};
 use super::{
     ASSEMBLED, BUTTRESS, FAILSAFE, GOVERNOR, PLENTY, RECLOSER, SEATBELT, TOWER, TOWER_RESILIENCE,
-    rate, stack,
+    rate, stack, timeout,
 };
 use crate::case::Contender;
 use crate::floor::FLOOR;
-use crate::inner::AtOnce;
+use crate::inner::{AtOnce, yielding};
 use buttress::{CircuitBreakerLayer, Quota};
 use failsafe::failure_policy::SuccessRateOverTimeWindow;
 use recloser::Recloser;
@@ -33,6 +33,11 @@ pub const CASES: &[SharedCase] = &[
         absent: &[],
     },
     SharedCase {
+        name: "timeout, a hundred tasks yielding to the runtime",
+        contenders: the_timeout,
+        absent: &[],
+    },
+    SharedCase {
         name: "the stack of five",
         contenders: the_stack,
         absent: &[],
@@ -54,6 +59,20 @@ pub const CASES: &[SharedCase] = &[
         ],
     },
 ];
+
+fn the_timeout(threads: usize) -> Vec<Contender> {
+    let callee = yielding();
+    vec![
+        Contender::tasks(BUTTRESS, threads, timeout::buttress(callee.clone())),
+        Contender::tasks(TOWER, threads, timeout::tower(callee.clone())),
+        Contender::tasks(
+            TOWER_RESILIENCE,
+            threads,
+            timeout::tower_resilience(callee.clone()),
+        ),
+        Contender::tasks(SEATBELT, threads, timeout::seatbelt(callee)),
+    ]
+}
 
 fn the_stack(threads: usize) -> Vec<Contender> {
     vec![

@@ -37,23 +37,23 @@ fn in_runtime(callee: &impl Callee) -> Vec<Contender> {
     ]
 }
 
-fn buttress(callee: impl Callee) -> impl Caller {
+pub fn buttress(callee: impl Callee) -> impl Caller {
     ServiceBuilder::new()
         .layer(TimeoutLayer::new(AFTER))
         .layer(ErrorLayer)
         .service(callee)
 }
 
-fn tower(callee: impl Callee) -> impl Caller {
+pub fn tower(callee: impl Callee) -> impl Caller {
     ServiceBuilder::new().timeout(AFTER).service(callee)
 }
 
-fn tower_resilience(callee: impl Callee) -> impl Caller {
+pub fn tower_resilience(callee: impl Callee) -> impl Caller {
     let timeout = TimeLimiterLayer::standard().timeout_duration(AFTER);
     ServiceBuilder::new().layer(timeout.build()).service(callee)
 }
 
-fn seatbelt(callee: impl Callee) -> impl Caller {
+pub fn seatbelt(callee: impl Callee) -> impl Caller {
     let timeout = Timeout::layer("timeout", &super::seatbelt())
         .timeout_error(|_| Failure)
         .timeout(AFTER);
