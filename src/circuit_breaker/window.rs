@@ -254,9 +254,9 @@ impl CountWindow {
         let Some(number) = self.claim(epoch, &current) else {
             return;
         };
-        self.write(&self.bad, epoch, number, call.bad);
+        self.mark(&self.bad, epoch, number, call.bad);
         if let Some(slow) = &self.slow {
-            self.write(slow, epoch, number, call.slow);
+            self.mark(slow, epoch, number, call.slow);
         }
     }
 
@@ -279,11 +279,16 @@ impl CountWindow {
         })
     }
 
+    #[inline]
+    fn mark(&self, ring: &[AtomicU64], epoch: u32, number: u64, hit: bool) {
+        if hit || number % BLOCK == 0 {
+            self.write(ring, epoch, number, hit);
+        }
+    }
+
+    #[cold]
     fn write(&self, ring: &[AtomicU64], epoch: u32, number: u64, hit: bool) {
         let bit = number % BLOCK;
-        if !hit && bit != 0 {
-            return;
-        }
         let (word, tag) = block_of(ring, epoch, number / BLOCK);
         let bits = u64::from(hit) << bit;
         let next = |seen: u64| {
