@@ -93,3 +93,11 @@ fn a_layer_says_what_is_in_force_where_more_was_asked_for() {
     let once = Quota::new(1, Duration::MAX);
     assert_eq!(once.to_string(), "1 per ∞, 1 at once");
 }
+
+#[cfg(feature = "http-body")]
+#[test]
+fn bodies_are_kept_up_to_so_many_bytes() {
+    let layer = buttress::http::ReplayBodyLayer::new();
+    assert_eq!(layer.to_string(), "replay body: up to 65536 bytes");
+    assert_eq!(layer.keep(0).to_string(), "replay body: up to 0 bytes");
+}

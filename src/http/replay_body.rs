@@ -98,6 +98,13 @@ impl<S> Layer<S> for ReplayBodyLayer {
     }
 }
 
+/// Its settings, for people.
+impl fmt::Display for ReplayBodyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "replay body: up to {} bytes", self.keep)
+    }
+}
+
 /// The service that [`ReplayBodyLayer`] makes.
 #[derive(Clone, Debug)]
 pub struct ReplayBodyService<S> {
