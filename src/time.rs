@@ -18,10 +18,12 @@ pub(crate) struct Timeline {
 impl Timeline {
     pub(crate) fn start() -> Self {
         let origin = Instant::now();
-        Self {
-            origin,
-            words: Some(Words::of(origin)).filter(|words| words.measure_from(origin)),
-        }
+        Self::at_origin(origin, Words::of(origin))
+    }
+
+    fn at_origin(origin: Instant, words: Words) -> Self {
+        let words = words.measure_from(origin).then_some(words);
+        Self { origin, words }
     }
 
     #[inline]
@@ -194,9 +196,10 @@ mod tests {
             seconds: words.seconds.wrapping_sub(seconds),
             nanos: words.nanos.wrapping_sub(nanos),
         };
-        assert!(off(0, 0).measure_from(origin));
+        let used = |words: Words| Timeline::at_origin(origin, words).words.is_some();
+        assert!(used(off(0, 0)));
         for (seconds, nanos) in [(1, 0), (u64::MAX, 0), (0, 1), (1 << 63, 0)] {
-            assert!(!off(seconds, nanos).measure_from(origin));
+            assert!(!used(off(seconds, nanos)));
         }
     }
 
