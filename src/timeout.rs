@@ -56,12 +56,13 @@
 //! | reading the body | the client or the code that reads: tokio's `timeout` around it, reqwest's `read_timeout` between two reads | by its size; this layer's calls have ended by then |
 //! | the server's work | the server, by a layer of its own | less than what its callers wait, or it works for nobody; pass its deadline on to the calls it makes |
 //!
-//! **Timers stay with their thread.** Most calls end before their time is up. The timer that such a
-//! call leaves is kept by its thread, still registered, for the next one there that takes about as
-//! long, up to a minute: so calls do without the lock that all threads of a runtime share for its
-//! timers. At most 128 of about one length are kept. They wake nobody, and hold nothing but their
-//! runtime's handle. A thread allocates them when it first waits. A paused clock runs on to where
-//! they are due if there is nothing else to wait for.
+//! **Timers are kept.** Most calls end before their time is up. The timer that such a call leaves is
+//! kept by the thread, still registered, for the next call there that takes about as long, up to a
+//! minute: so calls do without the lock that all threads of a runtime share for its timers. The first
+//! waits of a thread allocate, as many as it has at once; it keeps 1024 timers of about one length at
+//! most. They wake nobody and hold nothing of a call, but their runtime's handle, until the thread
+//! works for another runtime or ends. None is kept registered that was made while the clock was
+//! paused: a paused clock would run on to where it is due.
 //!
 //! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
 //! timeout, since the call could not be waited for.
@@ -384,7 +385,7 @@ impl<S, D> Timeout<S, D> {
         TimeoutFuture {
             state: State::Calling {
                 call: self.inner.call(req),
-                clock: Clock::until(found.unwrap_or(own).end(now), left),
+                clock: Clock::until(found.unwrap_or(own).end(now), now),
                 end,
             },
         }
@@ -512,10 +513,11 @@ impl<F> State<F> {
 }
 
 impl Clock {
-    fn until(end: Option<Instant>, left: Duration) -> Self {
+    fn until(end: Option<Instant>, now: Instant) -> Self {
+        let length = end.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
         Self::Until {
             end,
-            timer: Timer::new(left),
+            timer: Timer::new(length),
         }
     }
 
@@ -535,7 +537,8 @@ impl Clock {
         }
         let now = Instant::now();
         let end = time::later(now, left);
-        *self = Self::until(end, left);
+        let timer = Timer::new(left);
+        *self = Self::Until { end, timer };
         match (self, end) {
             (Self::Until { timer, .. }, Some(end)) => timer.poll_until(end, now, cx),
             _ => Poll::Pending,

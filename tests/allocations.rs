@@ -78,13 +78,14 @@ impl Future for Answer {
     }
 }
 
-/// The allocations of the second call: the first may set up what is kept.
+/// The allocations of the third call: those before set up what is kept, the first one by itself, the
+/// second one where it has to wait because of the first.
 async fn allocations<S>(service: &mut S) -> usize
 where
     S: Service<u32, Response = u32, Error = Error<Infallible>>,
 {
     let mut counted = 0;
-    for _ in 0..2 {
+    for _ in 0..3 {
         let before = ALLOCATIONS.get();
         let ready = service.ready().await.unwrap();
         let call = pin!(ready.call(7));
@@ -154,7 +155,7 @@ async fn the_whole_stack_allocates_nothing() {
             .layer(TimeoutLayer::new(Duration::from_secs(10)))
             .layer(retry())
             .layer(LoadShedLayer::new(9))
-            .layer(RateLimitLayer::new(Quota::per_second(900)))
+            .layer(RateLimitLayer::new(Quota::per_second(9)))
             .layer(CircuitBreakerLayer::default())
             .layer(TimeoutLayer::new(Duration::from_secs(2)))
             .layer(ErrorLayer)
@@ -241,32 +242,60 @@ impl Service<u32> for SlowToReady {
     }
 }
 
-/// What a thread keeps of timers, so that no other test has left it some.
-fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) {
-    let runtime = || {
+/// On a thread of its own: what a thread keeps is there for all its tests.
+fn on_a_thread(paused: bool, test: impl Future<Output = ()> + Send + 'static) {
+    let run = move || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_time().start_paused(true).build().unwrap()
+        let runtime = builder.enable_time().start_paused(paused).build();
+        runtime.unwrap().block_on(test);
     };
-    std::thread::spawn(move || runtime().block_on(work))
-        .join()
-        .unwrap();
+    std::thread::spawn(run).join().unwrap();
 }
 
 #[test]
-fn a_wait_boxes_a_timer_which_its_thread_keeps_for_all_that_wait_as_long() {
-    on_a_thread(async {
-        let layer = TimeoutLayer::new(Duration::from_secs(1));
-        let before = ALLOCATIONS.get();
-        let mut service = layer.layer(Inner { pending: true });
-        service.ready().await.unwrap().call(7).await.unwrap();
-        // The timer, and where it is kept.
-        assert_eq!(ALLOCATIONS.get() - before, 2);
+fn a_wait_boxes_its_timer_once_a_thread() {
+    // Kept registered, and not, be it for the clock or for the length.
+    for (paused, seconds) in [(false, 1), (true, 1), (false, 300)] {
+        on_a_thread(paused, async move {
+            let layer = TimeoutLayer::new(Duration::from_secs(seconds));
+            let before = ALLOCATIONS.get();
+            layer
+                .layer(Inner { pending: true })
+                .oneshot(7)
+                .await
+                .unwrap();
+            assert!(ALLOCATIONS.get() > before, "it is boxed");
 
-        let mut slow = layer.layer(SlowToReady { polled: false });
-        let before = ALLOCATIONS.get();
-        slow.ready().await.unwrap().call(7).await.unwrap();
-        slow.ready().await.unwrap().call(7).await.unwrap();
-        service.ready().await.unwrap().call(7).await.unwrap();
-        assert_eq!(ALLOCATIONS.get() - before, 0);
+            let before = ALLOCATIONS.get();
+            let mut slow = layer.layer(SlowToReady { polled: false });
+            slow.ready().await.unwrap().call(7).await.unwrap();
+            layer
+                .layer(Inner { pending: true })
+                .oneshot(7)
+                .await
+                .unwrap();
+            assert_eq!(ALLOCATIONS.get() - before, 0, "{paused} {seconds}");
+        });
+    }
+}
+
+#[test]
+fn a_thousand_waits_at_once_box_their_timers_once() {
+    on_a_thread(false, async {
+        let layer = TimeoutLayer::new(Duration::from_secs(1));
+        let mut counted = [0; 2];
+        for counted in &mut counted {
+            let mut calls: Vec<_> = (0..1_000)
+                .map(|_| Box::pin(layer.layer(Inner { pending: true }).oneshot(7)))
+                .collect();
+            let before = ALLOCATIONS.get();
+            for call in &mut calls {
+                let mut task = tokio_test::task::spawn(());
+                task.enter(|cx, _| assert!(call.as_mut().poll(cx).is_pending()));
+            }
+            *counted = ALLOCATIONS.get() - before;
+        }
+        // The tasks' own are in both.
+        assert!(counted[1] + 1_000 <= counted[0], "{counted:?}");
     });
 }

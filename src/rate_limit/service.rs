@@ -318,6 +318,7 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
+        // Apart, and first: it is most calls, and its future is often built right before.
         if let StateProj::Calling { call } = state.as_mut().project() {
             return call.poll(cx);
         }
