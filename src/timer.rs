@@ -61,20 +61,14 @@ struct Running {
 struct Alarm {
     sleep: Pin<Box<Option<Sleep>>>,
     sleeper: Arc<Sleeper>,
+    /// The sleeper's.
+    waker: Waker,
 }
 
 /// Who waits for a timer, if anybody does. The timer is told of this one only: it can be made to
-/// forget a task without being polled, which a runtime that is ending does not allow, and need not be
-/// told again as long as it has woken nobody.
+/// forget a task without being polled, which a runtime that is ending does not allow.
 #[derive(Debug, Default)]
-struct Sleeper(Mutex<Sleeping>);
-
-#[derive(Debug, Default)]
-struct Sleeping {
-    task: Option<Waker>,
-    /// Whether the timer knows whom to wake.
-    told: bool,
-}
+struct Sleeper(Mutex<Option<Waker>>);
 
 impl Timer {
     /// One that takes about so long.
@@ -195,9 +189,11 @@ impl Kept {
 
 impl Alarm {
     fn new() -> Self {
+        let sleeper = Arc::<Sleeper>::default();
         Self {
             sleep: Box::pin(None),
-            sleeper: Arc::default(),
+            waker: sleeper.clone().into(),
+            sleeper,
         }
     }
 
@@ -207,7 +203,6 @@ impl Alarm {
         if let Some(sleep) = self.sleep.as_mut().as_pin_mut() {
             sleep.reset(end);
         }
-        self.sleeper.sleeping().told = false;
     }
 
     fn is_due(&self) -> bool {
@@ -222,36 +217,30 @@ impl Alarm {
         if sleep.deadline() != end {
             sleep.as_mut().reset(end);
         }
-        if self.sleeper.waits(cx.waker()) {
-            return Poll::Pending;
-        }
-        // Out of budget, it has not heard; it says so by a wake.
-        let waker = Waker::from(self.sleeper.clone());
-        sleep.poll(&mut Context::from_waker(&waker))
+        self.sleeper.remember(cx.waker());
+        // Each time, like any timer: it may have come and gone, been reset, or not have heard.
+        sleep.poll(&mut Context::from_waker(&self.waker))
     }
 }
 
 impl Sleeper {
-    /// Whether the timer knows already. It is told otherwise.
-    fn waits(&self, task: &Waker) -> bool {
-        let mut sleeping = self.sleeping();
-        let told = mem::replace(&mut sleeping.told, true);
-        let last = match &sleeping.task {
+    fn remember(&self, task: &Waker) {
+        let mut sleeping = self.task();
+        let last = match &*sleeping {
             Some(last) if last.will_wake(task) => None,
-            _ => sleeping.task.replace(task.clone()),
+            _ => sleeping.replace(task.clone()),
         };
         // What wakes a task may run code of others when it is dropped: not under the lock.
         drop(sleeping);
         drop(last);
-        told
     }
 
     fn forget(&self) {
-        let last = self.sleeping().task.take();
+        let last = self.task().take();
         drop(last);
     }
 
-    fn sleeping(&self) -> MutexGuard<'_, Sleeping> {
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -262,11 +251,7 @@ impl Wake for Sleeper {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut sleeping = self.sleeping();
-        // It has, and so it does not know any more. Whoever waits by now hears that, late or not.
-        sleeping.told = false;
-        let task = sleeping.task.take();
-        drop(sleeping);
+        let task = self.task().take();
         if let Some(task) = task {
             task.wake();
         }
@@ -426,6 +411,24 @@ mod tests {
                 task.waker_ref_count()
             });
             assert_eq!(runtime.block_on(references).unwrap(), 1);
+        });
+    }
+
+    #[test]
+    fn a_wake_that_is_put_off_and_lost_is_nothing_to_the_next_call() {
+        on_a_thread(|| {
+            let runtime = runtime();
+            // Out of budget in the last poll of what the runtime is blocked on.
+            runtime.block_on(async {
+                tokio::task::yield_now().await;
+                use_up_the_budget().await;
+                drop(waiting(SECOND));
+            });
+            assert_eq!(kept(), (1, 0));
+            runtime.block_on(async {
+                pause();
+                comes_after(SECOND).await;
+            });
         });
     }
 
