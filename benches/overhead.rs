@@ -47,7 +47,7 @@ where
 
 const LONG: Duration = Duration::from_secs(10);
 
-fn retry() -> RetryLayer<buttress::classify::Outcome, Cloned> {
+fn retry() -> RetryLayer<buttress::verdict::Outcome, Cloned> {
     RetryLayer::builder().replay(Cloned).build().unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! A circuit that opens when the callee fails, and closes when probes find it well.
 
-use buttress::circuit_breaker::{State, Window};
+use buttress::circuit_breaker::{CircuitState, Window};
 use buttress::{CircuitBreakerLayer, Error, ErrorLayer, Rejection};
 use std::time::Duration;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -25,16 +25,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for up in [
         true, true, true, true, true, true, true, false, false, false,
     ] {
-        assert_ne!(circuit.state(), State::Open);
+        assert_ne!(circuit.state(), CircuitState::Open);
         let _outcome = client.clone().oneshot(up).await;
     }
     println!("{circuit:?}");
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 
     // Nothing is sent now. The rejection says when to come back.
     let outcome = client.clone().oneshot(true).await;
     let Err(Error::Rejected(Rejection::CircuitOpen {
         retry_after: Some(wait),
+        ..
     })) = outcome
     else {
         panic!("{outcome:?}");
@@ -42,11 +43,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("rejected; a probe may go in {wait:?}");
 
     tokio::time::sleep(wait).await;
-    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
     for _ in 0..2 {
         assert_eq!(client.clone().oneshot(true).await, Ok("paid"));
     }
     println!("{circuit:?}");
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
     Ok(())
 }

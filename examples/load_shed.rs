@@ -1,6 +1,6 @@
 //! A limit on calls in flight, with a short queue.
 
-use buttress::{Error, ErrorLayer, LoadShedLayer, Rejection};
+use buttress::{Error, ErrorLayer, LoadShedLayer, Name, Rejection};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -37,7 +37,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         outcomes.push(call.await?);
     }
     println!("{outcomes:?}");
-    let shed = Err(Error::Rejected(Rejection::Overloaded { limit: 2 }));
+    let shed = Err(Error::Rejected(Rejection::Overloaded {
+        limit: 2,
+        by: Name::UNNAMED,
+    }));
     assert_eq!(outcomes, [Ok(0), Ok(1), Ok(2), shed]);
 
     // A limit can be changed while it is in use.

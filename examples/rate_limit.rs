@@ -1,6 +1,6 @@
 //! A quota that calls wait for a little, and weighted calls.
 
-use buttress::{Error, ErrorLayer, Quota, RateLimitLayer, Rejection};
+use buttress::{Error, ErrorLayer, Name, Quota, RateLimitLayer, Rejection};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -42,6 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wait = Duration::from_millis(100);
     let limited = Rejection::RateLimited {
         retry_after: Some(wait),
+        by: Name::UNNAMED,
     };
     let outcome = client.ready().await?.call(Batch { items: 10 }).await;
     assert_eq!(outcome, Err(Error::Rejected(limited)));
@@ -51,6 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let too_costly = Rejection::TooCostly {
         cost: 11,
         burst: 10,
+        by: Name::UNNAMED,
     };
     let outcome = client.ready().await?.call(Batch { items: 11 }).await;
     assert_eq!(outcome, Err(Error::Rejected(too_costly)));

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let request = http.get(format!("http://{down}/orders/7")).build()?;
         match client.ready().await?.call(request).await {
             Ok(response) => println!("call {number}: {}", response.status()),
-            Err(Error::Rejected(Rejection::CircuitOpen { retry_after })) => {
+            Err(Error::Rejected(Rejection::CircuitOpen { retry_after, .. })) => {
                 println!("call {number}: not sent, may be tried again in {retry_after:?}");
                 assert_eq!(number, 4);
             }

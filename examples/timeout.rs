@@ -1,7 +1,7 @@
 //! A deadline for the whole call and a limit for each attempt.
 
 use buttress::retry::Cloned;
-use buttress::{Error, ErrorLayer, Rejection, RetryLayer, TimeoutLayer};
+use buttress::{Error, ErrorLayer, Name, Rejection, RetryLayer, TimeoutLayer};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -30,7 +30,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Every attempt runs out of its own time, and the retries out of the deadline.
     let begun = Instant::now();
     let outcome = client.oneshot(60_000).await;
-    let rejection = Rejection::TimedOut { after: deadline };
+    let rejection = Rejection::TimedOut {
+        after: deadline,
+        by: Name::UNNAMED,
+    };
     assert_eq!(outcome, Err(Error::Rejected(rejection)));
     assert_eq!(begun.elapsed(), deadline);
     println!("{rejection}");

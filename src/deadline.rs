@@ -13,7 +13,7 @@
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! let second = Duration::from_secs(1);
 //! let service = ServiceBuilder::new()
-//!     .layer(TimeoutLayer::builder(second).deadline(InExtensions).build().unwrap())
+//!     .layer(TimeoutLayer::builder(second).carrier(InExtensions).build().unwrap())
 //!     .layer(buttress::ErrorLayer)
 //!     .service(service_fn(|request: http::Request<()>| async move {
 //!         Ok::<_, Infallible>(request.extensions().get().map(Deadline::remaining))
@@ -26,10 +26,10 @@
 //!
 //! | layer | how it is given a carrier | what it does with the deadline that it finds |
 //! |---|---|---|
-//! | [`timeout`](crate::timeout) | `deadline` | ends the call there if its own time ends later; calls nothing if it has passed |
+//! | [`timeout`](crate::timeout) | `carrier` | ends the call there if its own time ends later; calls nothing if it has passed |
 //! | [`retry`](crate::retry) | none for `Idempotent`; [`Within`](crate::retry::Within) | gives up at once if the next attempt could not be sent before it |
-//! | [`load_shed`](crate::load_shed) | `deadline` | waits in the queue no longer than to there |
-//! | [`rate_limit`](crate::rate_limit) | `deadline` | rejects at once, and takes nothing, if the turn does not come before it |
+//! | [`load_shed`](crate::load_shed) | `carrier` | waits in the queue no longer than to there |
+//! | [`rate_limit`](crate::rate_limit) | `carrier` | rejects at once, and takes nothing, if the turn does not come before it |
 //! | [`circuit_breaker`](crate::circuit_breaker) | not needed | takes a call that a deadline ended for one that its caller gave up |
 //!
 //! A layer without a carrier neither reads nor leaves a deadline.
@@ -157,6 +157,13 @@ pub trait Carrier<Req> {
 
     /// Makes the request carry this deadline, in place of any other.
     fn set(&self, req: &mut Req, deadline: Deadline);
+
+    /// The timeout of one attempt that the request carries, asked for by timeouts that are built
+    /// [`per_request`](crate::timeout::TimeoutBuilder::per_request). Default: none.
+    fn timeout(&self, req: &Req) -> Option<Duration> {
+        let _ = req;
+        None
+    }
 }
 
 impl<Req> Carrier<Req> for () {

@@ -2,28 +2,31 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod budget;
 mod chance;
 pub mod circuit_breaker;
-pub mod classify;
 pub mod deadline;
 pub mod error;
+pub mod event;
+pub mod gate;
 pub mod guide;
-mod held;
 pub mod http;
 pub mod load_shed;
 mod name;
 pub mod rate_limit;
+mod replay;
 pub mod retry;
 mod sync;
 mod time;
 pub mod timeout;
-mod timer;
+pub mod verdict;
 
 pub use circuit_breaker::CircuitBreakerLayer;
-pub use classify::{Classify, Verdict};
 pub use deadline::{Carrier, Deadline};
 pub use error::{Error, ErrorLayer, Rejection, StackError};
 pub use load_shed::LoadShedLayer;
+pub use name::Name;
 pub use rate_limit::{Cost, Quota, RateLimitLayer};
 pub use retry::{Replay, RetryLayer};
 pub use timeout::TimeoutLayer;
+pub use verdict::{Classify, Verdict};

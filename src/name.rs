@@ -1,25 +1,71 @@
-use std::fmt;
-use std::sync::Arc;
+//! Names of layers: words of eight bytes that are copied, not counted.
 
-/// What the user calls a layer, in events, snapshots and `Debug`. One word, and unnamed costs
-/// nothing to clone: it is part of futures.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Name(Option<Arc<Arc<str>>>);
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+/// The name of a layer, as it appears in errors, events, snapshots and `Debug`.
+///
+/// A name is `Copy` and takes 8 bytes, so that every call and every rejection can carry it. Each
+/// distinct name is kept for the life of the process: names are configuration, not data.
+///
+/// ```
+/// use buttress::Name;
+///
+/// let name = Name::new("payments");
+/// assert_eq!(name.as_str(), Some("payments"));
+/// assert_eq!(Name::default(), Name::UNNAMED);
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Name(Option<&'static &'static str>);
 
 impl Name {
-    pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
-        Self(Some(Arc::new(name.into())))
+    /// No name: what a layer has unless one is set.
+    pub const UNNAMED: Self = Self(None);
+
+    /// The name of these words.
+    #[must_use]
+    pub fn new(name: impl AsRef<str>) -> Self {
+        static NAMES: Mutex<Option<HashMap<&'static str, &'static &'static str>>> =
+            Mutex::new(None);
+        let name = name.as_ref();
+        // Nothing panics under the lock, so a poisoned one is as good as new.
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = names.get_or_insert_default();
+        if let Some(known) = names.get(name) {
+            return Self(Some(known));
+        }
+        let words: &'static str = Box::leak(Box::from(name));
+        let kept: &'static &'static str = Box::leak(Box::new(words));
+        names.insert(kept, kept);
+        Self(Some(kept))
     }
 
-    pub(crate) fn get(&self) -> Option<&str> {
-        self.0.as_ref().map(|name| &***name)
+    /// This name, or the other one if this is none.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(self.0.or(other.0))
+    }
+
+    /// The words, or `None` for a layer without a name.
+    #[must_use]
+    pub const fn as_str(&self) -> Option<&'static str> {
+        match self.0 {
+            Some(name) => Some(*name),
+            None => None,
+        }
     }
 }
 
-/// After what is named: ` "payments"`, or nothing.
+impl<T: AsRef<str>> From<T> for Name {
+    fn from(name: T) -> Self {
+        Self::new(name)
+    }
+}
+
+/// For use after a noun: ` "payments"`, or nothing for a layer without a name.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.get() {
+        match self.as_str() {
             Some(name) => write!(f, " {name:?}"),
             None => Ok(()),
         }
@@ -28,6 +74,27 @@ impl fmt::Display for Name {
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(f)
+        self.as_str().fmt(f)
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_words_are_kept_once() {
+        let pointer = |name: Name| name.0.map(std::ptr::from_ref);
+        assert_eq!(
+            pointer(Name::new("a")),
+            pointer(Name::new(String::from("a")))
+        );
+        assert_ne!(Name::new("a"), Name::new("b"));
+        assert_ne!(Name::new(""), Name::UNNAMED);
+    }
+
+    #[test]
+    fn a_name_takes_one_word() {
+        assert_eq!(size_of::<Name>(), size_of::<usize>());
     }
 }

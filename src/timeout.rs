@@ -16,14 +16,15 @@
 //!     .layer(ErrorLayer)
 //!     .service(service_fn(|()| pending::<Result<(), Infallible>>()));
 //!
-//! assert_eq!(service.oneshot(()).await, Err(Error::Rejected(Rejection::TimedOut { after })));
+//! let outcome = service.oneshot(()).await;
+//! assert!(matches!(outcome, Err(Error::Rejected(Rejection::TimedOut { .. }))));
 //! # }
 //! ```
 //!
 //! | setting | setter | default |
 //! |---|---|---|
-//! | the time a call may take, from the first poll that finds it unfinished (from the call, with a carrier), less what its caller waited for readiness | `new`, `builder` | none: it is asked for |
-//! | where requests carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
+//! | the time a call may take, from the first poll that finds it unfinished (from the call, with a carrier), less what its caller waited for readiness | `new`, `builder` | required |
+//! | where requests carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
 //! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending or, with a
@@ -56,14 +57,6 @@
 //! | reading the body | the client or the code that reads: tokio's `timeout` around it, reqwest's `read_timeout` between two reads | by its size; this layer's calls have ended by then |
 //! | the server's work | the server, by a layer of its own | less than what its callers wait, or it works for nobody; pass its deadline on to the calls it makes |
 //!
-//! **Timers are kept.** Most calls end before their time is up. The timer that such a call leaves is
-//! kept by the thread, still registered, for the next call there that takes about as long, up to a
-//! minute: so calls do without the lock that all threads of a runtime share for its timers. The first
-//! waits of a thread allocate, as many as it has at once; it keeps 1024 timers of about one length at
-//! most. They wake nobody and hold nothing of a call, but their runtime's handle, until the thread
-//! works for another runtime or ends. None is kept registered that was made while the clock was
-//! paused: a paused clock would run on to where it is due.
-//!
 //! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
 //! timeout, since the call could not be waited for.
 //!
@@ -83,109 +76,145 @@
 //!
 //! Needs a tokio runtime with time enabled once something has to be waited for.
 
-use crate::classify::ended_by_deadline;
 use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
+use crate::event::Event;
 use crate::name::Name;
-use crate::time;
-use crate::timer::Timer;
+use crate::time::{self, nanos};
+use crate::verdict::ended_by_deadline;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, mem};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
-use tracing::Level;
 
 /// Makes [`Timeout`] services. See the [module](self) for what it does.
 ///
 /// It holds no state: every service, and every clone, times its own calls.
-#[derive(Clone)]
-pub struct TimeoutLayer<D = ()> {
-    after: Duration,
-    name: Name,
-    carrier: D,
+#[derive(Clone, Copy)]
+pub struct TimeoutLayer<K = ()> {
+    settings: TimeoutSettings,
+    carrier: K,
+    /// Whether a timeout that a request carries takes the place of the layer's.
+    per_request: bool,
+}
+
+/// The settings of a [`TimeoutLayer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TimeoutSettings {
+    /// How long a call may take.
+    pub after: Duration,
+    /// The name in errors, events and `Debug`.
+    pub name: Name,
+}
+
+impl TimeoutSettings {
+    /// Calls may take this long.
+    #[must_use]
+    pub const fn new(after: Duration) -> Self {
+        Self {
+            after,
+            name: Name::UNNAMED,
+        }
+    }
+
+    /// Whether a layer can be built with these settings.
+    ///
+    /// # Errors
+    /// None today: every duration is valid.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        Ok(())
+    }
 }
 
 impl TimeoutLayer {
     /// Calls may take this long.
     #[must_use]
-    pub fn new(after: Duration) -> Self {
+    pub const fn new(after: Duration) -> Self {
         Self {
-            after,
-            name: Name::default(),
+            settings: TimeoutSettings::new(after),
             carrier: (),
+            per_request: false,
         }
     }
 
     /// As [`new`](Self::new), with more to set.
-    pub fn builder(after: Duration) -> TimeoutBuilder {
+    pub const fn builder(after: Duration) -> TimeoutBuilder {
         TimeoutBuilder {
-            layer: Self::new(after),
+            settings: TimeoutSettings::new(after),
+            carrier: (),
+            per_request: false,
         }
     }
 }
 
-impl<D> TimeoutLayer<D> {
-    /// With a carrier of deadlines in place of the one it has.
-    pub(crate) fn carried_by<L>(self, carrier: L) -> TimeoutLayer<L> {
-        TimeoutLayer {
-            after: self.after,
-            name: self.name,
-            carrier,
-        }
-    }
-}
-
-impl<S, D: Clone> Layer<S> for TimeoutLayer<D> {
-    type Service = Timeout<S, D>;
+impl<S, K: Clone> Layer<S> for TimeoutLayer<K> {
+    type Service = Timeout<S, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Timeout {
             inner,
             layer: self.clone(),
             waited: Waited::Nothing,
-            timer: Timer::new(self.after),
+            timer: None,
         }
     }
 }
 
-impl<D> fmt::Debug for TimeoutLayer<D> {
+impl<K> fmt::Debug for TimeoutLayer<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeoutLayer")
-            .field("after", &self.after)
-            .field("name", &self.name)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
 
-/// Its settings, for people.
-impl<D> fmt::Display for TimeoutLayer<D> {
+/// Prints the settings, for people.
+impl<K> fmt::Display for TimeoutLayer<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "timeout{}: {}", self.name, time::Shown(self.after))
+        let TimeoutSettings { after, name } = self.settings;
+        write!(f, "timeout{name}: {}", time::Shown(after))
     }
 }
 
 /// Builds a [`TimeoutLayer`].
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct TimeoutBuilder<D = ()> {
-    layer: TimeoutLayer<D>,
+pub struct TimeoutBuilder<K = ()> {
+    settings: TimeoutSettings,
+    carrier: K,
+    per_request: bool,
 }
 
-impl<D> TimeoutBuilder<D> {
+impl<K> TimeoutBuilder<K> {
     /// Where requests carry their deadline. Default: `()`, nowhere.
-    pub fn deadline<L>(self, carrier: L) -> TimeoutBuilder<L> {
+    pub fn carrier<L>(self, carrier: L) -> TimeoutBuilder<L> {
         TimeoutBuilder {
-            layer: self.layer.carried_by(carrier),
+            settings: self.settings,
+            carrier,
+            per_request: self.per_request,
         }
     }
 
-    /// The name in events and `Debug`. Default: none.
-    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.layer.name = Name::new(name);
+    /// Lets a request carry a timeout of its own that takes the place of this one, where the carrier
+    /// finds one ([`Carrier::timeout`]). For the timeout of an attempt. Default: off.
+    pub fn per_request(mut self) -> Self {
+        self.per_request = true;
+        self
+    }
+
+    /// The name in errors, events and `Debug`. Default: none.
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// Replaces all settings.
+    pub fn settings(mut self, settings: TimeoutSettings) -> Self {
+        self.settings = settings;
         self
     }
 
@@ -193,94 +222,91 @@ impl<D> TimeoutBuilder<D> {
     ///
     /// # Errors
     /// None today: every duration is valid.
-    pub fn build(self) -> Result<TimeoutLayer<D>, InvalidConfig> {
-        Ok(self.layer)
+    pub fn build(self) -> Result<TimeoutLayer<K>, InvalidConfig> {
+        self.settings.check()?;
+        Ok(TimeoutLayer {
+            settings: self.settings,
+            carrier: self.carrier,
+            per_request: self.per_request,
+        })
     }
 }
 
-impl<D> fmt::Debug for TimeoutBuilder<D> {
+impl<K> fmt::Debug for TimeoutBuilder<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeoutBuilder")
-            .field("layer", &self.layer)
-            .finish()
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
 /// The service that [`TimeoutLayer`] makes.
-pub struct Timeout<S, D = ()> {
+pub struct Timeout<S, K = ()> {
     inner: S,
-    layer: TimeoutLayer<D>,
+    layer: TimeoutLayer<K>,
     waited: Waited,
-    /// Of the wait for readiness.
-    timer: Timer,
+    /// Wakes who waits for readiness.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What waiting for readiness has taken so far.
+/// How long the caller has waited for readiness.
 #[derive(Clone, Copy, Debug)]
 enum Waited {
     Nothing,
-    /// Waiting since then. A call in this state came when the time had run out.
+    /// The caller waits since then. A call in this state comes after the time ran out.
     Since(Instant),
     /// The inner service became ready with this much left.
     Left(Duration),
 }
 
-impl<S, D> Timeout<S, D> {
-    /// Runs the clock of a wait. Ready once the time has run out.
+impl<S, K> Timeout<S, K> {
+    /// Ready once the time has run out.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let after = self.layer.after;
         let now = Instant::now();
         let since = match self.waited {
             Waited::Since(since) if !self.left_behind(now, since) => since,
             _ => {
                 self.waited = Waited::Since(now);
+                self.timer = None;
                 now
             }
         };
-        let Some(end) = time::later(since, after) else {
-            return Poll::Pending; // longer than the clock can count: never
-        };
-        self.timer.poll_until(end, now, cx)
+        match time::later(since, self.layer.settings.after) {
+            Some(end) => time::poll_until(&mut self.timer, end, cx),
+            None => Poll::Pending,
+        }
     }
 
-    /// Stops the clock of a wait. With nothing left it stays where it is, and the call is rejected.
-    #[cold]
+    /// Ends a wait. With no time left it stays as it is, and the call is rejected.
     fn end_wait(&mut self, since: Instant) {
-        self.timer = Timer::new(self.layer.after);
+        self.timer = None;
         let now = Instant::now();
         if self.left_behind(now, since) {
             self.waited = Waited::Nothing;
             return;
         }
-        let left = self
-            .layer
-            .after
-            .saturating_sub(now.saturating_duration_since(since));
+        let waited = now.saturating_duration_since(since);
+        let left = self.layer.settings.after.saturating_sub(waited);
         if !left.is_zero() {
             self.waited = Waited::Left(left);
         }
     }
 
-    /// Whether a wait ran out so long ago that whoever waited must have left.
+    /// Whether the time ran out so long ago that the caller who waited must have left.
     fn left_behind(&self, now: Instant, since: Instant) -> bool {
-        let after = self.layer.after;
+        let after = self.layer.settings.after;
         now.saturating_duration_since(since).saturating_sub(after) > after
     }
 }
 
-impl<S: Clone, D: Clone> Clone for Timeout<S, D> {
-    /// The clone has waited for nothing yet.
+impl<S: Clone, K: Clone> Clone for Timeout<S, K> {
+    /// The clone has not waited yet.
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            layer: self.layer.clone(),
-            waited: Waited::Nothing,
-            timer: Timer::new(self.layer.after),
-        }
+        self.layer.layer(self.inner.clone())
     }
 }
 
-impl<S: fmt::Debug, D> fmt::Debug for Timeout<S, D> {
+impl<S: fmt::Debug, K> fmt::Debug for Timeout<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Timeout")
             .field("inner", &self.inner)
@@ -290,17 +316,16 @@ impl<S: fmt::Debug, D> fmt::Debug for Timeout<S, D> {
     }
 }
 
-impl<S, D, Req> Service<Req> for Timeout<S, D>
+impl<S, K, Req> Service<Req> for Timeout<S, K>
 where
     S: Service<Req>,
     S::Error: StackError,
-    D: Carrier<Req>,
+    K: Carrier<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = TimeoutFuture<S::Future>;
 
-    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         match self.inner.poll_ready(cx) {
             Poll::Ready(readied) => {
@@ -313,94 +338,98 @@ where
         }
     }
 
-    #[inline]
-    fn call(&mut self, req: Req) -> Self::Future {
-        // Each future is built where it is returned: it holds those of all layers below, and copies
-        // add up.
-        if D::CARRIES {
-            return self.call_by_deadline(req);
-        }
-        if let Waited::Nothing = self.waited {
-            return TimeoutFuture {
+    fn call(&mut self, mut req: Req) -> Self::Future {
+        let waited = mem::replace(&mut self.waited, Waited::Nothing);
+        match self.limit(waited, &mut req) {
+            Ok(limit) => TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
-                    clock: Clock::Whole,
-                    end: self.layer.own_end(),
-                },
-            };
-        }
-        let end = self.layer.own_end();
-        match mem::replace(&mut self.waited, Waited::Nothing) {
-            Waited::Left(left) => TimeoutFuture {
-                state: State::Calling {
-                    call: self.inner.call(req),
-                    clock: Clock::Left(left),
-                    end,
+                    limit,
                 },
             },
-            _ => TimeoutFuture {
-                state: State::OutOfTime { end },
+            Err(rejection) => TimeoutFuture {
+                state: State::OutOfTime { rejection },
             },
         }
     }
 }
 
-impl<S, D> Timeout<S, D> {
-    /// A call whose end must be known before it is made.
-    #[inline]
-    fn call_by_deadline<Req>(&mut self, mut req: Req) -> TimeoutFuture<S::Future>
+impl<S, K> Timeout<S, K> {
+    /// The limit of a call, or why it must not be made.
+    fn limit<Req>(&self, waited: Waited, req: &mut Req) -> Result<Limit, Rejection>
     where
-        S: Service<Req>,
-        D: Carrier<Req>,
+        K: Carrier<Req>,
     {
-        let TimeoutLayer { after, carrier, .. } = &self.layer;
-        let mut end = self.layer.own_end();
-        let left = match mem::replace(&mut self.waited, Waited::Nothing) {
-            Waited::Nothing => *after,
-            Waited::Left(left) => left,
-            Waited::Since(since) => {
-                let own = Deadline::from(since, *after);
-                if carrier.get(&req).is_some_and(|found| found < own) {
-                    end.after = None;
-                }
-                return TimeoutFuture {
-                    state: State::OutOfTime { end },
-                };
-            }
+        let TimeoutSettings {
+            mut after,
+            name: by,
+        } = self.layer.settings;
+        if self.layer.per_request {
+            after = self.layer.carrier.timeout(req).unwrap_or(after);
+        }
+        let limit = Limit {
+            after: nanos(after),
+            by,
+            clock: Clock::NotStarted,
         };
+        if !K::CARRIES && matches!(waited, Waited::Nothing) {
+            return Ok(limit);
+        }
         let now = Instant::now();
-        let own = Deadline::from(now, left);
-        let found = carrier.get(&req).filter(|found| *found < own);
+        let own = match waited {
+            Waited::Nothing => Deadline::from(now, after),
+            Waited::Left(left) => Deadline::from(now, left),
+            Waited::Since(since) => Deadline::from(since, after),
+        };
+        let found = self.layer.carrier.get(req).filter(|found| *found < own);
         if let Some(found) = found {
-            end.after = None;
             if found.rules_out(now, Duration::ZERO) {
-                return TimeoutFuture {
-                    state: State::OutOfTime { end },
-                };
+                return Err(Rejection::DeadlinePassed { by });
             }
-        } else if own != Deadline::NEVER {
-            carrier.set(&mut req, own);
-            end.left = true;
         }
-        TimeoutFuture {
-            state: State::Calling {
-                call: self.inner.call(req),
-                clock: Clock::until(found.unwrap_or(own).end(now), now),
-                end,
+        if let Waited::Since(_) = waited {
+            return Err(Rejection::TimedOut { after, by });
+        }
+        let carried = K::CARRIES && found.is_none() && own != Deadline::NEVER;
+        if carried {
+            self.layer.carrier.set(req, own);
+        }
+        Ok(Limit {
+            after: if found.is_some() { FOUND } else { limit.after },
+            clock: match found.unwrap_or(own).end(now) {
+                Some(end) if carried => Clock::Carried(end),
+                Some(end) => Clock::Until(end),
+                None => Clock::Never,
             },
-        }
+            ..limit
+        })
     }
 }
 
-impl<D> TimeoutLayer<D> {
-    #[inline]
-    fn own_end(&self) -> End {
-        End {
-            after: Some(self.after),
-            left: false,
-            name: self.name.clone(),
-        }
-    }
+/// In place of a timeout where the request carries an earlier deadline. (A timeout of this length
+/// never runs out.)
+const FOUND: u64 = u64::MAX;
+
+/// How long a call may take, and who says so.
+struct Limit {
+    /// The timeout in nanoseconds, or [`FOUND`].
+    after: u64,
+    by: Name,
+    clock: Clock,
+}
+
+/// The clock of a call. Without a carrier it starts at the first poll that is pending: a call whose
+/// response is there at once reads no clock.
+enum Clock {
+    NotStarted,
+    Until(Instant),
+    /// As `Until`, for a deadline that this timeout left in the request.
+    Carried(Instant),
+    /// The timer runs; it knows its end.
+    Runs(Pin<Box<Sleep>>),
+    /// As `Runs`, for a deadline that this timeout left in the request.
+    CarriedRuns(Pin<Box<Sleep>>),
+    Never,
 }
 
 pin_project! {
@@ -418,33 +447,11 @@ pin_project! {
         Calling {
             #[pin]
             call: F,
-            clock: Clock,
-            end: End,
+            limit: Limit,
         },
-        OutOfTime { end: End },
+        OutOfTime { rejection: Rejection },
         Done,
     }
-}
-
-/// What a call that is out of time ends with.
-struct End {
-    /// The timeout, as configured; `None` if an earlier deadline takes its place.
-    after: Option<Duration>,
-    /// Whether it was left in the request as its deadline.
-    left: bool,
-    name: Name,
-}
-
-/// The time of a call. It starts at the first pending poll: a call that is ready at once reads no clock.
-enum Clock {
-    /// The whole timeout is left.
-    Whole,
-    Left(Duration),
-    /// Runs; without an end, for ever.
-    Until {
-        end: Option<Instant>,
-        timer: Timer,
-    },
 }
 
 impl<F, Res, E> Future for TimeoutFuture<F>
@@ -454,129 +461,108 @@ where
 {
     type Output = Result<Res, E>;
 
-    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        if let StateProj::Calling { call, clock, .. } = state.as_mut().project() {
-            // The answer first: when both are due, it wins.
-            let answer = call.poll(cx);
-            if let Poll::Ready(outcome) = &answer {
-                if outcome
-                    .as_ref()
-                    .is_err_and(|error| ended_by_deadline(error))
-                {
-                    if let Some(error) = state.as_mut().own_time_out() {
-                        return Poll::Ready(Err(error));
+        let rejection = match state.as_mut().project() {
+            StateProj::Calling { call, limit } => match call.poll(cx) {
+                // The response wins when both are due.
+                Poll::Ready(outcome) => match outcome {
+                    // The inner layers were given this deadline, so its end is this timeout's own.
+                    Err(error) if ended_by_deadline(&error) && limit.clock.carried_ran_out() => {
+                        limit.rejection()
                     }
-                } else if clock.runs() {
-                    // What the call held is free, and the timer wakes nobody any more.
-                    state.set(State::Done);
+                    outcome => {
+                        if limit.clock.timer().is_some() {
+                            // What the call held is free, and the timer wakes nobody any more.
+                            state.set(State::Done);
+                        }
+                        return Poll::Ready(outcome);
+                    }
+                },
+                Poll::Pending => {
+                    ready!(limit.poll(cx));
+                    limit.rejection()
                 }
-                return answer;
-            }
-        }
-        state.poll_time_out(cx).map(Err)
-    }
-}
-
-impl<F> State<F> {
-    /// Ready with the error of a call that is out of time.
-    fn poll_time_out<E: StackError>(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E> {
-        let error = match self.as_mut().project() {
-            StateProj::Calling { clock, end, .. } => {
-                ready!(clock.poll(end.after, cx));
-                end.time_out()
-            }
-            StateProj::OutOfTime { end } => end.time_out(),
+            },
+            StateProj::OutOfTime { rejection } => *rejection,
             StateProj::Done => panic!("a future must not be polled after it was ready"),
         };
         // The inner future is dropped before the caller sees the error.
-        self.set(State::Done);
-        Poll::Ready(error)
+        state.set(State::Done);
+        tell(rejection);
+        Poll::Ready(Err(E::reject(rejection)))
+    }
+}
+
+impl Limit {
+    /// Ready when the call is out of time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        let end = match &self.clock {
+            Clock::NotStarted => time::later(now, Duration::from_nanos(self.after)),
+            Clock::Until(end) | Clock::Carried(end) => Some(*end),
+            Clock::Runs(timer) | Clock::CarriedRuns(timer) => Some(timer.deadline()),
+            Clock::Never => None,
+        };
+        let Some(end) = end else {
+            self.clock = Clock::Never;
+            return Poll::Pending;
+        };
+        // By the clock first: a task that has used up its cooperative budget cannot poll a timer,
+        // not even to register it.
+        if end <= now {
+            return Poll::Ready(());
+        }
+        match self.clock {
+            Clock::NotStarted | Clock::Until(_) => {
+                self.clock = Clock::Runs(Box::pin(sleep_until(end)));
+            }
+            Clock::Carried(_) => self.clock = Clock::CarriedRuns(Box::pin(sleep_until(end))),
+            _ => {}
+        }
+        match self.clock.timer() {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 
-    /// The error of a call that a deadline ended, if it is the one that this very timeout set: then
-    /// its time has run out.
-    #[cold]
-    fn own_time_out<E: StackError>(mut self: Pin<&mut Self>) -> Option<E> {
-        let StateProj::Calling { clock, end, .. } = self.as_mut().project() else {
-            return None;
-        };
-        if !end.left || !clock.is_due() {
-            self.set(State::Done);
-            return None;
+    fn rejection(&self) -> Rejection {
+        let by = self.by;
+        if self.after == FOUND {
+            Rejection::DeadlinePassed { by }
+        } else {
+            let after = Duration::from_nanos(self.after);
+            Rejection::TimedOut { after, by }
         }
-        let error = end.time_out();
-        self.set(State::Done);
-        Some(error)
     }
 }
 
 impl Clock {
-    fn until(end: Option<Instant>, now: Instant) -> Self {
-        let length = end.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
-        Self::Until {
-            end,
-            timer: Timer::new(length),
+    fn timer(&mut self) -> Option<&mut Pin<Box<Sleep>>> {
+        match self {
+            Self::Runs(timer) | Self::CarriedRuns(timer) => Some(timer),
+            _ => None,
         }
     }
 
-    /// Ready when the call is out of time.
-    fn poll(&mut self, whole: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
-        let left = match self {
-            Self::Whole => whole.unwrap_or_default(),
-            Self::Left(left) => *left,
-            Self::Until { end, timer } => {
-                return end.map_or(Poll::Pending, |end| {
-                    timer.poll_until(end, Instant::now(), cx)
-                });
-            }
+    /// Whether a deadline that this timeout left in the request has passed.
+    fn carried_ran_out(&self) -> bool {
+        let end = match self {
+            Self::Carried(end) => *end,
+            Self::CarriedRuns(timer) => timer.deadline(),
+            _ => return false,
         };
-        if left.is_zero() {
-            return Poll::Ready(());
-        }
-        let now = Instant::now();
-        let end = time::later(now, left);
-        let timer = Timer::new(left);
-        *self = Self::Until { end, timer };
-        match (self, end) {
-            (Self::Until { timer, .. }, Some(end)) => timer.poll_until(end, now, cx),
-            _ => Poll::Pending,
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        matches!(self, Self::Until { end: Some(end), .. } if *end <= Instant::now())
-    }
-
-    #[inline]
-    fn runs(&self) -> bool {
-        matches!(self, Self::Until { .. })
+        end <= Instant::now()
     }
 }
 
-impl End {
-    #[cold]
-    fn time_out<E: StackError>(&self) -> E {
-        let Some(after) = self.after else {
-            tracing::event!(
-                name: "deadline_passed",
-                target: "buttress::timeout",
-                Level::DEBUG,
-                name = self.name.get(),
-                "deadline passed"
-            );
-            return E::reject(Rejection::DeadlinePassed);
-        };
-        tracing::event!(
-            name: "timed_out",
-            target: "buttress::timeout",
-            Level::DEBUG,
-            name = self.name.get(),
-            after_ms = time::millis(after),
-            "timed out"
-        );
-        E::reject(Rejection::TimedOut { after })
+fn tell(rejection: Rejection) {
+    match rejection {
+        Rejection::TimedOut { after, by } => Event::TimedOut { name: by, after }.emit(),
+        _ => Event::DeadlinePassed {
+            name: rejection.by(),
+        }
+        .emit(),
     }
 }
 

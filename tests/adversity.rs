@@ -1,12 +1,12 @@
 //! What callers, subscribers, classifiers and clocks can do at the worst moment.
 
-use buttress::circuit_breaker::{Circuit, State, WhenOpen, Window};
+use buttress::circuit_breaker::{Circuit, CircuitState, WhenOpen, Window};
 use buttress::load_shed::Slot;
 use buttress::rate_limit::RateLimiter;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter, Within};
 use buttress::{
-    Carrier, CircuitBreakerLayer, Deadline, Error, ErrorLayer, LoadShedLayer, Quota, Rejection,
-    RetryLayer, TimeoutLayer, Verdict,
+    Carrier, CircuitBreakerLayer, Deadline, Error, ErrorLayer, LoadShedLayer, Name, Quota,
+    Rejection, RetryLayer, TimeoutLayer, Verdict,
 };
 use std::convert::Infallible;
 use std::future::{Ready, pending, poll_fn, ready};
@@ -155,7 +155,7 @@ async fn a_classifier_that_panics_is_no_failure_of_the_callee() {
             Ok::<_, Infallible>(())
         }));
     assert!(tokio::spawn(service.oneshot(())).await.is_err());
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -358,7 +358,7 @@ impl Carrier<()> for GivesBack {
 #[tokio::test(start_paused = true)]
 async fn a_slot_that_is_freed_in_time_goes_to_the_instance_that_was_readied() {
     let slot = Arc::new(Mutex::new(None));
-    let shed = LoadShedLayer::builder(1).deadline(GivesBack(slot.clone()));
+    let shed = LoadShedLayer::builder(1).carrier(GivesBack(slot.clone()));
     let shed = shed.build().unwrap();
     let mut service = shed.layer(ConcurrencyLimit::new(Fine, 1));
     let readied = service.ready().await.unwrap();
@@ -388,7 +388,7 @@ async fn a_probe_whose_caller_ran_out_of_time_comes_back_once_even_if_a_waker_pa
     circuit.try_acquire().unwrap().settle(Verdict::TRANSIENT);
     let no_time = |()| {
         ready(Err::<(), _>(Error::<&str>::Rejected(
-            Rejection::DeadlinePassed,
+            Rejection::DeadlinePassed { by: Name::UNNAMED },
         )))
     };
     let service = breaker.layer(service_fn(no_time));
@@ -431,27 +431,37 @@ async fn a_timeout_that_leaves_no_deadline_takes_none_for_its_own() {
         .layer(TimeoutLayer::new(SECOND))
         .layer(
             TimeoutLayer::builder(60 * SECOND)
-                .deadline(Itself)
+                .carrier(Itself)
                 .build()
                 .unwrap(),
         )
         .layer(ErrorLayer)
         .service(service_fn(|_: Carried| pending::<Result<(), Infallible>>()));
     let outcome = service.oneshot(Some(Deadline::after(SECOND))).await;
-    assert_eq!(outcome, Err(Error::Rejected(Rejection::DeadlinePassed)));
+    assert_eq!(
+        outcome,
+        Err(Error::Rejected(Rejection::DeadlinePassed {
+            by: Name::UNNAMED
+        }))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passed_during_readiness_is_the_callers() {
     let timeout = TimeoutLayer::builder(10 * SECOND)
-        .deadline(Itself)
+        .carrier(Itself)
         .build()
         .unwrap();
     let fine = service_fn(|_: Carried| ready(Ok::<(), Infallible>(())));
     let mut service = timeout.layer(ErrorLayer.layer(ConcurrencyLimit::new(fine, 0)));
     let request = Some(Deadline::after(2 * SECOND));
     let outcome = service.ready().await.unwrap().call(request).await;
-    assert_eq!(outcome, Err(Error::Rejected(Rejection::DeadlinePassed)));
+    assert_eq!(
+        outcome,
+        Err(Error::Rejected(Rejection::DeadlinePassed {
+            by: Name::UNNAMED
+        }))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -504,7 +514,12 @@ async fn a_retry_that_gets_ready_too_late_is_not_sent_and_costs_no_token() {
         .await
         .unwrap()
         .call(Some(Deadline::after(30 * SECOND)));
-    assert_eq!(call.await, Err(Error::Rejected(Rejection::DeadlinePassed)));
+    assert_eq!(
+        call.await,
+        Err(Error::Rejected(Rejection::DeadlinePassed {
+            by: Name::UNNAMED
+        }))
+    );
     assert!((budget.tokens() - 10.0).abs() < 0.001);
 }
 
@@ -526,7 +541,10 @@ async fn what_a_call_held_is_free_with_its_answer_even_if_its_future_is_kept() {
 #[cfg(feature = "http-body")]
 #[test]
 fn a_future_that_was_polled_once_too_often_can_be_dropped() {
-    let breaker = CircuitBreakerLayer::default().until(buttress::http::UntilBodyEnd);
+    let breaker = CircuitBreakerLayer::builder()
+        .until(buttress::http::UntilBodyEnd)
+        .build()
+        .unwrap();
     let body = || http_body_util::Full::new(bytes::Bytes::from("x"));
     let answer = move |()| async move { Ok::<_, Infallible>(http::Response::new(body())) };
     let mut service = breaker.layer(ErrorLayer.layer(service_fn(answer)));

@@ -1,9 +1,9 @@
 //! Calls that last until the end of their response's body.
 #![cfg(feature = "http-body")]
 
-use buttress::circuit_breaker::{Circuit, State};
+use buttress::circuit_breaker::{Circuit, CircuitState};
 use buttress::http::{Drain, StatusClassifier, UntilBodyEnd};
-use buttress::load_shed::InFlightLimit;
+use buttress::load_shed::ConcurrencyLimit;
 use buttress::{CircuitBreakerLayer, ErrorLayer, LoadShedLayer, RetryLayer};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -63,10 +63,13 @@ fn answering(
 async fn shed(
     body: AnyBody,
 ) -> (
-    InFlightLimit,
+    ConcurrencyLimit,
     Response<impl Body<Data = Bytes, Error = io::Error> + Unpin>,
 ) {
-    let layer = LoadShedLayer::new(8).until(UntilBodyEnd);
+    let layer = LoadShedLayer::builder(8)
+        .until(UntilBodyEnd)
+        .build()
+        .unwrap();
     let limit = layer.limit().clone();
     let service = ServiceBuilder::new()
         .layer(layer)
@@ -113,7 +116,7 @@ fn half_open() -> Circuit {
         .try_acquire()
         .unwrap()
         .settle(buttress::Verdict::TRANSIENT);
-    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
     circuit
 }
 
@@ -177,9 +180,9 @@ async fn a_body_that_fails_is_a_failure() {
     let (circuit, response) = guarded(200, parts([data("a"), failure()])).await;
     let mut body = response.into_body();
     body.frame().await.unwrap().unwrap();
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
     assert!(body.frame().await.unwrap().is_err());
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,42 +193,42 @@ async fn a_probe_is_good_when_its_body_has_been_read() {
         response.into_body().collect().await.unwrap().to_bytes(),
         "a"
     );
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_dropped_young_says_nothing() {
     let (circuit, response) = through(half_open(), 200, parts([data("a")])).await;
-    tokio::time::advance(Duration::from_millis(999)).await;
+    tokio::time::advance(Duration::from_millis(9_999)).await;
     drop(response);
-    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
     assert_eq!(circuit.snapshot().probes_out, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_dropped_old_is_a_failure() {
     let (circuit, response) = guarded(200, parts([data("a")])).await;
-    tokio::time::advance(SECOND).await;
+    tokio::time::advance(10 * SECOND).await;
     drop(response);
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_by_its_head_is_counted_at_once_and_once() {
     let (circuit, response) = guarded(503, parts([data("a"), failure()])).await;
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
     tokio::time::advance(SECOND).await;
-    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
     let _failed = response.into_body().collect().await;
-    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_empty_body_is_good_with_its_head() {
     let (circuit, response) = through(half_open(), 200, empty()).await;
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
     drop(response);
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 /// Knows its length, but not that it has ended, as a body of HTTP/2 before its last frame.
@@ -252,12 +255,15 @@ async fn a_body_read_to_its_known_length_is_good_before_its_end_is_there() {
     let (circuit, response) = through(half_open(), 200, Unended(b"abc").boxed_unsync()).await;
     let mut body = response.into_body();
     body.frame().await.unwrap().unwrap();
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_thrown_away_holds_its_slot_no_longer_than_it_is_drained() {
-    let shed = LoadShedLayer::new(8);
+    let shed = LoadShedLayer::builder(8)
+        .until(UntilBodyEnd)
+        .build()
+        .unwrap();
     let limit = shed.limit().clone();
     let retry = RetryLayer::builder().classify(StatusClassifier::default());
     let silent = || StreamBody::new(tokio_stream::pending::<Part>());
@@ -267,7 +273,7 @@ async fn what_is_thrown_away_holds_its_slot_no_longer_than_it_is_drained() {
     };
     let service = ServiceBuilder::new()
         .layer(retry.discard(Drain::new()).build().unwrap())
-        .layer(shed.until(UntilBodyEnd))
+        .layer(shed)
         .layer(ErrorLayer)
         .service(service_fn(unavailable));
     let call = tokio::spawn(service.oneshot(Request::new(())));
@@ -300,10 +306,14 @@ async fn its_length_is_known_as_before() {
 
 #[tokio::test(start_paused = true)]
 async fn both_layers_hold_on_to_one_body() {
-    let (shed, circuit) = (LoadShedLayer::new(8), half_open());
+    let shed = LoadShedLayer::builder(8)
+        .until(UntilBodyEnd)
+        .build()
+        .unwrap();
+    let circuit = half_open();
     let breaker = CircuitBreakerLayer::new(circuit.clone(), StatusClassifier::default());
     let service = ServiceBuilder::new()
-        .layer(shed.clone().until(UntilBodyEnd))
+        .layer(shed.clone())
         .layer(breaker.until(UntilBodyEnd))
         .layer(ErrorLayer)
         .service(answering(200, parts([data("a")])));
@@ -315,6 +325,6 @@ async fn both_layers_hold_on_to_one_body() {
     response.into_body().collect().await.unwrap();
     assert_eq!(
         (shed.limit().in_flight(), circuit.state()),
-        (0, State::Closed)
+        (0, CircuitState::Closed)
     );
 }

@@ -1,6 +1,7 @@
 //! The circuit through its handle: when it opens, for how long, and how it closes again.
 
-use buttress::circuit_breaker::{Circuit, CircuitBuilder, State, Window};
+use buttress::circuit_breaker::{Circuit, CircuitBuilder, CircuitState, Window};
+use buttress::error::Rejected;
 use buttress::{Rejection, Verdict};
 use std::collections::HashSet;
 use std::panic::catch_unwind;
@@ -48,7 +49,7 @@ async fn call_cancelled_after(circuit: &Circuit, duration: Duration) {
 /// The `retry_after` of a call that is rejected.
 fn rejected(circuit: &Circuit) -> Option<Duration> {
     match circuit.try_acquire() {
-        Err(Rejection::CircuitOpen { retry_after }) => retry_after,
+        Err(Rejected(Rejection::CircuitOpen { retry_after, .. })) => retry_after,
         other => panic!("not rejected: {other:?}"),
     }
 }
@@ -69,10 +70,10 @@ async fn open_and_wait(circuit: &Circuit) {
 #[tokio::test(start_paused = true)]
 async fn a_rate_opens_the_circuit_from_its_threshold_and_min_calls_on() {
     let cases = [
-        ("SSSSSSSSSS", State::Closed),
-        ("SSSSSSSSSF", State::Open),
-        ("FSSSSSSSSF", State::Open),
-        ("SSSSSSSSF", State::Closed),
+        ("SSSSSSSSSS", CircuitState::Closed),
+        ("SSSSSSSSSF", CircuitState::Open),
+        ("FSSSSSSSSF", CircuitState::Open),
+        ("SSSSSSSSF", CircuitState::Closed),
     ];
     for (outcomes, state) in cases {
         let circuit = Circuit::builder().failure_rate(0.1).min_calls(10).build();
@@ -91,28 +92,28 @@ fn half_of_five() -> Circuit {
 async fn a_rate_below_the_threshold_leaves_the_circuit_closed() {
     let circuit = half_of_five();
     calls(&circuit, "SSSFF");
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_failure_that_reaches_the_threshold_opens_the_circuit() {
     let circuit = half_of_five();
     calls(&circuit, "SSSFFF");
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fast_success_never_opens_the_circuit() {
     let circuit = half_of_five();
     calls(&circuit, "FFFSS"); // 60 % at the fifth call, which is a success
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_opens_what_a_success_left_above_the_threshold() {
     let circuit = half_of_five();
     calls(&circuit, "FFFSSF");
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,7 +121,7 @@ async fn a_permanent_failure_counts_as_a_failure() {
     let circuit = brittle().build().unwrap();
     let permit = circuit.try_acquire().unwrap();
     permit.settle(Verdict::Permanent);
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +170,7 @@ async fn a_long_time_of_success_does_not_outweigh_a_count_window() {
     let circuit = circuit.failure_rate(0.5).build().unwrap();
     calls(&circuit, &"S".repeat(10_000));
     let mut failures = 0;
-    while circuit.state() == State::Closed && failures < 100 {
+    while circuit.state() == CircuitState::Closed && failures < 100 {
         calls(&circuit, "F");
         failures += 1;
     }
@@ -218,7 +219,7 @@ async fn a_time_window_trips_after_any_idling_as_on_the_first_day() {
         }
         advance(10 * SECOND + days * DAY).await;
         let mut failures = 0;
-        while circuit.state() == State::Closed && failures < 100 {
+        while circuit.state() == CircuitState::Closed && failures < 100 {
             calls(&circuit, "F");
             failures += 1;
         }
@@ -230,28 +231,28 @@ async fn a_time_window_trips_after_any_idling_as_on_the_first_day() {
 async fn a_success_ends_a_row_of_failures() {
     let circuit = Circuit::builder().consecutive_failures(2).build().unwrap();
     calls(&circuit, "FSF");
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_row_of_failures_opens_the_circuit() {
     let circuit = Circuit::builder().consecutive_failures(2).build().unwrap();
     calls(&circuit, "FSFF");
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_row_of_failures_is_not_ended_by_a_call_without_a_verdict() {
     let circuit = Circuit::builder().consecutive_failures(2).build().unwrap();
     calls(&circuit, "FITF");
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_on_failures_in_a_row_alone_takes_the_place_of_the_rate() {
     let circuit = Circuit::builder().consecutive_failures(3).build().unwrap();
     calls(&circuit, &"FFS".repeat(40)); // 67 %
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 fn row_of_three_and_window_of_ten() -> Circuit {
@@ -263,14 +264,14 @@ fn row_of_three_and_window_of_ten() -> Circuit {
 async fn beside_a_window_a_row_of_failures_opens_the_circuit() {
     let circuit = row_of_three_and_window_of_ten();
     calls(&circuit, "FFF"); // too few for a rate
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn beside_failures_in_a_row_a_window_opens_the_circuit() {
     let circuit = row_of_three_and_window_of_ten();
     calls(&circuit, "SFSFSFSFSF");
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,7 +281,7 @@ async fn a_rate_of_slow_calls_of_all_can_open_the_circuit() {
     for _ in 0..3 {
         call_lasting(&circuit, 100 * MS).await;
     }
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -289,7 +290,7 @@ async fn a_share_of_slow_calls_below_the_threshold_leaves_the_circuit_closed() {
     let circuit = circuit.build().unwrap();
     calls(&circuit, "SS");
     call_lasting(&circuit, 100 * MS).await;
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -316,25 +317,25 @@ async fn a_slow_failure_counts_as_both() {
 async fn calls_cancelled_at_abandoned_after_open_the_circuit() {
     let circuit = Circuit::builder().build().unwrap();
     let permits: Vec<_> = (0..20).map(|_| circuit.try_acquire().unwrap()).collect();
-    advance(SECOND).await;
+    advance(10 * SECOND).await;
     drop(permits);
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_cancelled_just_before_abandoned_after_is_not_counted() {
     let circuit = Circuit::builder().build().unwrap();
-    call_cancelled_after(&circuit, just_before(SECOND)).await;
+    call_cancelled_after(&circuit, just_before(10 * SECOND)).await;
     assert_eq!(circuit.snapshot().calls, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_duration_of_slow_calls_is_also_the_age_at_which_a_cancelled_call_counts() {
+async fn a_call_cancelled_when_it_is_slow_is_not_a_failure_yet() {
     let circuit = Circuit::builder().slow_calls(3 * SECOND, 1.0);
     let circuit = circuit.build().unwrap();
-    call_cancelled_after(&circuit, just_before(3 * SECOND)).await;
-    let younger = circuit.snapshot().failures;
     call_cancelled_after(&circuit, 3 * SECOND).await;
+    let younger = circuit.snapshot().failures;
+    call_cancelled_after(&circuit, 10 * SECOND).await;
     assert_eq!((younger, circuit.snapshot().failures), (0, 1));
 }
 
@@ -398,7 +399,7 @@ async fn a_stale_success_does_not_close_an_open_circuit() {
     let stale = circuit.try_acquire().unwrap();
     calls(&circuit, "F");
     stale.settle(Verdict::Healthy);
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -524,7 +525,7 @@ async fn a_circuit_that_is_open_for_ever_never_closes_by_itself() {
     calls(&circuit, "F");
     for _ in 0..10 {
         advance(365 * DAY).await;
-        assert_eq!(circuit.state(), State::Open);
+        assert_eq!(circuit.state(), CircuitState::Open);
     }
 }
 
@@ -536,7 +537,10 @@ async fn an_open_time_that_is_over_reads_as_half_open_without_traffic() {
     advance(just_before(open)).await;
     let before = circuit.state();
     advance(MS).await;
-    assert_eq!((before, circuit.state()), (State::Open, State::HalfOpen));
+    assert_eq!(
+        (before, circuit.state()),
+        (CircuitState::Open, CircuitState::HalfOpen)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -547,7 +551,7 @@ async fn a_snapshot_of_an_open_time_that_is_over_knows_no_wait() {
     let snapshot = circuit.snapshot();
     assert_eq!(
         (snapshot.state, snapshot.retry_after),
-        (State::HalfOpen, None)
+        (CircuitState::HalfOpen, None)
     );
 }
 
@@ -556,17 +560,21 @@ async fn a_snapshot_of_an_open_time_that_is_over_knows_no_wait() {
 #[tokio::test(start_paused = true)]
 async fn the_majority_of_three_probes_decides() {
     let cases = [
-        ("SS", State::Closed),
-        ("FF", State::Open),
-        ("SFS", State::Closed),
-        ("FSF", State::Open),
+        ("SS", CircuitState::Closed),
+        ("FF", CircuitState::Open),
+        ("SFS", CircuitState::Closed),
+        ("FSF", CircuitState::Open),
     ];
     for (outcomes, state) in cases {
         let circuit = Circuit::builder().consecutive_failures(1).build().unwrap();
         open_and_wait(&circuit).await;
         let (undecided, last) = outcomes.split_at(outcomes.len() - 1);
         calls(&circuit, undecided);
-        assert_eq!(circuit.state(), State::HalfOpen, "{outcomes} too early");
+        assert_eq!(
+            circuit.state(),
+            CircuitState::HalfOpen,
+            "{outcomes} too early"
+        );
         calls(&circuit, last);
         assert_eq!(circuit.state(), state, "{outcomes}");
     }
@@ -645,7 +653,7 @@ async fn a_failure_from_before_an_outage_does_not_count_after_it() {
     open_and_wait(&circuit).await;
     calls(&circuit, "S");
     stale.settle(Verdict::TRANSIENT);
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -673,16 +681,16 @@ async fn a_probe_cancelled_young_is_free_in_the_same_tick() {
 async fn a_probe_cancelled_just_before_abandoned_after_is_no_result() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
-    call_cancelled_after(&circuit, just_before(SECOND)).await;
-    assert_eq!(circuit.state(), State::HalfOpen);
+    call_cancelled_after(&circuit, just_before(10 * SECOND)).await;
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_cancelled_at_abandoned_after_is_bad() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
-    call_cancelled_after(&circuit, SECOND).await;
-    assert_eq!(circuit.state(), State::Open);
+    call_cancelled_after(&circuit, 10 * SECOND).await;
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -695,7 +703,7 @@ async fn a_probe_dropped_by_a_thread_that_panics_is_only_cancelled() {
         panic!("for a reason of the caller's");
     });
     assert!(panic.is_err());
-    assert_eq!(circuit.state(), State::HalfOpen);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
 }
 
 #[tokio::test(start_paused = true)]
@@ -765,7 +773,7 @@ async fn a_lapsed_lease_keeps_the_results_so_far() {
     let _hung = circuit.try_acquire().unwrap();
     advance(30 * SECOND).await;
     calls(&circuit, "S");
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -777,7 +785,7 @@ async fn good_calls_further_apart_than_the_lease_close_the_circuit() {
     calls(&circuit, "S");
     advance(40 * SECOND).await;
     calls(&circuit, "S");
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -789,7 +797,7 @@ async fn no_lease_lapses_while_another_probe_may_go() {
     advance(40 * SECOND).await;
     calls(&circuit, "S");
     slow.settle(Verdict::Healthy);
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -807,9 +815,9 @@ async fn probes_without_a_verdict_do_not_decide() {
         let circuit = Circuit::builder().consecutive_failures(1).build().unwrap();
         open_and_wait(&circuit).await;
         calls(&circuit, undecided);
-        assert_eq!(circuit.state(), State::HalfOpen, "{undecided}");
+        assert_eq!(circuit.state(), CircuitState::HalfOpen, "{undecided}");
         calls(&circuit, "SS");
-        assert_eq!(circuit.state(), State::Closed, "{undecided}");
+        assert_eq!(circuit.state(), CircuitState::Closed, "{undecided}");
     }
 }
 
@@ -818,7 +826,7 @@ async fn a_slow_probe_is_bad() {
     let circuit = brittle().slow_calls(100 * MS, 1.0).build().unwrap();
     open_and_wait(&circuit).await;
     call_lasting(&circuit, 100 * MS).await;
-    assert_eq!(circuit.state(), State::Open);
+    assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -826,7 +834,7 @@ async fn a_probe_just_below_the_duration_of_slow_calls_is_good() {
     let circuit = brittle().slow_calls(100 * MS, 1.0).build().unwrap();
     open_and_wait(&circuit).await;
     call_lasting(&circuit, 99 * MS).await;
-    assert_eq!(circuit.state(), State::Closed);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 // By hand.
@@ -844,7 +852,7 @@ async fn a_circuit_forced_closed_rejects_nobody() {
     let circuit = brittle().build().unwrap();
     circuit.force_closed();
     calls(&circuit, &"F".repeat(100));
-    assert_eq!(circuit.state(), State::ForcedClosed);
+    assert_eq!(circuit.state(), CircuitState::ForcedClosed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -862,7 +870,7 @@ async fn reset_ends_a_forced_state() {
         let circuit = brittle().build().unwrap();
         force(&circuit);
         circuit.reset();
-        assert_eq!(circuit.state(), State::Closed);
+        assert_eq!(circuit.state(), CircuitState::Closed);
     }
 }
 
@@ -892,9 +900,12 @@ async fn reset_starts_open_times_at_the_base_again() {
 #[tokio::test(start_paused = true)]
 async fn no_outcome_undoes_what_was_done_by_hand() {
     let hands = [
-        (Circuit::force_open as fn(&Circuit), State::ForcedOpen),
-        (Circuit::force_closed, State::ForcedClosed),
-        (Circuit::reset, State::Closed),
+        (
+            Circuit::force_open as fn(&Circuit),
+            CircuitState::ForcedOpen,
+        ),
+        (Circuit::force_closed, CircuitState::ForcedClosed),
+        (Circuit::reset, CircuitState::Closed),
     ];
     for (hand, state) in hands {
         for verdict in [Verdict::Healthy, Verdict::TRANSIENT] {
@@ -929,7 +940,7 @@ async fn the_name_is_in_snapshot_and_debug() {
     let circuit = brittle().name("payments").build().unwrap();
     let debug = format!("{circuit:?}");
     assert!(debug.contains("payments"), "{debug}");
-    assert_eq!(circuit.snapshot().name(), Some("payments"));
+    assert_eq!(circuit.snapshot().name.as_str(), Some("payments"));
 }
 
 // Settings.

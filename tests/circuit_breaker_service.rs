@@ -1,8 +1,8 @@
 //! The circuit breaker as a Tower service: readiness, cancellation, panics, and its events.
 
-use buttress::circuit_breaker::{Circuit, CircuitBreakerLayer, State, WhenOpen};
+use buttress::circuit_breaker::{Circuit, CircuitBreakerLayer, CircuitState, WhenOpen};
 use buttress::retry::Cloned;
-use buttress::{Error, Rejection, RetryLayer, StackError, Verdict};
+use buttress::{Error, Name, Rejection, RetryLayer, StackError, Verdict};
 use std::fmt::{Debug, Write};
 use std::future::{Pending, pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,7 +82,7 @@ async fn trip_and_wait(circuit: &Circuit) {
 /// What the breaker says that rejected a call.
 fn retry_after<E: StackError + Debug>(outcome: &Result<(), E>) -> Option<Duration> {
     match outcome.as_ref().map_err(StackError::rejection) {
-        Err(Some(Rejection::CircuitOpen { retry_after })) => retry_after,
+        Err(Some(Rejection::CircuitOpen { retry_after, .. })) => retry_after,
         _ => panic!("not rejected by the breaker: {outcome:?}"),
     }
 }
@@ -108,7 +108,10 @@ async fn a_good_probe_through_the_service_closes_the_circuit() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let outcome = layer.layer(service_fn(echo)).oneshot(Ok(())).await;
-    assert_eq!((outcome, layer.circuit().state()), (Ok(()), State::Closed));
+    assert_eq!(
+        (outcome, layer.circuit().state()),
+        (Ok(()), CircuitState::Closed)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,14 +151,33 @@ async fn a_call_is_as_slow_as_it_was_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outer_timeout_of_a_second_opens_the_circuit() {
+async fn an_outer_timeout_of_ten_seconds_opens_the_circuit() {
     let layer = CircuitBreakerLayer::default();
     let mut calls = JoinSet::new();
     for _ in 0..20 {
-        calls.spawn(timeout(SECOND, layer.layer(service_fn(hang)).oneshot(())));
+        calls.spawn(timeout(
+            10 * SECOND,
+            layer.layer(service_fn(hang)).oneshot(()),
+        ));
     }
     calls.join_all().await;
-    assert_eq!(layer.circuit().state(), State::Open);
+    assert_eq!(layer.circuit().state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_in_a_hurry_do_not_open_the_circuit_of_a_slow_upstream() {
+    let layer = CircuitBreakerLayer::default();
+    let slow = service_fn(|()| async {
+        sleep(2 * SECOND).await;
+        Ok::<_, Failure>(())
+    });
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        calls.spawn(timeout(1_500 * MS, layer.layer(slow).oneshot(())));
+    }
+    calls.join_all().await;
+    let snapshot = layer.circuit().snapshot();
+    assert_eq!((snapshot.state, snapshot.calls), (CircuitState::Closed, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +188,7 @@ async fn calls_cancelled_young_are_not_counted() {
         timeout(3 * MS, call).await.unwrap_err();
     }
     let snapshot = layer.circuit().snapshot();
-    assert_eq!((snapshot.state, snapshot.calls), (State::Closed, 0));
+    assert_eq!((snapshot.state, snapshot.calls), (CircuitState::Closed, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +200,10 @@ async fn a_probe_dropped_before_its_first_poll_is_free() {
     advance(3_600 * SECOND).await; // kept for long, but never sent
     drop(call);
     let snapshot = layer.circuit().snapshot();
-    assert_eq!((snapshot.state, snapshot.probes_out), (State::HalfOpen, 0));
+    assert_eq!(
+        (snapshot.state, snapshot.probes_out),
+        (CircuitState::HalfOpen, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,10 +212,13 @@ async fn a_probe_dropped_young_in_flight_is_free() {
     trip_and_wait(layer.circuit()).await;
     let mut call = spawn(layer.layer(service_fn(hang)).oneshot(()));
     assert_pending!(call.poll());
-    advance(just_before(SECOND)).await;
+    advance(just_before(10 * SECOND)).await;
     drop(call);
     let snapshot = layer.circuit().snapshot();
-    assert_eq!((snapshot.state, snapshot.probes_out), (State::HalfOpen, 0));
+    assert_eq!(
+        (snapshot.state, snapshot.probes_out),
+        (CircuitState::HalfOpen, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,9 +227,9 @@ async fn a_probe_dropped_at_abandoned_after_is_bad() {
     trip_and_wait(layer.circuit()).await;
     let mut call = spawn(layer.layer(service_fn(hang)).oneshot(()));
     assert_pending!(call.poll());
-    advance(SECOND).await;
+    advance(10 * SECOND).await;
     drop(call);
-    assert_eq!(layer.circuit().state(), State::Open);
+    assert_eq!(layer.circuit().state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +250,7 @@ async fn a_probe_that_panics_in_call_is_bad() {
     let mut service = layer.layer(service_fn(panic_in_call));
     service.ready().await.unwrap();
     catch_unwind(AssertUnwindSafe(|| service.call(()))).unwrap_err();
-    assert_eq!(layer.circuit().state(), State::Open);
+    assert_eq!(layer.circuit().state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,7 +261,7 @@ async fn a_probe_that_panics_in_poll_is_bad() {
     catch_unwind(AssertUnwindSafe(|| call.poll())).unwrap_err();
     // After the unwinding: whether the thread panics says nothing here.
     drop(call);
-    assert_eq!(layer.circuit().state(), State::Open);
+    assert_eq!(layer.circuit().state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,7 +276,10 @@ async fn a_probe_dropped_by_the_panic_of_another_is_only_cancelled() {
     }));
     assert!(panic.is_err());
     let snapshot = layer.circuit().snapshot();
-    assert_eq!((snapshot.state, snapshot.probes_out), (State::HalfOpen, 0));
+    assert_eq!(
+        (snapshot.state, snapshot.probes_out),
+        (CircuitState::HalfOpen, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +293,7 @@ async fn a_service_that_always_panics_opens_the_circuit() {
         service.ready().await.unwrap();
         catch_unwind(AssertUnwindSafe(|| service.call(()))).unwrap_err();
     }
-    assert_eq!(layer.circuit().state(), State::Open);
+    assert_eq!(layer.circuit().state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,9 +362,18 @@ fn every_error_is_a_failure(outcome: Result<&(), &Failure>) -> Verdict {
 }
 
 const NOT_SENT: [Rejection; 3] = [
-    Rejection::CircuitOpen { retry_after: None },
-    Rejection::RateLimited { retry_after: None },
-    Rejection::Overloaded { limit: 1 },
+    Rejection::CircuitOpen {
+        retry_after: None,
+        by: Name::UNNAMED,
+    },
+    Rejection::RateLimited {
+        retry_after: None,
+        by: Name::UNNAMED,
+    },
+    Rejection::Overloaded {
+        limit: 1,
+        by: Name::UNNAMED,
+    },
 ];
 
 #[tokio::test(start_paused = true)]
@@ -352,7 +392,10 @@ async fn a_timeout_of_ours_is_a_failure_whatever_the_classifier_says() {
     let all_is_well = |_: Result<&(), &Failure>| Verdict::Healthy;
     let layer = CircuitBreakerLayer::builder().classify(all_is_well);
     let layer = layer.build().unwrap();
-    let outcome = Err(Error::Rejected(Rejection::TimedOut { after: SECOND }));
+    let outcome = Err(Error::Rejected(Rejection::TimedOut {
+        after: SECOND,
+        by: Name::UNNAMED,
+    }));
     let _same = layer.layer(service_fn(echo)).oneshot(outcome).await;
     assert_eq!(layer.circuit().snapshot().failures, 1);
 }
@@ -913,7 +956,7 @@ async fn reading_the_state_is_not_told() {
     trip_and_wait(layer.circuit()).await;
     told_by("read");
     let seen = (layer.circuit().state(), layer.circuit().snapshot().state);
-    assert_eq!(seen, (State::HalfOpen, State::HalfOpen));
+    assert_eq!(seen, (CircuitState::HalfOpen, CircuitState::HalfOpen));
     assert_eq!(told_by("read"), [""; 0]);
 }
 

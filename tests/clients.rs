@@ -185,7 +185,7 @@ async fn the_callers_own_mistakes_do_not_open_the_circuit() {
         assert!(in_time(client.clone().oneshot(request)).await.is_err());
     }
     let state = layer.circuit().unwrap().state();
-    assert_eq!(state, buttress::circuit_breaker::State::Closed);
+    assert_eq!(state, buttress::circuit_breaker::CircuitState::Closed);
 }
 
 // reqwest

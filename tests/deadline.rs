@@ -6,8 +6,8 @@ use buttress::http::InExtensions;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter, Within};
 use buttress::timeout::Timeout;
 use buttress::{
-    Carrier, CircuitBreakerLayer, Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection,
-    Replay, RetryLayer, TimeoutLayer,
+    Carrier, CircuitBreakerLayer, Deadline, Error, LoadShedLayer, Name, Quota, RateLimitLayer,
+    Rejection, Replay, RetryLayer, TimeoutLayer,
 };
 use http::Request;
 use std::future::{Future, pending, ready};
@@ -29,17 +29,28 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-const PASSED: Outcome = Err(Error::Rejected(Rejection::DeadlinePassed));
-const FULL: Outcome = Err(Error::Rejected(Rejection::Overloaded { limit: 1 }));
+const PASSED: Outcome = Err(Error::Rejected(Rejection::DeadlinePassed {
+    by: Name::UNNAMED,
+}));
+const FULL: Outcome = Err(Error::Rejected(Rejection::Overloaded {
+    limit: 1,
+    by: Name::UNNAMED,
+}));
 const FAILED: Outcome = Err(Error::Service("failed"));
 
 const fn timed_out(after: Duration) -> Outcome {
-    Err(Error::Rejected(Rejection::TimedOut { after }))
+    Err(Error::Rejected(Rejection::TimedOut {
+        after,
+        by: Name::UNNAMED,
+    }))
 }
 
 fn limited(after: Duration) -> Outcome {
     let retry_after = Some(after);
-    Err(Error::Rejected(Rejection::RateLimited { retry_after }))
+    Err(Error::Rejected(Rejection::RateLimited {
+        retry_after,
+        by: Name::UNNAMED,
+    }))
 }
 
 /// A request with a deadline, as its caller sends it.
@@ -109,7 +120,7 @@ impl Callee {
 }
 
 fn timeout(after: Duration) -> TimeoutLayer<InExtensions> {
-    let builder = TimeoutLayer::builder(after).deadline(InExtensions);
+    let builder = TimeoutLayer::builder(after).carrier(InExtensions);
     builder.build().unwrap()
 }
 
@@ -374,7 +385,7 @@ async fn a_deadline_at_the_end_of_time_is_one() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_is_told_of_once() {
     let layer = TimeoutLayer::builder(HOUR).name("payments");
-    let layer = layer.deadline(InExtensions).build().unwrap();
+    let layer = layer.carrier(InExtensions).build().unwrap();
     let service = layer.layer(Callee::new(Hangs).service());
     let events = events::of(service.oneshot(within(SECOND))).await;
     assert_eq!(
@@ -616,7 +627,7 @@ async fn a_policy_that_is_told_of_no_carrier_sees_no_deadline() {
 /// One call a second, for which others wait as long as it takes.
 fn limit() -> RateLimitLayer<(), InExtensions> {
     let builder = RateLimitLayer::builder(Quota::per_second(1));
-    let builder = builder.max_wait(Duration::MAX).deadline(InExtensions);
+    let builder = builder.max_wait(Duration::MAX).carrier(InExtensions);
     let layer = builder.build().unwrap();
     layer.limiter().try_acquire(1).unwrap();
     layer
@@ -682,7 +693,7 @@ async fn a_turn_that_has_come_is_not_measured_by_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_far_deadline_does_not_lengthen_the_wait_for_a_turn() {
     let builder = RateLimitLayer::builder(Quota::per_second(1)).max_wait(SECOND / 2);
-    let layer = builder.deadline(InExtensions).build().unwrap();
+    let layer = builder.carrier(InExtensions).build().unwrap();
     layer.limiter().try_acquire(1).unwrap();
     let service = layer.layer(Callee::new(Answers).service());
     let ended = ends(service.oneshot(within(HOUR))).await;
@@ -711,7 +722,7 @@ async fn a_rate_limit_without_a_carrier_sees_no_deadline() {
 /// One slot, and a queue in which calls wait for a minute.
 fn shed() -> LoadShedLayer<InExtensions> {
     let builder = LoadShedLayer::builder(1).queue(9, 60 * SECOND);
-    builder.deadline(InExtensions).build().unwrap()
+    builder.carrier(InExtensions).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -771,7 +782,7 @@ async fn a_slot_that_comes_with_the_deadline_wins() {
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_may_be_waited_in_for_ever_ends_with_the_deadline() {
     let builder = LoadShedLayer::builder(1).queue(9, Duration::MAX);
-    let layer = builder.deadline(InExtensions).build().unwrap();
+    let layer = builder.carrier(InExtensions).build().unwrap();
     let _slot = layer.limit().try_acquire().unwrap();
     let service = layer.layer(Callee::new(Answers).service());
     let ended = ends(service.oneshot(within(SECOND))).await;
@@ -782,7 +793,7 @@ async fn a_queue_that_may_be_waited_in_for_ever_ends_with_the_deadline() {
 async fn deadlines_at_the_end_of_time_let_a_slot_be_waited_for() {
     for deadline in [Deadline::NEVER, Deadline::at(last_instant())] {
         let builder = LoadShedLayer::builder(1).queue(9, Duration::MAX);
-        let layer = builder.deadline(InExtensions).build().unwrap();
+        let layer = builder.carrier(InExtensions).build().unwrap();
         let slot = layer.limit().try_acquire().unwrap();
         let service = layer.layer(Callee::new(Answers).service());
         let mut call = task::spawn(service.oneshot(by(deadline)));
@@ -842,22 +853,22 @@ async fn requests_of_any_type_carry_a_deadline_through_every_layer() {
     let service = ServiceBuilder::new()
         .layer(
             TimeoutLayer::builder(SECOND)
-                .deadline(InQuery)
+                .carrier(InQuery)
                 .build()
                 .unwrap(),
         )
         .layer(again.build().unwrap())
-        .layer(LoadShedLayer::builder(9).deadline(InQuery).build().unwrap())
+        .layer(LoadShedLayer::builder(9).carrier(InQuery).build().unwrap())
         .layer(
             RateLimitLayer::builder(Quota::per_second(9))
-                .deadline(InQuery)
+                .carrier(InQuery)
                 .build()
                 .unwrap(),
         )
         .layer(CircuitBreakerLayer::default())
         .layer(
             TimeoutLayer::builder(HOUR)
-                .deadline(InQuery)
+                .carrier(InQuery)
                 .build()
                 .unwrap(),
         )
@@ -888,7 +899,7 @@ impl Stack {
             shed: shed(),
             limit: limit
                 .max_wait(Duration::MAX)
-                .deadline(InExtensions)
+                .carrier(InExtensions)
                 .build()
                 .unwrap(),
             breaker: CircuitBreakerLayer::default(),

@@ -23,7 +23,7 @@ fn a_layer_says_its_defaults() {
         "retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
          budget of 100 tokens, 0.2 per success, 1 per second",
         "circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60s, \
-         3 probes of which 2 close, written off after 30s, cancelled calls fail from 1s",
+         3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s",
         "rate limit: 200 per 1s, 20 at once, waits up to 1s",
         "load shed: 256 in flight",
     ];
@@ -75,7 +75,7 @@ fn a_layer_says_what_was_set() {
          for, budget \"shared\" of 10 tokens, 0.05 per success, 0 per second",
         "circuit breaker \"b\": opens at 12.5% failures or 90% of 2s and slower of at least 20 calls \
          in the last 100 or 7 failures in a row, until it is reset, 3 probes of which 2 close, \
-         written off after ∞, cancelled calls fail from 2s, not ready while open",
+         written off after ∞, cancelled calls fail from 10s, not ready while open",
         "rate limit: at most 5 per 1s, 2 at once, waits up to ∞",
         "load shed: 8 in flight, 3 more wait up to 1s",
     ];

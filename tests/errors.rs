@@ -2,7 +2,7 @@
 
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, Rejection,
+    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Name, Quota, RateLimitLayer, Rejection,
     RetryLayer, StackError, TimeoutLayer,
 };
 use std::time::Duration;
@@ -31,7 +31,10 @@ where
         .service(inner)
 }
 
-const FULL: Rejection = Rejection::Overloaded { limit: 0 };
+const FULL: Rejection = Rejection::Overloaded {
+    limit: 0,
+    by: Name::UNNAMED,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_lifted_error_can_be_spawned_boxed_and_matched() {

@@ -2,8 +2,8 @@
 
 mod events;
 
-use buttress::load_shed::{InFlightLimit, LoadShed};
-use buttress::{LoadShedLayer, Rejection, StackError};
+use buttress::load_shed::{ConcurrencyLimit, LoadShed};
+use buttress::{LoadShedLayer, Name, Rejection, StackError};
 use std::future::{self, Future};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time;
 use tokio_test::task::Spawn;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
-use tower::limit::ConcurrencyLimit;
+use tower::limit::ConcurrencyLimit as TowersLimit;
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::{self, Handle, Mock, SendResponse};
 
@@ -72,7 +72,10 @@ fn next_sent(handle: &mut Handle<u32, u32>) -> (u32, SendResponse<u32>) {
     assert_ready!(handle.poll_request()).unwrap()
 }
 
-const OVERLOADED: Option<Rejection> = Some(Rejection::Overloaded { limit: 1 });
+const OVERLOADED: Option<Rejection> = Some(Rejection::Overloaded {
+    limit: 1,
+    by: Name::UNNAMED,
+});
 
 // The limit
 
@@ -95,13 +98,16 @@ async fn a_limit_of_none_rejects_everything() {
     let (mut service, _handle) = around_strict(&LoadShedLayer::new(0));
     assert_eq!(
         rejection(&mut call(&mut service, 1)),
-        Some(Rejection::Overloaded { limit: 0 })
+        Some(Rejection::Overloaded {
+            limit: 0,
+            by: Name::UNNAMED
+        })
     );
 }
 
 #[tokio::test]
 async fn a_limit_beyond_the_largest_is_the_largest() {
-    let limit = InFlightLimit::new(usize::MAX);
+    let limit = ConcurrencyLimit::new(usize::MAX);
     let _slot = limit.try_acquire().unwrap();
     let snapshot = limit.snapshot();
     assert_eq!((snapshot.limit, snapshot.in_flight), ((1 << 24) - 1, 1));
@@ -109,7 +115,7 @@ async fn a_limit_beyond_the_largest_is_the_largest() {
 
 #[tokio::test]
 async fn a_changed_limit_beyond_the_largest_is_the_largest() {
-    let limit = InFlightLimit::new(1);
+    let limit = ConcurrencyLimit::new(1);
     let _slot = limit.try_acquire().unwrap();
     limit.set_limit(usize::MAX);
     let snapshot = limit.snapshot();
@@ -160,7 +166,7 @@ async fn a_raised_limit_admits_more() {
 
 #[test]
 fn slots_above_a_lowered_limit_stay_valid() {
-    let limit = InFlightLimit::new(3);
+    let limit = ConcurrencyLimit::new(3);
     let _slots = [(); 3].map(|()| limit.try_acquire().unwrap());
     limit.set_limit(1);
     assert_eq!(limit.in_flight(), 3);
@@ -168,7 +174,7 @@ fn slots_above_a_lowered_limit_stay_valid() {
 
 #[test]
 fn nobody_is_admitted_until_in_flight_is_below_a_lowered_limit() {
-    let limit = InFlightLimit::new(3);
+    let limit = ConcurrencyLimit::new(3);
     let [one, two, three] = [(); 3].map(|()| limit.try_acquire().unwrap());
     limit.set_limit(1);
     let admitted = [one, two, three].map(|slot| {
@@ -180,18 +186,21 @@ fn nobody_is_admitted_until_in_flight_is_below_a_lowered_limit() {
 
 #[test]
 fn a_refusal_names_the_limit_in_force() {
-    let limit = InFlightLimit::new(5);
+    let limit = ConcurrencyLimit::new(5);
     let _slots = [(); 5].map(|()| limit.try_acquire().unwrap());
     limit.set_limit(4);
     assert_eq!(
-        limit.try_acquire().unwrap_err(),
-        Rejection::Overloaded { limit: 4 }
+        limit.try_acquire().unwrap_err().0,
+        Rejection::Overloaded {
+            limit: 4,
+            by: Name::UNNAMED
+        }
     );
 }
 
 #[test]
 fn threads_never_hold_more_slots_than_the_limit() {
-    let limit = InFlightLimit::new(2);
+    let limit = ConcurrencyLimit::new(2);
     let (held, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -212,7 +221,7 @@ fn threads_never_hold_more_slots_than_the_limit() {
 
 #[test]
 fn no_thread_is_admitted_above_a_limit_that_changes() {
-    let limit = InFlightLimit::new(0);
+    let limit = ConcurrencyLimit::new(0);
     thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -389,7 +398,7 @@ async fn a_slot_is_freed_only_after_the_inner_future_is_gone() {
 }
 
 /// Writes down how many are in flight when it is dropped.
-struct OnDrop(InFlightLimit, Arc<AtomicUsize>);
+struct OnDrop(ConcurrencyLimit, Arc<AtomicUsize>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
@@ -410,7 +419,7 @@ async fn every_clone_is_admitted_after_a_call_ended_though_one_was_shed() {
 #[tokio::test]
 async fn every_clone_is_admitted_by_an_inner_limit_of_the_same_size() {
     let (inner, mut handle) = mock::pair();
-    let inner = ConcurrencyLimit::new(inner, 1);
+    let inner = TowersLimit::new(inner, 1);
     let mut clones = clones_after_a_shed(&LoadShedLayer::new(1), inner, &mut handle);
     for clone in &mut clones {
         drop(call(clone, 3));
@@ -421,7 +430,7 @@ async fn every_clone_is_admitted_by_an_inner_limit_of_the_same_size() {
 #[tokio::test]
 async fn a_clone_shed_by_an_inner_limit_does_not_capture_its_next_permit() {
     let (inner, mut handle) = mock::pair();
-    let inner = ConcurrencyLimit::new(inner, 1);
+    let inner = TowersLimit::new(inner, 1);
     let mut clones = clones_after_a_shed(&LoadShedLayer::new(8), inner, &mut handle);
     for clone in &mut clones {
         drop(call(clone, 3));
@@ -905,8 +914,11 @@ async fn the_handle_does_not_overtake_those_who_wait() {
     let _waiter = call(&mut service, 2);
     drop(first);
     assert_eq!(
-        layer.limit().try_acquire().unwrap_err(),
-        Rejection::Overloaded { limit: 1 }
+        layer.limit().try_acquire().unwrap_err().0,
+        Rejection::Overloaded {
+            limit: 1,
+            by: Name::UNNAMED
+        }
     );
 }
 
@@ -953,7 +965,7 @@ async fn nobody_overtakes_a_waiter_while_a_raised_limit_lets_others_go() {
 }
 
 /// Asks for a slot as soon as it is woken, and notes whether it got one.
-struct Newcomer(InFlightLimit, OnceLock<bool>);
+struct Newcomer(ConcurrencyLimit, OnceLock<bool>);
 
 impl Wake for Newcomer {
     fn wake(self: Arc<Self>) {
@@ -1084,7 +1096,7 @@ async fn a_snapshot_counts_who_is_in_flight_and_who_waits() {
 #[test]
 fn a_snapshot_shows_the_name() {
     let layer = LoadShedLayer::builder(1).name("payments").build().unwrap();
-    assert_eq!(layer.limit().snapshot().name(), Some("payments"));
+    assert_eq!(layer.limit().snapshot().name.as_str(), Some("payments"));
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 mod events;
 
+use buttress::error::Rejected;
 use buttress::rate_limit::{RateLimit, RateLimitFuture, RateLimiter};
-use buttress::{Cost, Quota, RateLimitLayer, Rejection, StackError};
+use buttress::{Cost, Name, Quota, RateLimitLayer, Rejection, StackError};
 use proptest::prelude::*;
 use std::future::{self, Future};
 use std::pin::pin;
@@ -38,14 +39,20 @@ fn almost(duration: Duration) -> Duration {
 fn limited(after: Duration) -> Rejection {
     Rejection::RateLimited {
         retry_after: Some(after),
+        by: Name::UNNAMED,
     }
 }
 
-fn retry_after(denied: Result<(), Rejection>) -> Duration {
+fn denied(after: Duration) -> Rejected {
+    Rejected(limited(after))
+}
+
+fn retry_after(denied: Result<(), Rejected>) -> Duration {
     match denied {
-        Err(Rejection::RateLimited {
+        Err(Rejected(Rejection::RateLimited {
             retry_after: Some(wait),
-        }) => wait,
+            ..
+        })) => wait,
         other => panic!("not a denial with a time: {other:?}"),
     }
 }
@@ -60,7 +67,7 @@ fn impatient(quota: Quota) -> RateLimitLayer {
     builder.build().unwrap()
 }
 
-fn around_strict<K: Clone>(layer: &RateLimitLayer<K>) -> (RateLimit<Strict, K>, Handle<u32, u32>) {
+fn around_strict<W: Clone>(layer: &RateLimitLayer<W>) -> (RateLimit<Strict, W>, Handle<u32, u32>) {
     let (inner, handle) = mock::pair();
     (layer.layer(inner), handle)
 }
@@ -69,10 +76,10 @@ fn poll_ready<S: Service<u32>>(service: &mut S) -> Poll<Result<(), S::Error>> {
     task::spawn(()).enter(|cx, _| service.poll_ready(cx))
 }
 
-fn call<K: Cost<u32>>(
-    service: &mut RateLimit<Strict, K>,
+fn call<W: Cost<u32> + Clone>(
+    service: &mut RateLimit<Strict, W>,
     req: u32,
-) -> Spawn<RateLimitFuture<Strict, u32>> {
+) -> Spawn<RateLimitFuture<Strict, u32, W>> {
     assert_ready_ok!(poll_ready(service));
     task::spawn(service.call(req))
 }
@@ -202,7 +209,7 @@ async fn denied_one_nanosecond_before_the_time_named() {
         time::advance(Duration::from_nanos(12)).await;
         let wait = retry_after(limiter.try_acquire(cost));
         time::advance(almost(wait)).await;
-        assert_eq!(limiter.try_acquire(cost), Err(limited(NANO)), "{quota:?}");
+        assert_eq!(limiter.try_acquire(cost), Err(denied(NANO)), "{quota:?}");
     }
 }
 
@@ -240,6 +247,7 @@ async fn a_rejected_call_is_sent_at_the_time_it_was_told() {
     let denied = assert_ready_err!(call(&mut service, 2).poll());
     let Some(Rejection::RateLimited {
         retry_after: Some(wait),
+        ..
     }) = denied.rejection()
     else {
         panic!("{denied}")
@@ -288,12 +296,15 @@ async fn at_most_one_never_grants_two_within_its_window() {
     let limiter = RateLimiter::new(Quota::at_most(1, SECOND).burst(9));
     limiter.try_acquire(1).unwrap();
     time::advance(SECOND).await;
-    assert_eq!(limiter.try_acquire(1), Err(limited(NANO)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(NANO)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_quota_of_none_admits_nothing_and_names_no_time() {
-    let never = Err(Rejection::RateLimited { retry_after: None });
+    let never = Err(Rejected(Rejection::RateLimited {
+        retry_after: None,
+        by: Name::UNNAMED,
+    }));
     for quota in [Quota::per_second(0), Quota::at_most(0, Duration::MAX)] {
         let limiter = RateLimiter::new(quota.burst(5));
         time::advance(YEAR).await;
@@ -306,8 +317,11 @@ async fn nobody_waits_for_a_quota_of_none() {
     let limiter = patient(Quota::per_second(0)).limiter().clone();
     let mut call = task::spawn(limiter.acquire(1));
     assert_eq!(
-        assert_ready_err!(call.poll()),
-        Rejection::RateLimited { retry_after: None }
+        assert_ready_err!(call.poll()).0,
+        Rejection::RateLimited {
+            retry_after: None,
+            by: Name::UNNAMED
+        }
     );
 }
 
@@ -330,8 +344,12 @@ async fn a_cost_above_the_burst_is_too_costly_at_once() {
     let limiter = patient(STEADY.burst(3)).limiter().clone();
     let mut call = task::spawn(limiter.acquire(4));
     assert_eq!(
-        assert_ready_err!(call.poll()),
-        Rejection::TooCostly { cost: 4, burst: 3 }
+        assert_ready_err!(call.poll()).0,
+        Rejection::TooCostly {
+            cost: 4,
+            burst: 3,
+            by: Name::UNNAMED
+        }
     );
 }
 
@@ -370,7 +388,7 @@ async fn a_free_call_does_not_overtake_those_who_wait() {
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));
     assert_pending!(waiter.poll());
-    assert_eq!(limiter.try_acquire(0), Err(limited(SECOND)));
+    assert_eq!(limiter.try_acquire(0), Err(denied(SECOND)));
 }
 
 // Waiting
@@ -488,7 +506,7 @@ async fn a_rejected_waiter_writes_nothing() {
     assert_pending!(waiter.poll());
     for _ in 0..100 {
         let mut call = task::spawn(limiter.acquire(1));
-        assert_eq!(assert_ready_err!(call.poll()), limited(2 * SECOND));
+        assert_eq!(assert_ready_err!(call.poll()).0, limited(2 * SECOND));
     }
 }
 
@@ -530,7 +548,7 @@ async fn the_newest_waiter_gives_its_turn_back() {
     let mut newest = task::spawn(limiter.acquire(1));
     assert_pending!(newest.poll());
     drop(newest);
-    assert_eq!(limiter.try_acquire(1), Err(limited(SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -552,7 +570,7 @@ async fn a_middle_waiter_forfeits_its_turn() {
     let mut newest = task::spawn(limiter.acquire(1));
     assert_pending!(newest.poll());
     drop(middle);
-    assert_eq!(limiter.try_acquire(1), Err(limited(3 * SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(3 * SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -579,7 +597,7 @@ async fn a_waiter_that_was_served_gives_nothing_back() {
     time::advance(SECOND).await;
     assert_ready_ok!(waiter.poll());
     drop(waiter);
-    assert_eq!(limiter.try_acquire(1), Err(limited(SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -588,7 +606,7 @@ async fn a_call_dropped_before_its_first_poll_gives_its_turn_back() {
     let (mut service, _handle) = around_strict(&layer);
     let _first = call(&mut service, 1);
     drop(call(&mut service, 2));
-    assert_eq!(layer.limiter().try_acquire(1), Err(limited(SECOND)));
+    assert_eq!(layer.limiter().try_acquire(1), Err(denied(SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -599,7 +617,7 @@ async fn a_call_dropped_while_waiting_gives_its_turn_back() {
     let mut newest = call(&mut service, 2);
     assert_pending!(newest.poll());
     drop(newest);
-    assert_eq!(layer.limiter().try_acquire(1), Err(limited(SECOND)));
+    assert_eq!(layer.limiter().try_acquire(1), Err(denied(SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -618,7 +636,7 @@ async fn a_middle_call_dropped_while_readying_forfeits_its_turn() {
     let mut newest = task::spawn(limiter.acquire(1));
     assert_pending!(newest.poll());
     drop(readying);
-    assert_eq!(limiter.try_acquire(1), Err(limited(2 * SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(2 * SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -637,7 +655,7 @@ async fn a_call_that_was_sent_gives_nothing_back() {
     handle.allow(1);
     assert_pending!(readying.poll());
     drop(readying);
-    assert_eq!(layer.limiter().try_acquire(1), Err(limited(SECOND)));
+    assert_eq!(layer.limiter().try_acquire(1), Err(denied(SECOND)));
 }
 
 type StrictCall = Spawn<RateLimitFuture<Strict, u32>>;
@@ -910,7 +928,11 @@ async fn a_call_above_the_burst_is_rejected_at_once() {
     let error = assert_ready_err!(call(&mut service, 4).poll());
     assert_eq!(
         error.rejection(),
-        Some(Rejection::TooCostly { cost: 4, burst: 3 })
+        Some(Rejection::TooCostly {
+            cost: 4,
+            burst: 3,
+            by: Name::UNNAMED
+        })
     );
 }
 
@@ -921,7 +943,7 @@ async fn a_pause_grants_nothing_before_its_end() {
     let limiter = RateLimiter::new(Quota::per_second(10).burst(5));
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(almost(5 * SECOND)).await;
-    assert_eq!(limiter.try_acquire(1), Err(limited(NANO)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(NANO)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -931,7 +953,7 @@ async fn one_call_goes_at_the_end_of_a_pause_and_the_rest_one_by_one() {
     time::advance(5 * SECOND).await;
     limiter.try_acquire(1).unwrap();
     let interval = Duration::from_millis(100);
-    assert_eq!(limiter.try_acquire(1), Err(limited(interval)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(interval)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -940,7 +962,7 @@ async fn a_pause_leaves_nothing_of_the_burst_to_a_costly_call() {
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(5 * SECOND).await;
     let two_more = Duration::from_millis(200);
-    assert_eq!(limiter.try_acquire(3), Err(limited(two_more)));
+    assert_eq!(limiter.try_acquire(3), Err(denied(two_more)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -958,7 +980,7 @@ async fn a_pause_holds_free_calls_too() {
         let limiter = RateLimiter::new(quota);
         limiter.pause_until(Instant::now() + 5 * SECOND);
         time::advance(almost(5 * SECOND)).await;
-        assert_eq!(limiter.try_acquire(0), Err(limited(NANO)), "{quota:?}");
+        assert_eq!(limiter.try_acquire(0), Err(denied(NANO)), "{quota:?}");
     }
 }
 
@@ -967,7 +989,7 @@ async fn a_pause_holds_an_unlimited_quota_too() {
     let limiter = RateLimiter::new(Quota::new(1, Duration::ZERO));
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(almost(5 * SECOND)).await;
-    assert_eq!(limiter.try_acquire(1), Err(limited(NANO)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(NANO)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -976,7 +998,7 @@ async fn a_pause_is_not_shortened() {
     let start = Instant::now();
     limiter.pause_until(start + 5 * SECOND);
     limiter.pause_until(start + SECOND);
-    assert_eq!(limiter.try_acquire(1), Err(limited(5 * SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(5 * SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1005,7 +1027,7 @@ async fn a_newcomer_waits_for_the_end_of_a_pause_though_others_wait_for_less() {
     let mut waiter = task::spawn(limiter.acquire(1));
     assert_pending!(waiter.poll());
     limiter.pause_until(Instant::now() + 5 * SECOND);
-    assert_eq!(limiter.try_acquire(1), Err(limited(5 * SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(5 * SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1037,7 +1059,7 @@ async fn rate_and_burst_change_together() {
     time::advance(SECOND).await;
     limiter.try_acquire(3).unwrap();
     let interval = Duration::from_millis(100);
-    assert_eq!(limiter.try_acquire(1), Err(limited(interval)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(interval)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1069,7 +1091,7 @@ async fn a_newcomer_does_not_overtake_those_who_wait_when_the_quota_is_raised() 
     assert_pending!(waiter.poll());
     limiter.set_quota(Quota::per_second(1_000).burst(100));
     let behind = SECOND + Duration::from_millis(1);
-    assert_eq!(limiter.try_acquire(1), Err(limited(behind)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(behind)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1077,7 +1099,7 @@ async fn a_change_of_quota_does_not_end_a_pause() {
     let limiter = RateLimiter::new(STEADY);
     limiter.pause_until(Instant::now() + 5 * SECOND);
     limiter.set_quota(Quota::per_second(1_000).burst(100));
-    assert_eq!(limiter.try_acquire(1), Err(limited(5 * SECOND)));
+    assert_eq!(limiter.try_acquire(1), Err(denied(5 * SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1088,7 +1110,13 @@ async fn a_quota_of_none_stops_newcomers_and_another_lets_them_go_again() {
     limiter.set_quota(STEADY);
     assert_eq!(
         (stopped, limiter.try_acquire(1)),
-        (Err(Rejection::RateLimited { retry_after: None }), Ok(()))
+        (
+            Err(Rejected(Rejection::RateLimited {
+                retry_after: None,
+                by: Name::UNNAMED
+            })),
+            Ok(())
+        )
     );
 }
 
@@ -1131,7 +1159,7 @@ async fn a_snapshot_shows_the_quota_in_force() {
 async fn a_snapshot_shows_the_name() {
     let layer = RateLimitLayer::builder(STEADY).name("payments");
     let layer = layer.build().unwrap();
-    assert_eq!(layer.limiter().snapshot().name(), Some("payments"));
+    assert_eq!(layer.limiter().snapshot().name.as_str(), Some("payments"));
 }
 
 #[tokio::test(start_paused = true)]

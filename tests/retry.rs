@@ -4,7 +4,7 @@ mod events;
 
 use buttress::retry::{Backoff, Budget, Cloned, Discard, Jitter, RetryBuilder, Withdrawal};
 use buttress::{
-    CircuitBreakerLayer, Classify, Error, Rejection, RetryLayer, TimeoutLayer, Verdict,
+    CircuitBreakerLayer, Classify, Error, Name, Rejection, RetryLayer, TimeoutLayer, Verdict,
 };
 use std::fmt::Debug;
 use std::future::{Ready, ready};
@@ -44,12 +44,28 @@ const BAD: Answer = Ok(Verdict::TRANSIENT);
 
 /// The rejections after which nothing was sent.
 const UNSENT: [Rejection; 4] = [
-    Rejection::CircuitOpen { retry_after: None },
-    Rejection::RateLimited { retry_after: None },
-    Rejection::TooCostly { cost: 2, burst: 1 },
-    Rejection::Overloaded { limit: 1 },
+    Rejection::CircuitOpen {
+        retry_after: None,
+        by: Name::UNNAMED,
+    },
+    Rejection::RateLimited {
+        retry_after: None,
+        by: Name::UNNAMED,
+    },
+    Rejection::TooCostly {
+        cost: 2,
+        burst: 1,
+        by: Name::UNNAMED,
+    },
+    Rejection::Overloaded {
+        limit: 1,
+        by: Name::UNNAMED,
+    },
 ];
-const TIMED_OUT: Rejection = Rejection::TimedOut { after: SECOND };
+const TIMED_OUT: Rejection = Rejection::TimedOut {
+    after: SECOND,
+    by: Name::UNNAMED,
+};
 
 /// Answers by a script, the last line of it for ever. Panics if it is called without being ready,
 /// and its clones start unready.
@@ -851,7 +867,7 @@ async fn the_token_of_a_retry_whose_readiness_failed_comes_back() {
 // Cancellation
 
 type Call = task::Spawn<<MockRetry as Service<()>>::Future>;
-type MockRetry = buttress::retry::Retry<Mock<(), ()>, buttress::classify::Outcome, Cloned>;
+type MockRetry = buttress::retry::Retry<Mock<(), ()>, buttress::verdict::Outcome, Cloned>;
 
 /// A call whose first attempt is in the callee's hands, with a budget of ten tokens.
 async fn call_in_flight() -> (MockRetry, Call, Handle<(), ()>, Budget) {

@@ -2,10 +2,13 @@
 
 mod events;
 
-use buttress::circuit_breaker::State;
-use buttress::http::{Stack, StackBuilder, StatusClassifier, stack};
+use buttress::circuit_breaker::CircuitState;
+use buttress::http::{AttemptTimeout, Stack, StackBuilder, StatusClassifier, stack};
+use buttress::rate_limit::RateLimiter;
 use buttress::retry::Backoff;
-use buttress::{Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection};
+use buttress::{
+    Deadline, Error, LoadShedLayer, Name, Quota, RateLimitLayer, Rejection, StackError,
+};
 use http::{Method, Request, Response};
 use std::convert::Infallible;
 use std::future::{Ready, pending, ready};
@@ -78,7 +81,7 @@ budget of 100 tokens, 0.2 per success, 1 per second
 load shed: none
 rate limit: none
 circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60s, \
-3 probes of which 2 close, written off after 30s, cancelled calls fail from 1s
+3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s
 timeout: 5s";
     assert_eq!(stack().build().unwrap().to_string(), expected);
     assert_eq!(stack().to_string(), expected);
@@ -98,18 +101,24 @@ fn it_prints_what_was_set_and_what_was_left_out() {
         .no_retry()
         .load_shed(256)
         .rate_limit(Quota::per_second(200))
-        .attempt(Duration::MAX);
+        .attempt_timeout(Duration::MAX);
     let printed = stack.clone().build().unwrap().to_string();
+    assert!(printed.contains("waits up to 1s\n"), "{printed}");
+    let paused = stack
+        .clone()
+        .retry(|retry| retry)
+        .pause_on_429()
+        .to_string();
     assert!(
-        printed.contains("waits up to 1s, paused by a 429 for up to 60s"),
-        "{printed}"
+        paused.contains("waits up to 1s, paused by a 429 for up to 60s"),
+        "{paused}"
     );
     let stack = stack.no_circuit_breaker();
     let expected = "\
 timeout \"orders\": 1s
 retry: none
-load shed: 256 in flight
-rate limit: 200 per 1s, 20 at once, waits up to 1s
+load shed \"orders\": 256 in flight
+rate limit \"orders\": 200 per 1s, 20 at once, waits up to 1s
 circuit breaker: none
 timeout \"orders\": ∞";
     assert_eq!(stack.build().unwrap().to_string(), expected);
@@ -192,7 +201,7 @@ async fn a_callee_that_fails_is_left_alone() {
     for _ in 0..20 {
         service.clone().oneshot(get()).await.unwrap();
     }
-    assert_eq!(layer.circuit().unwrap().state(), State::Open);
+    assert_eq!(layer.circuit().unwrap().state(), CircuitState::Open);
     let rejection = service.oneshot(get()).await.unwrap_err();
     assert!(matches!(
         rejection,
@@ -213,7 +222,10 @@ async fn an_attempt_that_hangs_is_made_again() {
     let after = 5 * SECOND;
     assert_eq!(
         error.unwrap_err(),
-        Error::Rejected(Rejection::TimedOut { after })
+        Error::Rejected(Rejection::TimedOut {
+            after,
+            by: Name::UNNAMED
+        })
     );
     assert_eq!(start.elapsed(), 15 * SECOND);
 }
@@ -221,11 +233,20 @@ async fn an_attempt_that_hangs_is_made_again() {
 #[tokio::test(start_paused = true)]
 async fn a_call_ends_at_its_deadline() {
     let hanging = service_fn(|_: Request<()>| pending::<Result<Response<()>, Infallible>>());
-    let service = stack().attempt(Duration::MAX).service(hanging).unwrap();
+    let service = stack()
+        .attempt_timeout(Duration::MAX)
+        .service(hanging)
+        .unwrap();
     let start = Instant::now();
     let after = 30 * SECOND;
     let error = service.oneshot(get()).await.unwrap_err();
-    assert_eq!(error, Error::Rejected(Rejection::TimedOut { after }));
+    assert_eq!(
+        error,
+        Error::Rejected(Rejection::TimedOut {
+            after,
+            by: Name::UNNAMED
+        })
+    );
     assert_eq!(start.elapsed(), after);
 }
 
@@ -261,7 +282,13 @@ async fn more_calls_than_may_be_in_flight_are_shed() {
         .oneshot(get())
         .await
         .unwrap_err();
-    assert_eq!(error, Error::Rejected(Rejection::Overloaded { limit: 0 }));
+    assert_eq!(
+        error,
+        Error::Rejected(Rejection::Overloaded {
+            limit: 0,
+            by: Name::UNNAMED
+        })
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,16 +307,92 @@ async fn calls_keep_to_the_quota() {
 #[tokio::test(start_paused = true)]
 async fn a_429_pauses_the_rate_limit_once_whoever_judges_it() {
     let once = stack().retry(|retry| retry.attempts(1));
-    // Nobody judges where there is neither retry nor circuit breaker.
-    let by_nobody = stack().no_retry().no_circuit_breaker();
-    for (stack, pauses) in [(once, 1), (stack().no_retry(), 1), (by_nobody, 0)] {
-        let stack = stack.rate_limit(Quota::per_second(1_000));
+    let failure = StatusClassifier::default().throttled_is_failure();
+    for stack in [once.clone(), stack().no_retry(), once.classify(failure)] {
+        let stack = stack.rate_limit(Quota::per_second(1_000)).pause_on_429();
         let service = stack.service(Client::of(429)).unwrap();
         let events = events::of(async { service.oneshot(get()).await.unwrap() }).await;
         let paused = "DEBUG buttress::rate_limit paused pause_ms=2000";
         let told = events.iter().filter(|event| *event == paused);
-        assert_eq!(told.count(), pauses, "{events:?}");
+        assert_eq!(told.count(), 1, "{events:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_of_one_endpoint_does_not_stop_the_others_unless_asked_for() {
+    let stack = stack().no_retry().rate_limit(Quota::per_second(1_000));
+    let service = stack.service(Client::of(429)).unwrap();
+    for _ in 0..2 {
+        let response = service.clone().oneshot(get()).await.unwrap();
+        assert_eq!(response.status(), 429);
+    }
+}
+
+#[test]
+fn a_pause_that_nobody_could_cause_is_refused() {
+    let no_limit = stack().pause_on_429();
+    let nobody_sees = stack()
+        .no_retry()
+        .no_circuit_breaker()
+        .rate_limit(Quota::per_second(1))
+        .pause_on_429();
+    for stack in [no_limit, nobody_sees] {
+        let error = stack.service(Client::of(200)).unwrap_err();
+        assert_eq!(error.field(), "pause_on_429");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_shares_nothing_but_the_handles_it_was_given() {
+    let limiter = RateLimiter::new(Quota::per_second(1));
+    let template = stack().load_shed(1).rate_limit(limiter);
+    let [one, two] = [(); 2].map(|()| template.clone().build().unwrap());
+    let _slot = one.limit().unwrap().try_acquire().unwrap();
+    assert_eq!(two.limit().unwrap().in_flight(), 0);
+    one.circuit().unwrap().force_open();
+    assert_eq!(two.circuit().unwrap().state(), CircuitState::Closed);
+    one.budget().unwrap().try_withdraw().unwrap().spend();
+    assert!(one.budget().unwrap().tokens() < two.budget().unwrap().tokens());
+    one.limiter().unwrap().try_acquire(1).unwrap();
+    assert!(two.limiter().unwrap().try_acquire(1).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_stack_is_the_name_of_its_parts() {
+    let own = LoadShedLayer::builder(7).name("shed");
+    let layer = stack()
+        .name("orders")
+        .load_shed(own)
+        .rate_limit(Quota::per_second(9))
+        .build()
+        .unwrap();
+    let names = [
+        layer.limit().unwrap().snapshot().name,
+        layer.limiter().unwrap().snapshot().name,
+        layer.circuit().unwrap().snapshot().name,
+    ];
+    assert_eq!(
+        names.map(|name| name.as_str().unwrap()),
+        ["shed", "orders", "orders"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_carry_the_timeout_of_its_attempts() {
+    let hanging = service_fn(|_: Request<()>| pending::<Result<http::Response<()>, Infallible>>());
+    let service = stack()
+        .no_retry()
+        .attempt_timeout(SECOND)
+        .service(hanging)
+        .unwrap();
+    let mut upload = get();
+    upload.extensions_mut().insert(AttemptTimeout(7 * SECOND));
+    let after = 7 * SECOND;
+    let by = Name::UNNAMED;
+    let start = Instant::now();
+    let outcome = service.oneshot(upload).await.unwrap_err();
+    assert_eq!(outcome.rejection(), Some(Rejection::TimedOut { after, by }));
+    assert_eq!(start.elapsed(), after);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,9 +2,10 @@
 
 mod events;
 
-use buttress::circuit_breaker::State;
+use buttress::circuit_breaker::CircuitState;
+use buttress::http::PauseOn429;
 use buttress::http::StatusClassifier;
-use buttress::rate_limit::{PauseOnThrottle, RateLimiter};
+use buttress::rate_limit::RateLimiter;
 use buttress::{CircuitBreakerLayer, Classify, ErrorLayer, Quota, RateLimitLayer, Verdict};
 use http::{Response, StatusCode};
 use std::convert::Infallible;
@@ -39,10 +40,10 @@ async fn paused_for(classify: impl Fn(&RateLimiter) -> Paused, response: Respons
     start.elapsed()
 }
 
-type Paused = PauseOnThrottle<StatusClassifier>;
+type Paused = PauseOn429<StatusClassifier>;
 
 fn pausing(limiter: &RateLimiter) -> Paused {
-    StatusClassifier::default().pause_on_throttle(limiter)
+    PauseOn429::new(StatusClassifier::default(), limiter)
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +99,7 @@ async fn the_verdict_passes_unchanged() {
 #[tokio::test(start_paused = true)]
 async fn the_calls_after_a_429_are_not_sent_until_it_is_over() {
     let limit = RateLimitLayer::new(Quota::per_second(1_000));
-    let classify = StatusClassifier::default().pause_on_throttle(limit.limiter());
+    let classify = PauseOn429::new(StatusClassifier::default(), limit.limiter());
     let service = ServiceBuilder::new()
         .layer(limit)
         .layer(
@@ -128,10 +129,10 @@ async fn a_pause_is_told_of() {
 #[tokio::test(start_paused = true)]
 async fn a_429_that_counts_as_a_failure_opens_the_circuit() {
     for (classify, state) in [
-        (StatusClassifier::default(), State::Closed),
+        (StatusClassifier::default(), CircuitState::Closed),
         (
             StatusClassifier::default().throttled_is_failure(),
-            State::Open,
+            CircuitState::Open,
         ),
     ] {
         let breaker = CircuitBreakerLayer::builder().consecutive_failures(2);

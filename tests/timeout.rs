@@ -3,7 +3,7 @@
 mod events;
 
 use buttress::timeout::Timeout;
-use buttress::{Rejection, StackError, TimeoutLayer};
+use buttress::{Name, Rejection, StackError, TimeoutLayer};
 use std::fmt::Debug;
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -21,7 +21,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const AFTER: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_secs(3_600);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-const TIMED_OUT: Option<Rejection> = Some(Rejection::TimedOut { after: AFTER });
+const TIMED_OUT: Option<Rejection> = Some(Rejection::TimedOut {
+    after: AFTER,
+    by: Name::UNNAMED,
+});
 
 type Timed = Spawn<Timeout<Mock<(), &'static str>>>;
 
@@ -343,7 +346,10 @@ async fn no_time_at_all_ends_a_call_at_its_first_pending_poll() {
     let after = Duration::ZERO;
     assert_eq!(
         rejection(assert_ready!(call.poll())),
-        Some(Rejection::TimedOut { after })
+        Some(Rejection::TimedOut {
+            after,
+            by: Name::UNNAMED
+        })
     );
 }
 
@@ -365,7 +371,10 @@ async fn no_time_at_all_rejects_a_call_that_would_have_to_wait() {
     let after = Duration::ZERO;
     assert_eq!(
         rejection(in_time(service.call(())).await),
-        Some(Rejection::TimedOut { after })
+        Some(Rejection::TimedOut {
+            after,
+            by: Name::UNNAMED
+        })
     );
 }
 

@@ -1,8 +1,8 @@
 //! The layers among tower's own, each above and below each: nothing panics, nothing is parked.
 
-use buttress::classify::Outcome;
 use buttress::http::stack;
 use buttress::retry::Cloned;
+use buttress::verdict::Outcome;
 use buttress::{
     CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, StackError,
     TimeoutLayer,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use buttress::Rejection;
-use buttress::circuit_breaker::State;
+use buttress::circuit_breaker::CircuitState;
 
 use crate::callee::DEADLINE;
 use crate::record::{Call, Change, Outcome, Record, Side};
@@ -174,9 +174,11 @@ fn breaker(changes: &[Change], phase: Phase) -> BreakerFigures {
         .iter()
         .filter(|change| (phase.start..phase.end).contains(&change.at));
     BreakerFigures {
-        stayed_closed: before.is_none_or(|change| change.to == State::Closed)
-            && within.clone().all(|change| change.to == State::Closed),
-        opened: within.any(|change| change.to == State::Open),
+        stayed_closed: before.is_none_or(|change| change.to == CircuitState::Closed)
+            && within
+                .clone()
+                .all(|change| change.to == CircuitState::Closed),
+        opened: within.any(|change| change.to == CircuitState::Open),
     }
 }
 
@@ -238,18 +240,18 @@ mod tests {
     fn a_breaker_that_stays_open_did_not_open() {
         let before = Change {
             at: millis(900),
-            to: State::Open,
+            to: CircuitState::Open,
         };
         let figures = breaker(&[before], SECOND);
         assert!(!figures.opened && !figures.stayed_closed);
         let within = Change {
             at: millis(1500),
-            to: State::Open,
+            to: CircuitState::Open,
         };
         let figures = breaker(
             &[
                 Change {
-                    to: State::Closed,
+                    to: CircuitState::Closed,
                     ..before
                 },
                 within,
@@ -259,12 +261,12 @@ mod tests {
         assert!(figures.opened && !figures.stayed_closed);
         let after = Change {
             at: millis(2000),
-            to: State::Open,
+            to: CircuitState::Open,
         };
         let figures = breaker(
             &[
                 Change {
-                    to: State::Closed,
+                    to: CircuitState::Closed,
                     ..before
                 },
                 after,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
 
-use buttress::circuit_breaker::State;
+use buttress::circuit_breaker::CircuitState;
 use plotters::chart::ChartContext;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -184,10 +184,10 @@ fn steps(changes: &[Change], end: Duration) -> Vec<(f64, f64)> {
     points
 }
 
-fn level(state: State) -> f64 {
+fn level(state: CircuitState) -> f64 {
     match state {
-        State::Open | State::ForcedOpen => 2.0,
-        State::HalfOpen => 1.0,
+        CircuitState::Open | CircuitState::ForcedOpen => 2.0,
+        CircuitState::HalfOpen => 1.0,
         _ => 0.0,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use buttress::Rejection;
-use buttress::circuit_breaker::State;
+use buttress::circuit_breaker::CircuitState;
 use tokio::time::Instant;
 
 use crate::script::Script;
@@ -104,7 +104,7 @@ pub struct Side {
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub at: Duration,
-    pub to: State,
+    pub to: CircuitState,
 }
 
 /// From one tick of the bare ticker to the next.

@@ -2,6 +2,7 @@
 
 use super::state::{Blocked, Event, Phase, Rules, State, Trial};
 use super::window::{Call, Counts, Row, Window};
+use crate::event::TransitionReason;
 use crate::sync::{
     AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
@@ -65,7 +66,7 @@ pub(super) enum Mark {
 pub(super) struct Change {
     pub(super) from: Phase,
     pub(super) to: Phase,
-    pub(super) reason: &'static str,
+    pub(super) reason: TransitionReason,
     /// The calls that led to it, where calls did.
     pub(super) counts: Counts,
 }
@@ -164,8 +165,8 @@ impl Breaker {
                         probe: true,
                     };
                     let reason = match state.phase {
-                        Phase::HalfOpen(_) => "lease_lapsed",
-                        _ => "open_time_over",
+                        Phase::HalfOpen(_) => TransitionReason::LeaseLapsed,
+                        _ => TransitionReason::OpenTimeOver,
                     };
                     return Ok((pass, change(state, next, reason, Counts::default())));
                 }
@@ -214,7 +215,7 @@ impl Breaker {
         self.settle(pass, mark, since, told)
     }
 
-    pub(super) fn force(&self, event: Event, reason: &'static str) -> Change {
+    pub(super) fn force(&self, event: Event, reason: TransitionReason) -> Change {
         let mut word = self.word.load(Acquire);
         loop {
             let state = State::from(word);
@@ -272,14 +273,14 @@ impl Breaker {
         let now = told.now();
         let slow = self.is_slow(since, now);
         let (event, reason) = match mark {
-            Mark::Good if !slow => (Event::Good, "probes_succeeded"),
+            Mark::Good if !slow => (Event::Good, TransitionReason::ProbesSucceeded),
             Mark::Bad { hint } => (
                 Event::Bad {
                     now,
                     hint,
                     draw: told.draw(),
                 },
-                "probes_failed",
+                TransitionReason::ProbesFailed,
             ),
             _ => (
                 Event::Bad {
@@ -287,7 +288,7 @@ impl Breaker {
                     hint: 0,
                     draw: told.draw(),
                 },
-                "probes_failed",
+                TransitionReason::ProbesFailed,
             ),
         };
         let Some((before, after)) = self.update(pass, event) else {
@@ -384,22 +385,22 @@ impl Breaker {
 
 impl Limits {
     /// Which limit is exceeded, if any.
-    fn exceeded(&self, counts: Counts, row: u32) -> Option<&'static str> {
+    fn exceeded(&self, counts: Counts, row: u32) -> Option<TransitionReason> {
         let reached = |part: u32, ppm: u32| {
             u64::from(part) * 1_000_000 >= u64::from(counts.calls) * u64::from(ppm)
         };
         if self.row > 0 && row >= self.row {
-            return Some("consecutive_failures");
+            return Some(TransitionReason::ConsecutiveFailures);
         }
         if counts.calls < self.min_calls {
             return None;
         }
         if reached(counts.bad, self.failed_ppm) {
-            return Some("failure_rate");
+            return Some(TransitionReason::FailureRate);
         }
         self.slow
             .is_some_and(|(_, ppm)| reached(counts.slow, ppm))
-            .then_some("slow_calls")
+            .then_some(TransitionReason::SlowCalls)
     }
 }
 
@@ -408,7 +409,7 @@ fn age(since: Option<u64>, now: u64) -> u64 {
 }
 
 /// A change of phase, as its winner reports it.
-fn change(from: State, to: State, reason: &'static str, counts: Counts) -> Option<Change> {
+fn change(from: State, to: State, reason: TransitionReason, counts: Counts) -> Option<Change> {
     (from.epoch != to.epoch).then_some(Change {
         from: from.phase,
         to: to.phase,

@@ -21,7 +21,7 @@
 //! for _ in 0..2 {
 //!     assert_eq!(service.clone().oneshot(false).await, Err(Error::Service("down")));
 //! }
-//! let Err(Error::Rejected(Rejection::CircuitOpen { retry_after })) = service.clone().oneshot(true).await
+//! let Err(Error::Rejected(Rejection::CircuitOpen { retry_after, .. })) = service.clone().oneshot(true).await
 //! else {
 //!     panic!("closed");
 //! };
@@ -30,7 +30,7 @@
 //! for _ in 0..2 {
 //!     assert_eq!(service.clone().oneshot(true).await, Ok("answer")); // probes
 //! }
-//! assert_eq!(circuit.state(), buttress::circuit_breaker::State::Closed);
+//! assert_eq!(circuit.state(), buttress::circuit_breaker::CircuitState::Closed);
 //! # }
 //! ```
 //!
@@ -99,7 +99,7 @@
 //! stop although they are well, such as long streams or calls of language models. A call that was
 //! ended by the [deadline](crate::deadline) of its request is cancelled, too: a caller in a hurry
 //! says nothing about the callee. A call ends when the response head arrives or, if asked by
-//! [`until`](CircuitBreakerLayer::until) (feature `http-body`), with the body: then a body that
+//! [`until`](CircuitBreakerBuilder::until) (feature `http-body`), with the body: then a body that
 //! fails is a failure, and one that is dropped before its end a cancelled call.
 //!
 //! **Place.** Innermost but for the timeout of an attempt, so that it sees every attempt and
@@ -120,13 +120,19 @@
 
 mod breaker;
 mod circuit;
+mod layer;
+mod permit;
 #[cfg(all(test, not(buttress_loom)))]
 mod reference;
-mod service;
+mod settings;
 mod state;
 mod window;
 
-pub use circuit::{Circuit, CircuitBuilder, Permit, Snapshot, State, WhenOpen, Window};
-pub use service::{
-    CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerFuture, CircuitBreakerLayer,
+pub use crate::event::CircuitState;
+pub use circuit::{Circuit, CircuitBuilder, CircuitSnapshot};
+pub use layer::{
+    CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerFuture, CircuitBreakerLayer, Guarded,
+    Watch,
 };
+pub use permit::{Judged, Permit};
+pub use settings::{CircuitBreakerSettings, SlowCalls, WhenOpen, Window};

@@ -1,8 +1,7 @@
 use super::fault::judge_any;
 use super::head::ResponseHead;
 use super::retry_after::retry_after;
-use crate::classify::{Classify, Verdict};
-use crate::rate_limit::{PauseOnThrottle, RateLimiter};
+use crate::verdict::{Classify, Verdict};
 use http::{HeaderMap, StatusCode};
 
 /// Judges HTTP responses by their status, and errors by whose fault they are.
@@ -93,12 +92,6 @@ impl StatusClassifier {
     pub const fn throttled_is_failure(mut self) -> Self {
         self.throttled_is_failure = true;
         self
-    }
-
-    /// A 429 that says for how long (up to 60 s) pauses `limiter`, too.
-    #[must_use]
-    pub fn pause_on_throttle(self, limiter: &RateLimiter) -> PauseOnThrottle<Self> {
-        PauseOnThrottle::new(self, limiter)
     }
 
     /// The verdict of a status, with what the response asks for.

@@ -1,5 +1,6 @@
 use crate::deadline::{Carrier, Deadline};
 use http::Request;
+use std::time::Duration;
 
 /// Carries the [`Deadline`] in the request's extensions, where any layer and the client find it by
 /// its type. Extensions stay in the process: they are not sent. Leaving a deadline where there is
@@ -31,7 +32,32 @@ impl<B> Carrier<Request<B>> for InExtensions {
             }
         }
     }
+
+    fn timeout(&self, request: &Request<B>) -> Option<Duration> {
+        let found: Option<&AttemptTimeout> = request.extensions().get();
+        found.map(|timeout| timeout.0)
+    }
 }
+
+/// How long each attempt of one request may take, in place of the stack's
+/// [`attempt_timeout`](super::StackBuilder::attempt_timeout). An extension of the request, for a slow
+/// upload, for instance: sending the body counts as part of the attempt.
+///
+/// ```
+/// use buttress::http::AttemptTimeout;
+/// use std::time::Duration;
+///
+/// let mut upload = http::Request::put("/videos/7").body(())?;
+/// upload.extensions_mut().insert(AttemptTimeout(Duration::from_secs(120)));
+/// # Ok::<(), http::Error>(())
+/// ```
+///
+/// The deadline of the whole call still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptTimeout(
+    /// The timeout.
+    pub Duration,
+);
 
 /// Carries nothing: the extensions of reqwest's requests are private.
 #[cfg(feature = "reqwest")]

@@ -1,7 +1,7 @@
 //! Whose fault an error is.
 
-use crate::classify::Verdict;
 use crate::error::Error as Lifted;
+use crate::verdict::Verdict;
 use std::any::Any;
 use std::error::Error;
 use std::io;

@@ -29,32 +29,35 @@
 //! do like a request for it (ignored).
 
 mod attempt;
-mod call_end;
+#[cfg(feature = "http-body")]
+mod body_end;
 mod classify;
 mod deadline;
 #[cfg(feature = "http-body")]
 mod drain;
 mod fault;
 mod head;
-mod maybe;
+mod pause;
 mod replay;
 #[cfg(feature = "http-body")]
 mod replay_body;
 mod retry_after;
 mod stack;
 
+pub use crate::gate::{CallEnd, UntilHead};
+pub use crate::replay::Idempotent;
 pub use attempt::Attempt;
-pub use call_end::{CallEnd, Guard, UntilHead};
 #[cfg(feature = "http-body")]
-pub use call_end::{HeldBody, UntilBodyEnd};
+pub use body_end::{HeldBody, UntilBodyEnd};
 pub use classify::StatusClassifier;
-pub use deadline::InExtensions;
+pub use deadline::{AttemptTimeout, InExtensions};
 #[cfg(feature = "http-body")]
 pub use drain::{Drain, Draining};
 pub use fault::judge_error;
 pub use head::ResponseHead;
-pub use replay::{Idempotent, RepeatIf};
+pub use pause::{On429, PauseOn429, Pauses};
+pub use replay::RepeatIf;
 #[cfg(feature = "http-body")]
 pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
 pub use retry_after::retry_after;
-pub use stack::{Stack, StackBuilder, StackLayer, stack};
+pub use stack::{Part, Stack, StackBuilder, StackLayer, stack};

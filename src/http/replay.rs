@@ -3,23 +3,11 @@ use super::deadline::InExtensions;
 #[cfg(feature = "http-body")]
 use super::replay_body::Mark;
 use crate::deadline::{Carrier, Deadline};
-use crate::retry::Replay;
+use crate::replay::{Idempotent, Replay};
 use http::{Extensions, HeaderMap, HeaderName, Method, Request};
 use std::fmt;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// Repeats an HTTP request only if it may be sent twice: its method is idempotent (RFC 9110 §9.2.2:
-/// GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or it carries an `Idempotency-Key`. A POST is sent once.
-///
-/// A [`Deadline`] in the request's extensions is heeded, as [`InExtensions`] leaves it. What is sent
-/// again carries its [`Attempt`].
-///
-/// It repeats an `http::Request<B>` whose body is `Clone` and, with the feature `reqwest`, a
-/// `reqwest::Request` whose body is not a stream: of that, reqwest itself can make no copy, and so it
-/// is sent once.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Idempotent;
 
 impl<B: Clone> Replay<Request<B>> for Idempotent {
     fn replay(&self, request: &Request<B>) -> Option<Request<B>> {

@@ -19,7 +19,7 @@
 //!
 //! let slot = limit.try_acquire().unwrap(); // a call in flight, elsewhere
 //! let shed = service.clone().oneshot(1).await;
-//! assert_eq!(shed, Err(Error::Rejected(Rejection::Overloaded { limit: 1 })));
+//! assert!(matches!(shed, Err(Error::Rejected(Rejection::Overloaded { limit: 1, .. }))));
 //! drop(slot);
 //! assert_eq!(service.oneshot(1).await, Ok(1));
 //! # }
@@ -27,9 +27,9 @@
 //!
 //! | setting | setter | default |
 //! |---|---|---|
-//! | calls in flight, 0 to 2^24 − 1 | `new`, `builder`; later [`set_limit`](InFlightLimit::set_limit) | none: it is asked for |
+//! | calls in flight, 0 to 2^24 − 1 | `new`, `builder`; later [`set_limit`](ConcurrencyLimit::set_limit) | required |
 //! | calls that may wait for a slot, 0 to 65 535, and how long, from the call | `queue` | 0: none waits |
-//! | where calls carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
+//! | where calls carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |
 //! | name in events, snapshots and `Debug` | `name` | unnamed |
 //!
 //! **One limit per layer value.** Services made by one layer, and their clones, share its limit;
@@ -50,7 +50,7 @@
 //! **Ties.** A slot and the end of the wait due in one poll: the slot.
 //!
 //! **Cancellation.** Dropping the future gives its slot, or its place in the queue, back. A slot is
-//! held until the response head arrives or, if asked by [`until`](LoadShedLayer::until) (feature
+//! held until the response head arrives or, if asked by [`until`](LoadShedBuilder::until) (feature
 //! `http-body`), to the end of the body, its failure or its drop.
 //!
 //! **Place.** Below retry, so that a wait between attempts holds no slot; above the rate limit. See
@@ -64,10 +64,13 @@
 //!
 //! Only a call that waits in the queue needs a tokio runtime with time enabled.
 
-mod limiter;
+mod layer;
+mod limit;
 mod queue;
-mod service;
+mod settings;
+mod slots;
 
-pub use service::{
-    InFlightLimit, LoadShed, LoadShedBuilder, LoadShedFuture, LoadShedLayer, Slot, Snapshot,
-};
+pub use crate::event::Overloads;
+pub use layer::{LoadShed, LoadShedBuilder, LoadShedFuture, LoadShedLayer};
+pub use limit::{ConcurrencyLimit, LoadShedSnapshot, Slot, Wait};
+pub use settings::LoadShedSettings;

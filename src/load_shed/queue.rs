@@ -1,7 +1,7 @@
 //! Who waits for a slot, in order of arrival. Locked only by those who wait and by those who end
 //! a call while somebody does.
 
-use super::limiter::{Counts, Entry, Exit, Limiter};
+use super::slots::{Counts, Entry, Exit, Limiter};
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::PoisonError;

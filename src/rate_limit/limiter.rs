@@ -1,14 +1,18 @@
 use super::gcra::{Cell, Gcra, Refusal};
 use super::quota::{Quota, SharedRate};
+use super::settings::RateLimitSettings;
 use crate::deadline::Deadline;
-use crate::error::Rejection;
+use crate::error::{InvalidConfig, Rejected, Rejection};
+use crate::event::{Count, Event};
 use crate::name::Name;
-use crate::time::{Shown, Timeline, millis, nanos};
+use crate::time::{Shown, Timeline, nanos, poll_until};
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
-use tracing::Level;
+use tokio::time::{Instant, Sleep};
 
 /// A rate limit, shared by all its clones. Usable without Tower; only [`acquire`](Self::acquire)
 /// needs a runtime.
@@ -18,11 +22,12 @@ use tracing::Level;
 ///
 /// let limiter = RateLimiter::new(Quota::per_minute(1));
 /// limiter.try_acquire(1)?;
-/// let Err(Rejection::RateLimited { retry_after: Some(wait) }) = limiter.try_acquire(1) else {
-///     panic!("granted twice");
+/// let rejected = limiter.try_acquire(1).unwrap_err();
+/// let Rejection::RateLimited { retry_after: Some(wait), .. } = rejected.0 else {
+///     panic!("{rejected}");
 /// };
 /// assert!(wait.as_secs() >= 59);
-/// # Ok::<(), Rejection>(())
+/// # Ok::<(), buttress::error::Rejected>(())
 /// ```
 #[derive(Clone)]
 pub struct RateLimiter {
@@ -38,19 +43,33 @@ struct Shared {
     name: Name,
     /// Never locked by a call.
     quota: Mutex<Quota>,
+    rate_limited: Count,
+    too_costly: Count,
+    paused: Count,
 }
 
 impl RateLimiter {
-    /// The longest wait for a turn, unless set otherwise.
-    pub(super) const MAX_WAIT: Duration = Duration::from_secs(1);
-
     /// A limiter with its whole burst at hand. [`acquire`](Self::acquire) waits up to 1 s.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
-        Self::with(quota, Self::MAX_WAIT, Name::default())
+        Self::of(RateLimitSettings::new(quota))
     }
 
-    pub(super) fn with(quota: Quota, max_wait: Duration, name: Name) -> Self {
+    /// A limiter with these settings.
+    ///
+    /// # Errors
+    /// As [`RateLimitSettings::check`].
+    pub fn with(settings: RateLimitSettings) -> Result<Self, InvalidConfig> {
+        settings.check()?;
+        Ok(Self::of(settings))
+    }
+
+    fn of(settings: RateLimitSettings) -> Self {
+        let RateLimitSettings {
+            quota,
+            max_wait,
+            name,
+        } = settings;
         Self {
             shared: Arc::new(Shared {
                 gcra: Gcra::new(),
@@ -59,6 +78,9 @@ impl RateLimiter {
                 max_wait: nanos(max_wait),
                 name,
                 quota: Mutex::new(quota),
+                rate_limited: Count::default(),
+                too_costly: Count::default(),
+                paused: Count::default(),
             }),
         }
     }
@@ -69,10 +91,10 @@ impl RateLimiter {
     /// # Errors
     /// [`Rejection::RateLimited`] with how long until it would be granted if nobody else calls;
     /// [`Rejection::TooCostly`] if `n` is above the burst.
-    pub fn try_acquire(&self, n: u32) -> Result<(), Rejection> {
+    pub fn try_acquire(&self, n: u32) -> Result<(), Rejected> {
         self.take_within(n, |_| 0)
             .map(drop)
-            .map_err(|refusal| self.rejection(refusal, n))
+            .map_err(|refusal| Rejected(self.count(refusal, n)))
     }
 
     /// Takes `n` units of the quota, waiting its turn if that comes within the limiter's
@@ -86,13 +108,11 @@ impl RateLimiter {
     ///
     /// # Panics
     /// If it has to wait outside a tokio runtime with time enabled.
-    pub async fn acquire(&self, n: u32) -> Result<(), Rejection> {
-        let taken = self
-            .take(n, None)
-            .map_err(|refusal| self.rejection(refusal, n))?;
-        if let Taken::Later(cell) = taken {
-            let turn = self.turn(cell);
-            sleep_until(turn.comes_at()).await;
+    pub async fn acquire(&self, n: u32) -> Result<(), Rejected> {
+        let taken = self.take(n, None);
+        let refused = |refusal| Rejected(self.count(refusal, n));
+        if let Taken::Later(mut turn) = taken.map_err(refused)? {
+            poll_fn(|cx| turn.poll(cx)).await.map_err(refused)?;
             turn.spend();
         }
         Ok(())
@@ -106,23 +126,18 @@ impl RateLimiter {
         self.shared.gcra.pause(self.shared.timeline.at(until));
     }
 
-    /// As [`pause_until`](Self::pause_until), from now and told of.
-    pub(super) fn pause_for(&self, pause: Duration) {
+    /// As [`pause_until`](Self::pause_until), from now; counted and reported.
+    pub(crate) fn pause_for(&self, pause: Duration) {
         let Shared {
             gcra,
             timeline,
             name,
+            paused,
             ..
         } = &*self.shared;
         gcra.pause(timeline.now().saturating_add(nanos(pause)));
-        tracing::event!(
-            name: "paused",
-            target: "buttress::rate_limit",
-            Level::DEBUG,
-            name = name.get(),
-            pause_ms = millis(pause),
-            "paused"
-        );
+        paused.add();
+        Event::Paused { name: *name, pause }.emit();
     }
 
     /// Ends a pause. What the limiter would have granted but for it, it grants now.
@@ -140,21 +155,23 @@ impl RateLimiter {
 
     /// Quota and what is left of the burst at this moment.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> RateLimitSnapshot {
         let quota = *self.quota();
         let available = self
             .shared
             .gcra
             .available(quota.rate(), self.shared.timeline.now());
-        Snapshot {
-            name: self.shared.name.clone(),
+        RateLimitSnapshot {
+            name: self.shared.name,
             quota,
             available,
+            rate_limited: self.shared.rate_limited.get(),
+            too_costly: self.shared.too_costly.get(),
+            paused: self.shared.paused.get(),
         }
     }
 
     /// A turn now, or later within `max_wait` and before the deadline.
-    #[inline]
     pub(super) fn take(&self, cost: u32, deadline: Option<Deadline>) -> Result<Taken, Refusal> {
         let max_wait = self.shared.max_wait;
         let (cell, now) = self.take_within(cost, |now| match deadline {
@@ -164,20 +181,18 @@ impl RateLimiter {
         Ok(if cell.turn <= now {
             Taken::Now
         } else {
-            Taken::Later(cell)
+            Taken::Later(self.turn(cell))
         })
     }
 
-    #[cold]
-    pub(super) fn turn(&self, cell: Cell) -> Turn {
+    fn turn(&self, cell: Cell) -> Turn {
         Turn {
             limiter: self.clone(),
-            cell,
-            spent: false,
+            cell: Some(cell),
+            timer: None,
         }
     }
 
-    #[inline]
     fn take_within(
         &self,
         cost: u32,
@@ -196,50 +211,36 @@ impl RateLimiter {
         end.map_or(u64::MAX, |end| end.saturating_sub(now).saturating_sub(1))
     }
 
-    fn rejection(&self, refusal: Refusal, cost: u32) -> Rejection {
-        match refusal {
-            Refusal::After(wait) => Rejection::RateLimited {
-                retry_after: Some(Duration::from_nanos(wait)),
-            },
-            Refusal::Never => Rejection::RateLimited { retry_after: None },
-            Refusal::TooCostly => Rejection::TooCostly {
-                cost,
-                burst: self.burst(),
-            },
-        }
+    /// The rejection of a call, counted.
+    fn count(&self, refusal: Refusal, cost: u32) -> Rejection {
+        let by = self.shared.name;
+        let retry_after = match refusal {
+            Refusal::After(wait) => Some(Duration::from_nanos(wait)),
+            Refusal::Never => None,
+            Refusal::TooCostly => {
+                self.shared.too_costly.add();
+                let burst = self.shared.rate.load().burst;
+                return Rejection::TooCostly { cost, burst, by };
+            }
+        };
+        self.shared.rate_limited.add();
+        Rejection::RateLimited { retry_after, by }
     }
 
-    #[cold]
-    pub(super) fn burst(&self) -> u32 {
-        self.shared.rate.load().burst
-    }
-
-    /// Tells of the rejection of a call.
-    #[cold]
-    pub(super) fn tell_of_rejection(&self, refusal: Refusal, cost: u32) {
-        let rejection = self.rejection(refusal, cost);
-        let name = self.shared.name.get();
+    /// The rejection of a call, counted and reported.
+    pub(super) fn reject(&self, refusal: Refusal, cost: u32) -> Rejection {
+        let rejection = self.count(refusal, cost);
+        let name = self.shared.name;
         match rejection {
-            Rejection::TooCostly { burst, .. } => tracing::event!(
-                name: "too_costly",
-                target: "buttress::rate_limit",
-                Level::DEBUG,
+            Rejection::TooCostly { burst, .. } => Event::TooCostly { name, cost, burst }.emit(),
+            _ => Event::RateLimited {
                 name,
                 cost,
-                burst,
-                "too costly"
-            ),
-            Rejection::RateLimited { retry_after } => tracing::event!(
-                name: "rate_limited",
-                target: "buttress::rate_limit",
-                Level::DEBUG,
-                name,
-                cost,
-                retry_after_ms = retry_after.map(millis),
-                "rate limited"
-            ),
-            _ => {}
+                retry_after: rejection.retry_after(),
+            }
+            .emit(),
         }
+        rejection
     }
 
     fn quota(&self) -> MutexGuard<'_, Quota> {
@@ -277,49 +278,61 @@ impl fmt::Debug for RateLimiter {
 
 pub(super) enum Taken {
     Now,
-    Later(Cell),
+    Later(Turn),
 }
 
 /// A turn that lies ahead. Dropping it unspent gives it back if it is the newest.
-pub(super) struct Turn {
+#[derive(Debug)]
+pub struct Turn {
     limiter: RateLimiter,
-    cell: Cell,
-    spent: bool,
+    cell: Option<Cell>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Turn {
-    pub(super) fn comes_at(&self) -> Instant {
-        self.limiter.shared.timeline.instant(self.cell.turn)
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        if let Some(cell) = self.cell {
+            let turn = self.limiter.shared.timeline.instant(cell.turn);
+            ready!(poll_until(&mut self.timer, turn, cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            limiter: self.limiter.clone(),
+            cell: self.cell.take(),
+            timer: None,
+        }
     }
 
     pub(super) fn spend(mut self) {
-        self.spent = true;
+        self.cell = None;
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if !self.spent {
-            self.limiter.shared.gcra.give_back(self.cell);
+        if let Some(cell) = self.cell {
+            self.limiter.shared.gcra.give_back(cell);
         }
     }
 }
 
-/// What a [`RateLimiter`] holds, as it was at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a [`RateLimiter`] holds at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Snapshot {
-    name: Name,
+pub struct RateLimitSnapshot {
+    /// The name of the limiter.
+    pub name: Name,
     /// The quota in force.
     pub quota: Quota,
     /// How many calls of cost 1 would be granted at once; 0 while calls wait or a pause lasts.
     pub available: u32,
-}
-
-impl Snapshot {
-    /// The name given to the layer.
-    #[must_use]
-    pub fn name(&self) -> Option<&str> {
-        self.name.get()
-    }
+    /// How many calls were rejected since the limiter was made, because they had no turn in time.
+    pub rate_limited: u64,
+    /// How many calls were rejected since the limiter was made, because they cost too much.
+    pub too_costly: u64,
+    /// How often an upstream paused the limiter.
+    pub paused: u64,
 }

@@ -17,7 +17,7 @@
 //!
 //! assert_eq!(service.clone().oneshot(1).await, Ok(1));
 //! // The next turn comes in 3 s, which is more than a call waits.
-//! let Err(Error::Rejected(Rejection::RateLimited { retry_after })) = service.oneshot(1).await else {
+//! let Err(Error::Rejected(Rejection::RateLimited { retry_after, .. })) = service.oneshot(1).await else {
 //!     panic!("granted");
 //! };
 //! assert!(retry_after > Some(Duration::from_secs(2)));
@@ -26,11 +26,11 @@
 //!
 //! | setting | setter | default |
 //! |---|---|---|
-//! | calls per time | [`Quota`], in `new` and `builder`; later [`set_quota`](RateLimiter::set_quota) | none: it is asked for |
+//! | calls per time | [`Quota`], in `new` and `builder`; later [`set_quota`](RateLimiter::set_quota) | required |
 //! | calls at once | [`Quota::burst`] | the quota of 100 ms, at least 1; with [`Quota::at_most`] 1 |
 //! | the longest wait for a turn, from the call | `max_wait` | 1 s |
 //! | what a call costs | `cost` | `()`: 1 |
-//! | where calls carry their [deadline](crate::deadline) | `deadline` | `()`: nowhere |
+//! | where calls carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |
 //! | name in events, snapshots and `Debug` | `name` | unnamed |
 //!
 //! **The algorithm** is the generic cell rate algorithm (GCRA, ITU-T I.371): a leaky bucket in one
@@ -71,12 +71,12 @@
 //! Only a call that waits needs a tokio runtime with time enabled.
 
 mod gcra;
+mod layer;
 mod limiter;
-mod pause;
 mod quota;
-mod service;
+mod settings;
 
-pub use limiter::{RateLimiter, Snapshot};
-pub use pause::PauseOnThrottle;
+pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
+pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;
-pub use service::{Cost, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
+pub use settings::RateLimitSettings;

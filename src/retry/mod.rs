@@ -81,11 +81,18 @@
 //! A retry that waits needs a tokio runtime with time enabled.
 
 mod backoff;
-mod budget;
 mod discard;
+mod layer;
+mod policy;
 mod service;
+mod settings;
 
+pub use crate::budget::{Budget, BudgetBuilder, Withdrawal};
+pub use crate::event::GiveUps;
+pub use crate::replay::{Cloned, Idempotent, Replay, Within};
 pub use backoff::{Backoff, Jitter};
-pub use budget::{Budget, BudgetBuilder, Withdrawal};
 pub use discard::{Discard, Dropped, Never};
-pub use service::{Cloned, Replay, Retry, RetryBuilder, RetryFuture, RetryLayer, Within};
+pub use layer::{RetryBuilder, RetryLayer};
+pub use policy::RetrySnapshot;
+pub use service::{Retry, RetryFuture};
+pub use settings::RetrySettings;

@@ -113,13 +113,13 @@ impl<Res, Err> Classify<Res, Err> for Outcome {
 }
 
 /// The verdict of the layers: a rejection of ours never reaches the classifier.
-pub(crate) fn judge<C, Res, Err>(classify: &C, outcome: &Result<Res, Err>) -> Verdict
+pub(crate) fn judge<C, Res, Err>(classify: &C, outcome: Result<&Res, &Err>) -> Verdict
 where
     C: Classify<Res, Err>,
     Err: StackError,
 {
-    match outcome.as_ref().err().and_then(StackError::rejection) {
-        None => classify.classify(outcome.as_ref()),
+    match outcome.err().and_then(StackError::rejection) {
+        None => classify.classify(outcome),
         Some(Rejection::TimedOut { .. }) => Verdict::TRANSIENT,
         Some(_) => Verdict::Ignored,
     }
@@ -127,7 +127,6 @@ where
 
 /// Whether the caller's own deadline ended the call, so that the callee may have been given any
 /// time or none.
-#[inline]
 pub(crate) fn ended_by_deadline<Err: StackError>(error: &Err) -> bool {
-    error.rejection() == Some(Rejection::DeadlinePassed)
+    matches!(error.rejection(), Some(Rejection::DeadlinePassed { .. }))
 }

@@ -98,7 +98,6 @@ impl Bucket {
         })
     }
 
-    #[inline]
     fn deposit(&self) {
         self.add(self.earned);
     }
@@ -108,7 +107,6 @@ impl Bucket {
     }
 
     /// Up to the capacity; a full bucket is only looked at.
-    #[inline]
     fn add(&self, tokens: u32) {
         self.update(|level| {
             let room = self.capacity - level.tokens;
@@ -191,13 +189,12 @@ impl Budget {
     }
 
     /// Adds what one first attempt that went well earns. A full bucket is left as it is.
-    #[inline]
     pub fn deposit(&self) {
         self.shared.bucket.deposit();
     }
 
     /// Puts a token back that was spent on a retry which was not sent after all.
-    pub(super) fn refund(&self) {
+    pub(crate) fn refund(&self) {
         self.shared.bucket.refund();
     }
 }
@@ -294,8 +291,8 @@ impl BudgetBuilder {
     }
 
     /// The name in `Debug`. Default: none.
-    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = Name::new(name);
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.name = name.into();
         self
     }
 

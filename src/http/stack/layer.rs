@@ -1,0 +1,192 @@
+use super::super::{Idempotent, InExtensions, Pauses, StatusClassifier};
+use crate::circuit_breaker::{Circuit, Guarded};
+use crate::error::{ErrorLayer, WrapError};
+use crate::gate::{Gate, GateLayer, UntilHead};
+use crate::load_shed::ConcurrencyLimit;
+use crate::rate_limit::{Metered, RateLimiter};
+use crate::retry::{Budget, Dropped, Retry, RetryLayer};
+use crate::timeout::{Timeout, TimeoutLayer};
+use std::fmt;
+use std::marker::PhantomData;
+use std::task::{Context, Poll};
+use tower::{Layer, Service};
+
+/// Makes [`Stack`] services that share one circuit, one budget and their limits. See
+/// [`stack`](super::stack).
+///
+/// Printed, it is one line for each part, outermost first, with all settings.
+pub struct StackLayer<
+    C = StatusClassifier,
+    R = Idempotent,
+    K = InExtensions,
+    D = Dropped,
+    U = UntilHead,
+    W = ErrorLayer,
+    P: Pauses = (),
+> {
+    pub(super) deadline: TimeoutLayer<K>,
+    pub(super) retry: Option<RetryLayer<P::Classify<C>, R, D>>,
+    pub(super) gate: GateLayer<Admissions<P::Classify<C>>, K, U>,
+    pub(super) attempt: TimeoutLayer<K>,
+    pub(super) wrap: PhantomData<fn() -> W>,
+}
+
+/// Load shed, rate limit and circuit breaker, from the outside in.
+type Admissions<C> = (
+    (Option<ConcurrencyLimit>, Option<Metered<()>>),
+    Option<Guarded<C>>,
+);
+
+impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
+    /// The budget of its retries, if there is one.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.retry.as_ref().and_then(RetryLayer::budget)
+    }
+
+    /// The limit on calls in flight, if there is one.
+    #[must_use]
+    pub fn limit(&self) -> Option<&ConcurrencyLimit> {
+        self.gate.admission.0.0.as_ref()
+    }
+
+    /// The rate limiter, if there is one.
+    #[must_use]
+    pub fn limiter(&self) -> Option<&RateLimiter> {
+        self.gate.admission.0.1.as_ref().map(Metered::limiter)
+    }
+
+    /// The circuit, if there is one.
+    #[must_use]
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.gate.admission.1.as_ref().map(Guarded::circuit)
+    }
+}
+
+impl<C, R, K, D, U, W, P> Clone for StackLayer<C, R, K, D, U, W, P>
+where
+    P: Pauses<Classify<C>: Clone>,
+    R: Clone,
+    K: Clone,
+    D: Clone,
+{
+    fn clone(&self) -> Self {
+        Self {
+            deadline: self.deadline.clone(),
+            retry: self.retry.clone(),
+            gate: self.gate.clone(),
+            attempt: self.attempt.clone(),
+            wrap: PhantomData,
+        }
+    }
+}
+
+impl<C, R, K, D, U, W, P: Pauses> fmt::Debug for StackLayer<C, R, K, D, U, W, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StackLayer")
+            .field("deadline", &self.deadline)
+            .field("retry", &self.retry)
+            .field("gate", &self.gate)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Prints the settings, for people.
+impl<C, R, K, D, U, W, P: Pauses> fmt::Display for StackLayer<C, R, K, D, U, W, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.deadline)?;
+        line(f, "retry", self.retry.as_ref())?;
+        line(f, "load shed", self.limit())?;
+        match self.limiter() {
+            Some(limiter) if P::PAUSES => {
+                writeln!(f, "{limiter}, paused by a 429 for up to 60s")?;
+            }
+            limiter => line(f, "rate limit", limiter)?,
+        }
+        line(f, "circuit breaker", self.circuit())?;
+        write!(f, "{}", self.attempt)
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, part: &str, layer: Option<&impl fmt::Display>) -> fmt::Result {
+    match layer {
+        Some(layer) => writeln!(f, "{layer}"),
+        None => writeln!(f, "{part}: none"),
+    }
+}
+
+impl<S, C, R, K, D, U, W, P> Layer<S> for StackLayer<C, R, K, D, U, W, P>
+where
+    S: Clone,
+    P: Pauses<Classify<C>: Clone>,
+    R: Clone,
+    K: Clone,
+    D: Clone,
+{
+    type Service = Stack<S, C, R, K, D, U, W, P>;
+
+    fn layer(&self, client: S) -> Self::Service {
+        let gate = self.gate.layer(self.attempt.layer(WrapError::new(client)));
+        let retried = match &self.retry {
+            Some(retry) => retry.layer(gate),
+            None => Retry::off(gate),
+        };
+        Stack {
+            inner: self.deadline.layer(retried),
+        }
+    }
+}
+
+type Gated<S, C, K, U, W> = Gate<Timeout<WrapError<S, W>, K>, Admissions<C>, K, U>;
+type Retried<S, C, R, K, D, U, W> = Retry<Gated<S, C, K, U, W>, C, R, D>;
+type Whole<S, C, R, K, D, U, W, P> =
+    Timeout<Retried<S, <P as Pauses>::Classify<C>, R, K, D, U, W>, K>;
+
+/// The service that [`StackLayer`] makes, around a client `S`.
+///
+/// `Clone`, `Send` and `Sync` where the client is. Its error is [`Error<S::Error>`](crate::Error).
+pub struct Stack<
+    S,
+    C = StatusClassifier,
+    R = Idempotent,
+    K = InExtensions,
+    D = Dropped,
+    U = UntilHead,
+    W = ErrorLayer,
+    P: Pauses = (),
+> {
+    inner: Whole<S, C, R, K, D, U, W, P>,
+}
+
+impl<S: Clone, C, R, K: Clone, D, U, W, P: Pauses> Clone for Stack<S, C, R, K, D, U, W, P> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S, C, R, K, D, U, W, P, Req> Service<Req> for Stack<S, C, R, K, D, U, W, P>
+where
+    P: Pauses,
+    Whole<S, C, R, K, D, U, W, P>: Service<Req>,
+{
+    type Response = <Whole<S, C, R, K, D, U, W, P> as Service<Req>>::Response;
+    type Error = <Whole<S, C, R, K, D, U, W, P> as Service<Req>>::Error;
+    type Future = <Whole<S, C, R, K, D, U, W, P> as Service<Req>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        self.inner.call(req)
+    }
+}
+
+impl<S, C, R, K, D, U, W, P: Pauses> fmt::Debug for Stack<S, C, R, K, D, U, W, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,307 @@
+use super::queue::{Queue, Ticket};
+use super::settings::LoadShedSettings;
+use super::slots::{Entry, MAX_LIMIT};
+use crate::deadline::Deadline;
+use crate::error::{InvalidConfig, Rejected, Rejection};
+use crate::event::{Counters, Event, OverloadReason, Overloads};
+use crate::name::Name;
+use crate::time::{Shown, poll_until};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// A limit on concurrent calls (a bulkhead), shared by all its clones. It works without Tower and
+/// without a runtime.
+///
+/// ```
+/// use buttress::load_shed::ConcurrencyLimit;
+///
+/// let limit = ConcurrencyLimit::new(1);
+/// let slot = limit.try_acquire()?;
+/// assert!(limit.try_acquire().is_err());
+/// drop(slot);
+/// assert!(limit.try_acquire().is_ok());
+/// # Ok::<(), buttress::error::Rejected>(())
+/// ```
+#[derive(Clone)]
+pub struct ConcurrencyLimit {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Queue,
+    max_wait: Duration,
+    name: Name,
+    rejected: Counters<OverloadReason>,
+}
+
+impl ConcurrencyLimit {
+    /// At most this many slots. Saturates at 2^24 − 1; with 0 there are none.
+    #[must_use]
+    pub fn new(max_in_flight: usize) -> Self {
+        Self::of(LoadShedSettings::new(max_in_flight.min(MAX_LIMIT)))
+    }
+
+    /// A limit with these settings.
+    ///
+    /// # Errors
+    /// As [`LoadShedSettings::check`].
+    pub fn with(settings: LoadShedSettings) -> Result<Self, InvalidConfig> {
+        settings.check()?;
+        Ok(Self::of(settings))
+    }
+
+    /// The settings must have been checked.
+    fn of(settings: LoadShedSettings) -> Self {
+        let queue = Queue::new(settings.max_in_flight, settings.queue as u16);
+        Self {
+            shared: Arc::new(Shared {
+                queue,
+                max_wait: settings.max_wait,
+                name: settings.name,
+                rejected: Counters::default(),
+            }),
+        }
+    }
+
+    /// Takes a slot, which is held until the [`Slot`] is dropped. Never waits, and never overtakes a
+    /// caller that does.
+    ///
+    /// # Errors
+    /// [`Rejection::Overloaded`] if no slot is free.
+    pub fn try_acquire(&self) -> Result<Slot, Rejected> {
+        self.take().ok_or_else(|| {
+            self.shared.rejected.add(OverloadReason::Full);
+            Rejected(self.overloaded())
+        })
+    }
+
+    /// How many slots are taken.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.queue.counts().in_flight as usize
+    }
+
+    /// Changes the limit. Saturates at 2^24 − 1. Slots that are taken above it stay valid; a raised
+    /// limit lets waiting calls go.
+    pub fn set_limit(&self, max_in_flight: usize) {
+        self.shared.queue.set_limit(max_in_flight);
+    }
+
+    /// The limit, the slots taken and the calls waiting at one moment, and what was counted so far.
+    #[must_use]
+    pub fn snapshot(&self) -> LoadShedSnapshot {
+        let counts = self.shared.queue.counts();
+        LoadShedSnapshot {
+            name: self.shared.name,
+            limit: counts.limit as usize,
+            in_flight: counts.in_flight as usize,
+            waiting: usize::from(counts.waiting),
+            rejected: (&self.shared.rejected).into(),
+        }
+    }
+
+    fn slot(&self) -> Slot {
+        Slot {
+            shared: self.shared.clone(),
+        }
+    }
+
+    fn overloaded(&self) -> Rejection {
+        Rejection::Overloaded {
+            limit: self.shared.queue.counts().limit as usize,
+            by: self.shared.name,
+        }
+    }
+
+    /// Counts and reports the rejection of a call.
+    pub(super) fn reject(&self, reason: OverloadReason) -> Rejection {
+        self.shared.rejected.add(reason);
+        let rejection = self.overloaded();
+        if let Rejection::Overloaded { limit, by: name } = rejection {
+            Event::Overloaded {
+                name,
+                reason,
+                limit,
+            }
+            .emit();
+        }
+        rejection
+    }
+
+    /// A slot, if one is free and nobody waits.
+    pub(super) fn take(&self) -> Option<Slot> {
+        self.shared.queue.try_acquire().then(|| self.slot())
+    }
+
+    /// A slot, a place in the queue, or why neither.
+    pub(super) fn enter(&self, deadline: Option<Deadline>) -> Result<Entered, OverloadReason> {
+        // Without the queue's lock where nobody waits, and none where nobody may.
+        if let Some(slot) = self.take() {
+            return Ok(Entered::Slot(slot));
+        }
+        if !self.has_queue() {
+            return Err(OverloadReason::Full);
+        }
+        if deadline.is_some_and(|deadline| deadline.remaining().is_zero()) {
+            return Err(OverloadReason::Deadline);
+        }
+        match self.shared.queue.enter() {
+            (_, Some(ticket)) => {
+                let now = Instant::now();
+                let own = Deadline::from(now, self.shared.max_wait);
+                let found = deadline.filter(|deadline| *deadline < own);
+                Ok(Entered::Queue(Wait {
+                    limit: self.clone(),
+                    ticket,
+                    redeemed: false,
+                    end: found.unwrap_or(own).end(now),
+                    timer: None,
+                    at_end: if found.is_some() {
+                        OverloadReason::Deadline
+                    } else {
+                        OverloadReason::WaitedTooLong
+                    },
+                }))
+            }
+            (Entry::Admitted, None) => Ok(Entered::Slot(self.slot())),
+            (_, None) => Err(OverloadReason::Full),
+        }
+    }
+
+    /// What a call that came now would find.
+    pub(super) fn occupancy(&self) -> Occupancy {
+        let counts = self.shared.queue.counts();
+        if counts.in_flight < counts.limit && counts.waiting == 0 {
+            Occupancy::Free
+        } else if self.has_queue() && counts.waiting < self.shared.queue.len() {
+            Occupancy::Queue
+        } else {
+            Occupancy::Full
+        }
+    }
+
+    fn has_queue(&self) -> bool {
+        self.shared.queue.len() > 0 && !self.shared.max_wait.is_zero()
+    }
+}
+
+/// Prints the settings, for people.
+impl fmt::Display for ConcurrencyLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared {
+            queue,
+            max_wait,
+            name,
+            ..
+        } = &*self.shared;
+        write!(f, "load shed{name}: {} in flight", queue.counts().limit)?;
+        if self.has_queue() {
+            write!(f, ", {} more wait up to {}", queue.len(), Shown(*max_wait))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ConcurrencyLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot();
+        f.debug_struct("ConcurrencyLimit")
+            .field("name", &snapshot.name)
+            .field("limit", &snapshot.limit)
+            .field("in_flight", &snapshot.in_flight)
+            .field("waiting", &snapshot.waiting)
+            .finish()
+    }
+}
+
+pub(super) enum Occupancy {
+    Free,
+    Queue,
+    Full,
+}
+
+pub(super) enum Entered {
+    Slot(Slot),
+    Queue(Wait),
+}
+
+/// A slot of a [`ConcurrencyLimit`]. Dropping it gives the slot back.
+#[must_use = "dropping a slot gives it back at once"]
+pub struct Slot {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.queue.release();
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A place in the queue. Dropping it gives the place up.
+#[derive(Debug)]
+pub struct Wait {
+    limit: ConcurrencyLimit,
+    ticket: Ticket,
+    redeemed: bool,
+    /// `None`: the wait never ends.
+    end: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    at_end: OverloadReason,
+}
+
+impl Wait {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Slot, OverloadReason>> {
+        // The slot first: when it and the end of the wait have both come, the call goes.
+        if self
+            .limit
+            .shared
+            .queue
+            .poll_turn(self.ticket, cx)
+            .is_ready()
+        {
+            self.redeemed = true;
+            return Poll::Ready(Ok(self.limit.slot()));
+        }
+        let Some(end) = self.end else {
+            return Poll::Pending;
+        };
+        ready!(poll_until(&mut self.timer, end, cx));
+        Poll::Ready(Err(self.at_end))
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !self.redeemed {
+            self.limit.shared.queue.leave(self.ticket);
+        }
+    }
+}
+
+/// What a [`ConcurrencyLimit`] holds at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadShedSnapshot {
+    /// The name of the limit.
+    pub name: Name,
+    /// How many calls may be in flight.
+    pub limit: usize,
+    /// How many calls are in flight. After the limit was lowered, this may be above it for a while.
+    pub in_flight: usize,
+    /// How many calls wait in the queue.
+    pub waiting: usize,
+    /// How many calls were rejected since the limit was made.
+    pub rejected: Overloads,
+}
