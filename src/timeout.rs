@@ -390,15 +390,14 @@ impl<S, K> Timeout<S, K> {
         if let Waited::Since(_) = waited {
             return Err(Rejection::TimedOut { after, by });
         }
-        let carried = K::CARRIES && found.is_none() && own != Deadline::NEVER;
-        if carried {
+        if found.is_none() && own != Deadline::NEVER {
             self.layer.carrier.set(req, own);
         }
         Ok(Limit {
             after: if found.is_some() { FOUND } else { limit.after },
             clock: match found.unwrap_or(own).end(now) {
-                Some(end) if carried => Clock::Carried(end),
-                Some(end) => Clock::Until(end),
+                Some(end) if K::CARRIES => Clock::Carried(end),
+                Some(end) => Clock::Runs(Box::pin(sleep_until(end))),
                 None => Clock::Never,
             },
             ..limit
@@ -422,13 +421,11 @@ struct Limit {
 /// response is there at once reads no clock.
 enum Clock {
     NotStarted,
-    Until(Instant),
-    /// As `Until`, for a deadline that this timeout left in the request.
+    /// The request carries this deadline, be it the timeout's own or an earlier one.
     Carried(Instant),
-    /// The timer runs; it knows its end.
-    Runs(Pin<Box<Sleep>>),
-    /// As `Runs`, for a deadline that this timeout left in the request.
+    /// As `Carried`, with a timer that runs.
     CarriedRuns(Pin<Box<Sleep>>),
+    Runs(Pin<Box<Sleep>>),
     Never,
 }
 
@@ -468,7 +465,7 @@ where
                 // The response wins when both are due.
                 Poll::Ready(outcome) => match outcome {
                     // The inner layers were given this deadline, so its end is this timeout's own.
-                    Err(error) if ended_by_deadline(&error) && limit.clock.carried_ran_out() => {
+                    Err(error) if ended_by_deadline(&error) && limit.carried_ran_out() => {
                         limit.rejection()
                     }
                     outcome => {
@@ -500,7 +497,7 @@ impl Limit {
         let now = Instant::now();
         let end = match &self.clock {
             Clock::NotStarted => time::later(now, Duration::from_nanos(self.after)),
-            Clock::Until(end) | Clock::Carried(end) => Some(*end),
+            Clock::Carried(end) => Some(*end),
             Clock::Runs(timer) | Clock::CarriedRuns(timer) => Some(timer.deadline()),
             Clock::Never => None,
         };
@@ -514,9 +511,7 @@ impl Limit {
             return Poll::Ready(());
         }
         match self.clock {
-            Clock::NotStarted | Clock::Until(_) => {
-                self.clock = Clock::Runs(Box::pin(sleep_until(end)));
-            }
+            Clock::NotStarted => self.clock = Clock::Runs(Box::pin(sleep_until(end))),
             Clock::Carried(_) => self.clock = Clock::CarriedRuns(Box::pin(sleep_until(end))),
             _ => {}
         }
@@ -524,6 +519,16 @@ impl Limit {
             Some(timer) => timer.as_mut().poll(cx),
             None => Poll::Pending,
         }
+    }
+
+    /// Whether the deadline that this timeout left in the request has passed.
+    fn carried_ran_out(&self) -> bool {
+        let end = match &self.clock {
+            Clock::Carried(end) => *end,
+            Clock::CarriedRuns(timer) => timer.deadline(),
+            _ => return false,
+        };
+        self.after != FOUND && end <= Instant::now()
     }
 
     fn rejection(&self) -> Rejection {
@@ -543,16 +548,6 @@ impl Clock {
             Self::Runs(timer) | Self::CarriedRuns(timer) => Some(timer),
             _ => None,
         }
-    }
-
-    /// Whether a deadline that this timeout left in the request has passed.
-    fn carried_ran_out(&self) -> bool {
-        let end = match self {
-            Self::Carried(end) => *end,
-            Self::CarriedRuns(timer) => timer.deadline(),
-            _ => return false,
-        };
-        end <= Instant::now()
     }
 }
 

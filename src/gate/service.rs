@@ -136,8 +136,8 @@ where
                     deadline,
                 };
                 GateFuture {
-                    state: State::Waiting {
-                        waiting: Box::new(waiting),
+                    state: State::Rare {
+                        rare: Rare::Waiting(Box::new(waiting)),
                     },
                     until: PhantomData,
                 }
@@ -165,6 +165,7 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
+    #[project_replace = StateOwned]
     enum State<S, A, Req>
     where
         S: Service<Req>,
@@ -175,14 +176,21 @@ pin_project! {
         Calling {
             #[pin]
             call: S::Future,
-            sent: Option<A::Sent>,
+            sent: A::Sent,
         },
-        Waiting {
-            waiting: Box<Waiting<S, A, Req>>,
-        },
-        Rejected { rejection: Rejection },
-        Done,
+        // One variant for all that is rare: the two are often told apart by a null pointer.
+        Rare { rare: Rare<S, A, Req> },
     }
+}
+
+enum Rare<S, A, Req>
+where
+    A: Admission,
+    A::Waits: Waits<S>,
+{
+    Waiting(Box<Waiting<S, A, Req>>),
+    Rejected(Rejection),
+    Done,
 }
 
 impl<S, A, Req, U> GateFuture<S, A, Req, U>
@@ -193,7 +201,9 @@ where
 {
     fn rejected(rejection: Rejection) -> Self {
         Self {
-            state: State::Rejected { rejection },
+            state: State::Rare {
+                rare: Rare::Rejected(rejection),
+            },
             until: PhantomData,
         }
     }
@@ -220,10 +230,7 @@ where
         sent.enter();
         let call = service.call(req);
         sent.leave(false);
-        Self::Calling {
-            call,
-            sent: Some(sent),
-        }
+        Self::Calling { call, sent }
     }
 }
 
@@ -240,46 +247,38 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        loop {
-            let next = match state.as_mut().project() {
-                StateProj::Calling { call, sent } => {
-                    let holder = sent.as_mut().expect(POLLED);
-                    holder.enter();
-                    let polled = call.poll(cx);
-                    holder.leave(polled.is_pending());
-                    let outcome = ready!(polled);
-                    let sent = sent.take();
-                    // The inner future is gone before a slot is free again.
-                    state.set(State::Done);
-                    return Poll::Ready(settle::<U, _, _, _>(outcome, sent));
-                }
-                StateProj::Waiting { waiting } => match ready!(waiting.poll(cx)) {
-                    Ok(next) => next,
-                    Err(error) => {
-                        state.set(State::Done);
-                        return Poll::Ready(Err(error));
-                    }
-                },
-                StateProj::Rejected { rejection } => {
-                    return Poll::Ready(Err(S::Error::reject(*rejection)));
-                }
-                StateProj::Done => panic!("{POLLED}"),
+        if let StateProj::Rare { rare } = state.as_mut().project() {
+            let next = match rare {
+                Rare::Waiting(waiting) => ready!(waiting.poll(cx)),
+                Rare::Rejected(rejection) => Err(S::Error::reject(*rejection)),
+                Rare::Done => panic!("{POLLED}"),
             };
-            state.set(next);
+            match next {
+                Ok(next) => state.set(next),
+                Err(error) => {
+                    state.set(State::Rare { rare: Rare::Done });
+                    return Poll::Ready(Err(error));
+                }
+            }
         }
+        let StateProj::Calling { call, sent } = state.as_mut().project() else {
+            panic!("{POLLED}");
+        };
+        sent.enter();
+        let polled = call.poll(cx);
+        sent.leave(polled.is_pending());
+        let outcome = ready!(polled);
+        // The inner future is gone before a slot is free again.
+        let StateOwned::Calling { mut sent, .. } =
+            state.project_replace(State::Rare { rare: Rare::Done })
+        else {
+            panic!("{POLLED}");
+        };
+        let goes_on = outcome.as_ref().is_ok_and(U::goes_on);
+        sent.settle(outcome.as_ref(), goes_on);
+        let held = if goes_on { Some(sent) } else { None };
+        Poll::Ready(outcome.map(|res| U::hold(res, held)))
     }
-}
-
-fn settle<U, G, Res, E>(outcome: Result<Res, E>, sent: Option<G>) -> Result<U::Response<G>, E>
-where
-    U: CallEnd<Res>,
-    G: Sent<Res, E>,
-{
-    let mut sent = sent.expect(POLLED);
-    let goes_on = outcome.as_ref().is_ok_and(U::goes_on);
-    sent.settle(outcome.as_ref(), goes_on);
-    let held = if goes_on { Some(sent) } else { None };
-    outcome.map(|res| U::hold(res, held))
 }
 
 /// A call that waits.
