@@ -1,6 +1,6 @@
 //! One verdict on the callee, for every layer.
 
-use crate::{Rejection, StackError};
+use crate::error::{Rejection, StackError};
 use std::time::Duration;
 
 /// What an outcome says about the callee.
