@@ -1,46 +1,48 @@
-//! Calls in a row: made, timed and counted.
+//! Calls in a row, polled by hand: made, timed and counted.
 
 use crate::allocations::Heap;
-use crate::inner::{served, start_counting};
+use crate::tasks::current_thread;
+use crate::upstream::{served, start_counting};
 use std::fs;
-use std::future::poll_fn;
 use std::hint::{black_box, spin_loop};
-use std::pin::pin;
-use std::sync::OnceLock;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
-use tokio::runtime::{Builder, Runtime};
 use tower::Service;
 
-/// What some calls in a row came to.
+/// The outcome of some calls in a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Run {
     pub elapsed: Duration,
     pub calls: u64,
-    /// Calls that were answered, not failed or rejected.
-    pub answered: u64,
-    /// Calls that reached the inner service.
+    /// Calls that did not fail and were not rejected.
+    pub succeeded: u64,
+    /// Calls that reached the upstream.
     pub served: u64,
-    /// What was taken from the heap, while that is counted.
+    /// What the calls took from the heap, while that is counted.
     pub heap: Heap,
-    /// How long others had the core meanwhile.
+    /// How long other processes had the core meanwhile.
     pub waited: Duration,
 }
 
 impl Run {
-    /// Whether it had its core to itself, but for 2 %.
+    /// Whether the run had its core to itself for 98 % of its time.
     pub fn undisturbed(&self) -> bool {
         self.waited * 50 <= self.elapsed
     }
 
-    /// Both, one after the other.
+    pub fn nanos_per_call(&self) -> f64 {
+        self.elapsed.as_nanos() as f64 / self.calls as f64
+    }
+
+    /// Both runs, one after the other.
     pub fn then(self, next: Self) -> Self {
         Self {
             elapsed: self.elapsed + next.elapsed,
             calls: self.calls + next.calls,
-            answered: self.answered + next.answered,
+            succeeded: self.succeeded + next.succeeded,
             served: self.served + next.served,
             heap: self.heap + next.heap,
             waited: self.waited + next.waited,
@@ -48,72 +50,51 @@ impl Run {
     }
 }
 
-/// The runtime whose timers all contenders use. Entered by `main`, and driven only by what blocks
-/// on it.
-pub fn runtime() -> &'static Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(new_runtime)
+/// Measures one run on the thread that starts it.
+pub struct Stopwatch {
+    waited: Duration,
+    heap: Heap,
+    pub start: Instant,
 }
 
-fn new_runtime() -> Runtime {
-    let runtime = Builder::new_current_thread().enable_time().build();
-    runtime.expect("a runtime")
-}
+impl Stopwatch {
+    pub fn start() -> Self {
+        Self::start_after(|| {})
+    }
 
-/// By one task, each awaited before the next. Returns how many were answered.
-pub async fn calls_in_task<S: Service<u64>>(service: &mut S, calls: u64) -> u64 {
-    let mut answered = 0;
-    for n in 0..calls {
-        if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-            let answer = service.call(black_box(n)).await;
-            answered += u64::from(black_box(&answer).is_ok());
+    /// Prepares everything, runs `ready`, then starts the time.
+    pub fn start_after(ready: impl FnOnce()) -> Self {
+        start_counting();
+        let waited = waited_for_core();
+        let heap = Heap::taken();
+        ready();
+        Self {
+            waited,
+            heap,
+            start: Instant::now(),
         }
     }
-    answered
-}
 
-/// How many tasks call at once.
-const TASKS: usize = 100;
-
-/// A runtime that runs its tasks on so many threads, with sockets as services have them.
-pub fn workers(threads: usize) -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    let runtime = builder.worker_threads(threads).enable_all().build();
-    runtime.expect("a runtime")
-}
-
-/// By [`TASKS`] tasks, each with a clone of the service. Which thread counts a call is chance: the
-/// callee answers with what it was asked, so a call with that answer was served.
-pub fn in_tasks<S>(runtime: &Runtime, service: &S, calls: u64) -> Run
-where
-    S: Service<u64, Response = u64, Future: Send> + Clone + Send + 'static,
-{
-    let work = || {
-        let spawn = |task| {
-            let mut service = service.clone();
-            runtime.spawn(async move {
-                let mut served = 0;
-                for n in (task..calls).step_by(TASKS) {
-                    if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-                        let answer = service.call(black_box(n)).await;
-                        served += u64::from(answer.is_ok_and(|answer| answer == n));
-                    }
-                }
-                served
-            })
-        };
-        let tasks: Vec<_> = (0..TASKS as u64).map(spawn).collect();
-        let tasks = tasks.into_iter().map(|task| runtime.block_on(task));
-        tasks.map(|served| served.expect("a task")).sum()
-    };
-    let run = counted(calls, work);
-    Run {
-        served: run.answered,
-        ..run
+    pub fn stop(self, calls: u64, succeeded: u64) -> Run {
+        Run {
+            elapsed: self.start.elapsed(),
+            calls,
+            succeeded,
+            served: served(),
+            heap: Heap::taken() - self.heap,
+            waited: waited_for_core().saturating_sub(self.waited),
+        }
     }
 }
 
-/// Whether the call was answered.
+/// `work` makes the calls and returns how many succeeded.
+pub fn counted(calls: u64, work: impl FnOnce() -> u64) -> Run {
+    let stopwatch = Stopwatch::start();
+    let succeeded = work();
+    stopwatch.stop(calls, succeeded)
+}
+
+/// Returns 1 if the call succeeded, else 0.
 pub fn call_by_hand<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     match service.poll_ready(&mut cx) {
@@ -122,26 +103,43 @@ pub fn call_by_hand<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
         Poll::Pending => panic!("not ready"),
     }
     let mut call = pin!(service.call(black_box(n)));
-    let mut answer = call.as_mut().poll(&mut cx);
-    if answer.is_pending() {
-        answer = call.as_mut().poll(&mut cx);
+    let mut outcome = call.as_mut().poll(&mut cx);
+    if outcome.is_pending() {
+        outcome = poll_again(call);
     }
-    // Looked at where it is: moving it would be a cost of ours.
-    match black_box(&answer) {
-        Poll::Ready(answer) => u64::from(answer.is_ok()),
-        Poll::Pending => panic!("still pending at the second poll"),
+    // A reference: moving the outcome would be a cost of this program.
+    match black_box(&outcome) {
+        Poll::Ready(outcome) => u64::from(outcome.is_ok()),
+        Poll::Pending => panic!("still pending after {POLLS} more polls"),
     }
 }
 
-/// As [`call_by_hand`], polled until it is answered.
+/// The service, after so many calls by hand.
+pub fn after_calls<S: Service<u64>>(calls: u64, mut service: S) -> S {
+    for n in 0..calls {
+        call_by_hand(&mut service, n);
+    }
+    service
+}
+
+/// Enough for two attempts at a service that is pending once.
+const POLLS: usize = 4;
+
+fn poll_again<F: Future>(mut call: Pin<&mut F>) -> Poll<F::Output> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut polls = (0..POLLS).map(|_| call.as_mut().poll(&mut cx));
+    polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
+}
+
+/// As [`call_by_hand`], polled until it is ready.
 pub fn call_without_break<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     if without_break(|| service.poll_ready(&mut cx)).is_err() {
         return 0;
     }
     let mut call = pin!(service.call(black_box(n)));
-    let answer = without_break(|| call.as_mut().poll(&mut cx));
-    u64::from(black_box(&answer).is_ok())
+    let outcome = without_break(|| call.as_mut().poll(&mut cx));
+    u64::from(black_box(&outcome).is_ok())
 }
 
 fn without_break<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
@@ -153,50 +151,39 @@ fn without_break<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
     }
 }
 
-/// `work` makes the calls, and says how many were answered.
-pub fn counted(calls: u64, work: impl FnOnce() -> u64) -> Run {
-    counted_after(|| {}, calls, work).1
+/// Where several threads or tasks wait for each other before they start.
+pub struct StartingLine(AtomicUsize);
+
+impl StartingLine {
+    pub fn new(missing: usize) -> Self {
+        Self(AtomicUsize::new(missing))
+    }
+
+    /// Not a `Barrier`: that wakes one thread after the other. Acquire and release, so that all
+    /// threads have finished what they did before.
+    pub fn wait(&self) {
+        self.0.fetch_sub(1, AcqRel);
+        while self.0.load(Acquire) > 0 {
+            spin_loop();
+        }
+    }
 }
 
-/// As [`counted`], once `ready` has returned, which is the moment it starts with.
-fn counted_after(ready: impl FnOnce(), calls: u64, work: impl FnOnce() -> u64) -> (Instant, Run) {
-    start_counting();
-    let waited = waited_for_core();
-    let heap = Heap::taken();
-    ready();
-    let start = Instant::now();
-    let answered = work();
-    let run = Run {
-        elapsed: start.elapsed(),
-        calls,
-        answered,
-        served: served(),
-        heap: Heap::taken() - heap,
-        waited: waited_for_core().saturating_sub(waited),
-    };
-    (start, run)
-}
-
-/// The same number of calls on each thread, each on a core of its own, from the first one's start to
-/// the last one's end.
+/// Runs `work` on a thread for each input, each on a core of its own. The time is from the start of
+/// the first one to the end of the last one.
 pub fn on_threads<T: Send>(inputs: Vec<T>, calls: u64, work: impl Fn(T, u64) -> u64 + Sync) -> Run {
-    let missing = AtomicUsize::new(inputs.len());
+    let line = StartingLine::new(inputs.len());
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let start_together = |at: usize, input: T| {
         if let Some(core) = cores.get(at) {
             core_affinity::set_for_current(*core);
         }
-        let runtime = new_runtime();
+        let runtime = current_thread();
         let _guard = runtime.enter();
-        let all_are_here = || {
-            // Not a `Barrier`: it wakes one thread after the other. Acquire and release, so that
-            // all are past what they did before.
-            missing.fetch_sub(1, AcqRel);
-            while missing.load(Acquire) > 0 {
-                spin_loop();
-            }
-        };
-        counted_after(all_are_here, calls, || work(input, calls))
+        let stopwatch = Stopwatch::start_after(|| line.wait());
+        let start = stopwatch.start;
+        let succeeded = work(input, calls);
+        (start, stopwatch.stop(calls, succeeded))
     };
     let runs: Vec<(Instant, Run)> = thread::scope(|scope| {
         let start = &start_together;
@@ -205,10 +192,15 @@ pub fn on_threads<T: Send>(inputs: Vec<T>, calls: u64, work: impl Fn(T, u64) -> 
         let runs = threads.into_iter().map(ScopedJoinHandle::join);
         runs.map(|run| run.expect("a run")).collect()
     });
+    spanning(&runs)
+}
+
+/// Runs of several threads or tasks, as one: from the start of the first to the end of the last.
+pub fn spanning(runs: &[(Instant, Run)]) -> Run {
     let start = runs.iter().map(|(start, _)| *start).min();
     let end = runs.iter().map(|(start, run)| *start + run.elapsed).max();
-    let runs = runs.iter().map(|(_, run)| *run);
-    let total = runs.fold(Run::default(), Run::then);
+    let total = runs.iter().map(|(_, run)| *run);
+    let total = total.fold(Run::default(), Run::then);
     let elapsed = start.zip(end).map(|(start, end)| end - start);
     Run {
         elapsed: elapsed.unwrap_or_default(),
@@ -216,10 +208,23 @@ pub fn on_threads<T: Send>(inputs: Vec<T>, calls: u64, work: impl Fn(T, u64) -> 
     }
 }
 
-/// How long this thread has been ready to run while others had its core. Nothing where the system
-/// does not say.
+/// How long this thread has been ready to run while other processes had its core. Zero where the
+/// system does not say.
 fn waited_for_core() -> Duration {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    waited("/proc/thread-self/schedstat")
+}
+
+/// The sum over all threads of this process.
+pub fn all_waited_for_cores() -> Duration {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let stats = threads
+        .flatten()
+        .map(|thread| thread.path().join("schedstat"));
+    stats.map(waited).sum()
+}
+
+fn waited(stat: impl AsRef<std::path::Path>) -> Duration {
+    let stat = fs::read_to_string(stat).unwrap_or_default();
     let nanos = stat.split_whitespace().nth(1);
     Duration::from_nanos(
         nanos

@@ -1,16 +1,18 @@
 //! What is compared: cases, their contenders, and the work that those must have done.
 
-use crate::calls::{
-    Run, call_by_hand, call_without_break, calls_in_task, counted, in_tasks, on_threads, runtime,
-    workers,
-};
+use crate::calls::{Run, after_calls, call_by_hand, call_without_break, counted, on_threads};
+use crate::tasks::{Called, calls, calls_of_clones, in_tasks, main_runtime, timed, workers};
+use std::iter;
 use tower::Service;
 
 /// Something to be done, and who can do it.
+#[derive(Clone, Copy)]
 pub struct Case {
-    pub name: &'static str,
+    name: &'static str,
+    pends: bool,
     pub work: Work,
     pub contenders: fn() -> Vec<Contender>,
+    pending: Option<fn() -> Vec<Contender>>,
     /// Who does not take part, and why.
     pub absent: &'static [(&'static str, &'static str)],
 }
@@ -19,25 +21,73 @@ impl Case {
     pub const fn new(name: &'static str, work: Work, contenders: fn() -> Vec<Contender>) -> Self {
         Self {
             name,
+            pends: false,
             work,
             contenders,
+            pending: None,
             absent: &[],
+        }
+    }
+
+    /// The same with an upstream that is pending once. A case of its own in the tables.
+    pub const fn pending(self, contenders: fn() -> Vec<Contender>) -> Self {
+        Self {
+            pending: Some(contenders),
+            ..self
         }
     }
 
     pub const fn without(self, absent: &'static [(&'static str, &'static str)]) -> Self {
         Self { absent, ..self }
     }
+
+    /// This case, and the same pending once where there is one.
+    pub fn variants(self) -> impl Iterator<Item = Self> {
+        let pending = self.pending.map(|contenders| Self {
+            pends: true,
+            contenders,
+            ..self
+        });
+        iter::once(self).chain(pending)
+    }
+
+    pub fn name(&self) -> String {
+        let pending = if self.pends { ", pending once" } else { "" };
+        format!("{}{pending}", self.name)
+    }
+
+    /// Whether this is the second of two [variants](Self::variants).
+    pub fn is_pending_variant(&self) -> bool {
+        self.pends
+    }
 }
 
-/// A way to do one case.
+/// How calls are made. Where there are several threads, all of them together make the calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Awaited in a spawned task of a runtime with one worker.
+    Task,
+    /// Awaited in a spawned task of a runtime on the current thread.
+    CurrentThread,
+    /// Polled by hand in a loop.
+    Hand,
+    /// Awaited in spawned tasks of a runtime with so many workers.
+    Workers(usize),
+    /// Polled by hand on so many threads.
+    Threads(usize),
+}
+
+/// Who takes part in a case, and the ways in which its calls are made.
 pub struct Contender {
     pub who: &'static str,
     pub sizes: Option<Sizes>,
-    /// What a reader of its number must know.
+    /// What a reader of its numbers must know.
     pub note: Option<&'static str>,
-    run: Box<dyn FnMut(u64) -> Run>,
+    ways: Vec<(Way, Calls)>,
 }
+
+/// Makes so many calls.
+type Calls = Box<dyn FnMut(u64) -> Run>;
 
 /// Bytes.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +96,27 @@ pub struct Sizes {
     pub future: usize,
 }
 
-/// What a contender has to have done.
+impl Sizes {
+    pub fn of<R, S: Service<R>>(_: &S) -> Self {
+        Self {
+            service: size_of::<S>(),
+            future: size_of::<S::Future>(),
+        }
+    }
+}
+
+/// What a contender must have done.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
-    /// Every call reaches the inner service and is answered.
-    Answered,
-    /// Every call reaches the inner service twice and is answered.
-    AnsweredAtSecond,
-    /// Every call reaches the inner service, and every other one fails.
+    /// Every call reaches the upstream and succeeds.
+    Succeeds,
+    /// Every call reaches the upstream twice and succeeds.
+    SucceedsAtSecond,
+    /// Every call reaches the upstream, and every other one fails.
     EveryOtherFails,
-    /// No call reaches the inner service, and none is answered.
+    /// No call reaches the upstream, and none succeeds.
     Rejected,
-    /// There is no inner service.
+    /// There is no upstream.
     None,
 }
 
@@ -65,134 +124,214 @@ impl Work {
     fn check(self, who: &str, run: Run) {
         let calls = run.calls;
         let expected = match self {
-            Self::Answered => (calls, calls),
-            Self::AnsweredAtSecond => (calls, 2 * calls),
+            Self::Succeeds => (calls, calls),
+            Self::SucceedsAtSecond => (calls, 2 * calls),
             Self::EveryOtherFails => (calls / 2, calls),
             Self::Rejected => (0, 0),
             Self::None => return,
         };
-        assert_eq!((run.answered, run.served), expected, "{who}: {self:?}");
+        assert_eq!((run.succeeded, run.served), expected, "{who}: {self:?}");
     }
 }
 
 impl Contender {
-    /// Anything that makes `calls` calls. For the floor.
-    pub fn raw(who: &'static str, mut work: impl FnMut(u64) + 'static) -> Self {
-        Self::new(who, None, move |calls| {
-            counted(calls, || {
-                work(calls);
-                0
-            })
-        })
-    }
-
-    /// One service, called again and again, polled by hand: no executor is measured.
-    pub fn by_hand<S: Service<u64> + 'static>(who: &'static str, mut service: S) -> Self {
-        let sizes = Sizes::of(&service);
-        Self::new(who, Some(sizes), move |calls| {
+    /// One service, called again and again: by hand and in a task. `make` makes one for each way,
+    /// within the runtime that it is called in.
+    pub fn new<S: Called>(who: &'static str, make: impl Fn() -> S) -> Self {
+        let mut service = make();
+        let mut contender = Self::in_tasks_only(who, make);
+        contender.add(Way::Hand, move |calls| {
             counted(calls, || {
                 (0..calls).map(|n| call_by_hand(&mut service, n)).sum()
             })
-        })
+        });
+        contender
     }
 
-    /// As [`by_hand`](Self::by_hand), on services that have been called `held` times before, and at
-    /// most a quarter more. `make` makes them so.
-    pub fn holding<S: Service<u64> + 'static>(
-        who: &'static str,
-        held: u64,
-        make: impl Fn() -> S + 'static,
-    ) -> Self {
-        let mut service = make();
-        let mut left = held / 4;
-        let sizes = Sizes::of(&service);
-        Self::new(who, Some(sizes), move |calls| {
-            let mut total = Run::default();
-            while total.calls < calls {
-                if left == 0 {
-                    service = make();
-                    left = held / 4;
-                }
-                let chunk = left.min(calls - total.calls);
-                left -= chunk;
-                let run = counted(chunk, || {
-                    (0..chunk).map(|n| call_by_hand(&mut service, n)).sum()
-                });
-                total = total.then(run);
-            }
-            total
-        })
+    /// As [`new`](Self::new), for calls that need a runtime that runs.
+    pub fn in_tasks_only<S: Called>(who: &'static str, make: impl Fn() -> S) -> Self {
+        let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&make())));
+        contender.add_tasks(make, |mut service, n| async move {
+            let run = timed(n, calls(&mut service, n)).await;
+            (service, run)
+        });
+        contender
     }
 
-    /// As [`by_hand`](Self::by_hand), on a fresh clone for each call.
-    pub fn cloned<S: Service<u64> + Clone + 'static>(who: &'static str, service: S) -> Self {
-        let sizes = Sizes::of(&service);
-        Self::new(who, Some(sizes), move |calls| {
+    /// As [`new`](Self::new), on a fresh clone for each call.
+    pub fn cloned<S: Called + Clone>(who: &'static str, make: impl Fn() -> S) -> Self {
+        let service = make();
+        let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&service)));
+        contender.add_tasks(make, |mut service, n| async move {
+            let run = timed(n, calls_of_clones(&mut service, n)).await;
+            (service, run)
+        });
+        contender.add(Way::Hand, move |calls| {
             counted(calls, || {
-                (0..calls)
-                    .map(|n| call_by_hand(&mut service.clone(), n))
-                    .sum()
-            })
-        })
-    }
-
-    /// One service, called again and again by a task of a runtime on one thread.
-    pub fn in_runtime<S: Service<u64> + 'static>(who: &'static str, mut service: S) -> Self {
-        let sizes = Sizes::of(&service);
-        Self::new(who, Some(sizes), move |calls| {
-            counted(calls, || {
-                runtime().block_on(calls_in_task(&mut service, calls))
-            })
-        })
-    }
-
-    /// Clones of one service, one per thread, each called again and again and polled by hand, without
-    /// a break where it waits for the other: parking would cost more. `calls` are made by all threads
-    /// together.
-    pub fn threads<S>(who: &'static str, threads: usize, service: S) -> Self
-    where
-        S: Service<u64> + Clone + Send + 'static,
-    {
-        let sizes = Sizes::of(&service);
-        Self::new(who, Some(sizes), move |calls| {
-            let clones = vec![service.clone(); threads];
-            on_threads(clones, calls / threads as u64, |mut service, calls| {
-                let call = |n| call_without_break(&mut service, n);
+                let call = |n| call_by_hand(&mut service.clone(), n);
                 (0..calls).map(call).sum()
             })
-        })
+        });
+        contender
     }
 
-    /// Clones of one service, each called again and again by a task of a runtime with so many threads.
-    /// `calls` are made by all tasks together.
-    pub fn tasks<S>(who: &'static str, threads: usize, service: S) -> Self
-    where
-        S: Service<u64, Response = u64, Future: Send> + Clone + Send + 'static,
-    {
-        let sizes = Sizes::of(&service);
-        let runtime = workers(threads);
-        Self::new(who, Some(sizes), move |calls| {
-            in_tasks(&runtime, &service, calls)
-        })
+    /// As [`new`](Self::new), on services that were called `held` times before, and at most a quarter
+    /// more.
+    pub fn holding<S: Called>(
+        who: &'static str,
+        held: u64,
+        make: impl Fn() -> S + Copy + Send + Sync + 'static,
+    ) -> Self {
+        let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&make())));
+        let left = held / 4;
+        contender.add_tasks(
+            move || Held {
+                service: make(),
+                left: 0,
+            },
+            move |mut holding, n| async move {
+                let mut total = Run::default();
+                while total.calls < n {
+                    if holding.left == 0 {
+                        let mut service = make();
+                        calls(&mut service, held).await;
+                        holding = Held { service, left };
+                    }
+                    let chunk = holding.take(n - total.calls);
+                    total = total.then(timed(chunk, calls(&mut holding.service, chunk)).await);
+                }
+                (holding, total)
+            },
+        );
+        let mut holding = Held {
+            service: make(),
+            left: 0,
+        };
+        contender.add(Way::Hand, move |calls| {
+            let mut total = Run::default();
+            while total.calls < calls {
+                if holding.left == 0 {
+                    let service = after_calls(held, make());
+                    holding = Held { service, left };
+                }
+                let chunk = holding.take(calls - total.calls);
+                total = total.then(counted(chunk, || {
+                    let service = &mut holding.service;
+                    (0..chunk).map(|n| call_by_hand(service, n)).sum()
+                }));
+            }
+            total
+        });
+        contender
     }
 
-    /// Anything that two threads do `calls` times each. For the floor.
-    pub fn raw_contended(who: &'static str, work: impl Fn(u64) + Clone + Send + 'static) -> Self {
-        Self::new(who, None, move |calls| {
-            on_threads(vec![work.clone(); 2], calls, |work, calls| {
+    /// Clones of one service, one for each thread, each called again and again. In tasks of a
+    /// runtime, and by hand on threads of their own, where a call that waits for another is polled
+    /// without a break: parking would cost more.
+    pub fn shared<S: Called + Clone>(who: &'static str, make: impl Fn() -> S) -> Self {
+        let service = make();
+        let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&service)));
+        for threads in [1, 2] {
+            contender.add_workers(threads, threads, &make);
+            let service = service.clone();
+            contender.add(Way::Threads(threads), move |calls| {
+                let clones = vec![service.clone(); threads];
+                let calls_each = calls / threads as u64;
+                on_threads(clones, calls_each, |mut service, calls| {
+                    let call = |n| call_without_break(&mut service, n);
+                    (0..calls).map(call).sum()
+                })
+            });
+        }
+        contender
+    }
+
+    /// Clones of one service, called by a hundred tasks.
+    pub fn shared_by_tasks<S: Called + Clone>(who: &'static str, make: impl Fn() -> S) -> Self {
+        let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&make())));
+        for threads in [1, 2] {
+            contender.add_workers(threads, 100, &make);
+        }
+        contender
+    }
+
+    /// Anything that is done so many times. For the floor.
+    pub fn raw(who: &'static str, mut work: impl FnMut(u64) + 'static) -> Self {
+        let mut contender = Self::with_sizes(who, None);
+        contender.add(Way::Hand, move |calls| {
+            counted(calls, || {
                 work(calls);
                 0
             })
-        })
+        });
+        contender
     }
 
-    fn new(who: &'static str, sizes: Option<Sizes>, run: impl FnMut(u64) -> Run + 'static) -> Self {
+    /// Anything that two threads do so many times each. For the floor.
+    pub fn raw_contended(who: &'static str, work: impl Fn(u64) + Clone + Send + 'static) -> Self {
+        let mut contender = Self::with_sizes(who, None);
+        contender.add(Way::Hand, move |calls| {
+            let run = on_threads(vec![work.clone(); 2], calls, |work, calls| {
+                work(calls);
+                0
+            });
+            // The time of one thread.
+            Run { calls, ..run }
+        });
+        contender
+    }
+
+    fn with_sizes(who: &'static str, sizes: Option<Sizes>) -> Self {
         Self {
             who,
             sizes,
             note: None,
-            run: Box::new(run),
+            ways: Vec::new(),
         }
+    }
+
+    fn add(&mut self, way: Way, run: impl FnMut(u64) -> Run + 'static) {
+        self.ways.push((way, Box::new(run)));
+    }
+
+    /// A task on each runtime of one thread. The task owns what `make` made, and gives it back.
+    fn add_tasks<S, F>(
+        &mut self,
+        make: impl Fn() -> S,
+        calls: impl Fn(S, u64) -> F + Copy + 'static,
+    ) where
+        S: Send + 'static,
+        F: Future<Output = (S, Run)> + Send + 'static,
+    {
+        for (way, runtime) in [
+            (Way::Task, workers(1)),
+            (Way::CurrentThread, main_runtime()),
+        ] {
+            let _guard = runtime.enter();
+            let mut kept = Some(make());
+            self.add(way, move |n| {
+                let service = kept.take().expect("given back by the last run");
+                let task = runtime.spawn(calls(service, n));
+                let (service, run) = runtime.block_on(task).expect("a task");
+                kept = Some(service);
+                run
+            });
+        }
+    }
+
+    fn add_workers<S: Called + Clone>(
+        &mut self,
+        threads: usize,
+        tasks: usize,
+        make: impl Fn() -> S,
+    ) {
+        let _guard = workers(threads).enter();
+        let service = make();
+        self.add(Way::Workers(threads), move |calls| {
+            let clones = vec![service.clone(); tasks];
+            let calls_each = calls.div_ceil(tasks as u64);
+            in_tasks(threads, clones, calls_each)
+        });
     }
 
     pub fn note(self, note: &'static str) -> Self {
@@ -202,20 +341,32 @@ impl Contender {
         }
     }
 
-    /// Makes that many calls, an even number.
+    pub fn ways(&self) -> impl Iterator<Item = Way> {
+        self.ways.iter().map(|(way, _)| *way)
+    }
+
+    /// Makes about that many calls.
     #[inline(never)] // callgrind looks for it
-    pub fn run(&mut self, calls: u64, work: Work) -> Run {
-        let run = (self.run)(calls);
+    pub fn run(&mut self, way: Way, calls: u64, work: Work) -> Run {
+        let mut ways = self.ways.iter_mut();
+        let (_, run) = ways.find(|(known, _)| *known == way).expect("a way");
+        let run = run(calls);
         work.check(self.who, run);
         run
     }
 }
 
-impl Sizes {
-    fn of<S: Service<u64>>(_: &S) -> Self {
-        Self {
-            service: size_of::<S>(),
-            future: size_of::<S::Future>(),
-        }
+/// A service, and how many calls it may still get.
+struct Held<S> {
+    service: S,
+    left: u64,
+}
+
+impl<S> Held<S> {
+    /// As many of its calls as are missing.
+    fn take(&mut self, missing: u64) -> u64 {
+        let chunk = self.left.min(missing);
+        self.left -= chunk;
+        chunk
     }
 }

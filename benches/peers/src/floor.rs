@@ -1,7 +1,7 @@
-//! What this machine asks for the smallest parts of a call.
+//! What the smallest parts of a call cost on this machine.
 
 use crate::case::{Case, Contender, Work};
-use crate::inner::AtOnce;
+use crate::upstream::{AtOnce, PendingOnce, yielding};
 use std::hint::black_box;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,9 +10,18 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-pub const CASES: &[Case] = &[
-    Case::new("bare call", Work::Answered, || {
-        vec![Contender::by_hand(FLOOR, AtOnce)]
+/// Small parts, and the call of a service without any layer.
+pub fn cases() -> impl Iterator<Item = Case> {
+    CASES.iter().copied().flat_map(Case::variants)
+}
+
+const CASES: &[Case] = &[
+    Case::new("bare call", Work::Succeeds, || {
+        vec![Contender::new(FLOOR, || AtOnce)]
+    })
+    .pending(|| vec![Contender::new(FLOOR, || PendingOnce(AtOnce))]),
+    Case::new("bare call, yielding to the runtime", Work::Succeeds, || {
+        vec![Contender::in_tasks_only(FLOOR, yielding)]
     }),
     Case::new("`Instant::now`", Work::None, || {
         floor(|| {

@@ -5,9 +5,11 @@ use failsafe::futures::{CircuitBreaker as _, ResponseFuture};
 use governor::DefaultDirectRateLimiter;
 use pin_project_lite::pin_project;
 use recloser::{AnyError, AsyncRecloser, RecloserFuture};
+use std::hint::black_box;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use std::{fmt, mem};
 use tower::Service;
 
@@ -36,7 +38,7 @@ impl<E: fmt::Display> fmt::Display for RateLimited<E> {
 
 impl<E: fmt::Debug + fmt::Display> std::error::Error for RateLimited<E> {}
 
-impl<S: Service<u64>> Service<u64> for Governed<S> {
+impl<S: Service<R>, R> Service<R> for Governed<S> {
     type Response = S::Response;
     type Error = RateLimited<S::Error>;
     type Future = GovernedFuture<S::Future>;
@@ -45,9 +47,29 @@ impl<S: Service<u64>> Service<u64> for Governed<S> {
         self.inner.poll_ready(cx).map_err(RateLimited::Inner)
     }
 
-    fn call(&mut self, n: u64) -> Self::Future {
-        let call = self.limiter.check().is_ok().then(|| self.inner.call(n));
+    fn call(&mut self, request: R) -> Self::Future {
+        let allowed = self.limiter.check().is_ok();
+        let call = allowed.then(|| self.inner.call(request));
         GovernedFuture { call }
+    }
+}
+
+/// Reads the clock for each call, as a layer does that must know the time.
+#[derive(Clone)]
+pub struct ReadsClock<S>(pub S);
+
+impl<S: Service<R>, R> Service<R> for ReadsClock<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        black_box(Instant::now());
+        self.0.call(request)
     }
 }
 
@@ -74,33 +96,33 @@ where
 }
 
 pin_project! {
-    /// A call that is sent when it is first polled. Both breakers are put around futures, which
-    /// must not reach the service before the breaker is asked.
-    pub struct Lazy<S: Service<u64>> {
-        unsent: Option<(S, u64)>,
+    /// A call that is sent when it is first polled. Both breakers wrap futures, which must not
+    /// reach the service before the breaker is asked.
+    pub struct Lazy<S: Service<R>, R> {
+        unsent: Option<(S, R)>,
         #[pin]
         call: Option<S::Future>,
     }
 }
 
-impl<S: Service<u64> + Clone> Lazy<S> {
-    /// Takes the instance that was readied, and leaves a clone in its place.
-    fn take(service: &mut S, n: u64) -> Self {
+impl<S: Service<R> + Clone, R> Lazy<S, R> {
+    /// Takes the ready instance and leaves a clone in its place.
+    fn take(service: &mut S, request: R) -> Self {
         let clone = service.clone();
         Self {
-            unsent: Some((mem::replace(service, clone), n)),
+            unsent: Some((mem::replace(service, clone), request)),
             call: None,
         }
     }
 }
 
-impl<S: Service<u64>> Future for Lazy<S> {
+impl<S: Service<R>, R> Future for Lazy<S, R> {
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Some((mut service, n)) = this.unsent.take() {
-            this.call.set(Some(service.call(n)));
+        if let Some((mut service, request)) = this.unsent.take() {
+            this.call.set(Some(service.call(request)));
         }
         this.call.as_pin_mut().expect("sent").poll(cx)
     }
@@ -113,17 +135,17 @@ pub struct Reclosed<S> {
     pub recloser: AsyncRecloser,
 }
 
-impl<S: Service<u64> + Clone> Service<u64> for Reclosed<S> {
+impl<S: Service<R> + Clone, R> Service<R> for Reclosed<S> {
     type Response = S::Response;
     type Error = recloser::Error<S::Error>;
-    type Future = RecloserFuture<Lazy<S>, AnyError>;
+    type Future = RecloserFuture<Lazy<S, R>, AnyError>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx).map_err(recloser::Error::Inner)
     }
 
-    fn call(&mut self, n: u64) -> Self::Future {
-        self.recloser.call(Lazy::take(&mut self.inner, n))
+    fn call(&mut self, request: R) -> Self::Future {
+        self.recloser.call(Lazy::take(&mut self.inner, request))
     }
 }
 
@@ -142,20 +164,20 @@ impl<S: Clone, P> Clone for Failsafe<S, P> {
     }
 }
 
-impl<S, P> Service<u64> for Failsafe<S, P>
+impl<S, P, R> Service<R> for Failsafe<S, P>
 where
-    S: Service<u64> + Clone,
+    S: Service<R> + Clone,
     P: FailurePolicy + Send + Sync,
 {
     type Response = S::Response;
     type Error = failsafe::Error<S::Error>;
-    type Future = ResponseFuture<Lazy<S>, P, (), failsafe::Any>;
+    type Future = ResponseFuture<Lazy<S, R>, P, (), failsafe::Any>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx).map_err(failsafe::Error::Inner)
     }
 
-    fn call(&mut self, n: u64) -> Self::Future {
-        self.breaker.call(Lazy::take(&mut self.inner, n))
+    fn call(&mut self, request: R) -> Self::Future {
+        self.breaker.call(Lazy::take(&mut self.inner, request))
     }
 }

@@ -1,7 +1,8 @@
 //! Instructions per call, which do not vary: the difference of a run of N calls and one of 2 N,
 //! each in a process of its own under callgrind.
 
-use crate::contenders::{BUTTRESS, TOWER, cases};
+use crate::case::{Case, Way};
+use crate::contenders::{ASSEMBLED, BUTTRESS, TOWER, cases};
 use std::env;
 use std::fmt::Write as _;
 use std::io;
@@ -16,31 +17,43 @@ pub fn is_one_run() -> bool {
     let (Some(case), Some(who), Some(calls)) = (args.next(), args.next(), args.next()) else {
         return false;
     };
-    let case = cases().find(|known| known.name == case).expect("a case");
+    let case = cases().find(|known| known.name() == case).expect("a case");
     let mut contenders = (case.contenders)();
     let contender = contenders.iter_mut().find(|known| known.who == who);
-    let calls = calls.parse().expect("a number");
-    contender.expect("a contender").run(calls, case.work);
+    let contender = contender.expect("a contender");
+    let way = if contender.ways().any(|way| way == Way::Hand) {
+        Way::Hand
+    } else {
+        Way::CurrentThread
+    };
+    contender.run(way, calls.parse().expect("a number"), case.work);
     true
 }
 
-/// The table of instructions per call, ours and tower's.
+/// The table of instructions per call: ours, tower's, and of the stack that is assembled.
 pub fn table() -> io::Result<String> {
-    let mut table = String::from("| case | buttress | tower |\n|---|---|---|\n");
-    for case in cases() {
-        let tower = (case.contenders)().iter().any(|known| known.who == TOWER);
-        let ours = per_call(case.name, BUTTRESS)?;
-        let mut theirs = "–".to_owned();
-        if tower {
-            let count = per_call(case.name, TOWER)?;
-            theirs = format!("{count:.0} (× {:.2})", ours / count);
+    let mut table = String::from("| case | buttress | tower | assembled |\n|---|---|---|---|\n");
+    // Of what is pending once, only what then sets timers.
+    let counted = |case: &Case| !case.is_pending_variant() || case.name().contains("timeout");
+    for case in cases().filter(counted) {
+        let ours = per_call(&case, BUTTRESS)?;
+        let _ = write!(table, "| {} | {ours:.0} |", case.name());
+        for who in [TOWER, ASSEMBLED] {
+            let mut contenders = (case.contenders)().into_iter();
+            if contenders.any(|known| known.who == who) {
+                let theirs = per_call(&case, who)?;
+                let _ = write!(table, " {theirs:.0} (× {:.2}) |", ours / theirs);
+            } else {
+                table.push_str(" – |");
+            }
         }
-        let _ = writeln!(table, "| {} | {ours:.0} | {theirs} |", case.name);
+        table.push('\n');
     }
     Ok(table)
 }
 
-fn per_call(case: &str, who: &str) -> io::Result<f64> {
+fn per_call(case: &Case, who: &str) -> io::Result<f64> {
+    let case = &case.name();
     let (once, twice) = (start(case, who, CALLS)?, start(case, who, 2 * CALLS)?);
     let (once, twice) = (collected(once)?, collected(twice)?);
     Ok((twice as f64 - once as f64) / CALLS as f64)

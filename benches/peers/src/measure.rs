@@ -1,6 +1,7 @@
 //! The contenders of a case, run in turns, many short runs each.
 
-use crate::case::{Contender, Work};
+use crate::calls::Run;
+use crate::case::{Contender, Way, Work};
 use std::time::Duration;
 
 /// How long to measure.
@@ -31,38 +32,65 @@ impl Sample {
     }
 }
 
-/// Runs the contenders in turns: A B C, A B C, and so on.
-pub fn side_by_side(contenders: &mut [Contender], work: Work, effort: Effort) -> Vec<Sample> {
-    let calls: Vec<u64> = contenders
-        .iter_mut()
-        .map(|contender| warm_up(contender, work, effort.run))
-        .collect();
-    let mut runs = vec![Vec::with_capacity(effort.rounds); contenders.len()];
+/// One contender's runs in one way.
+struct Turn {
+    way: Way,
+    contender: usize,
+    calls: u64,
+    runs: Vec<f64>,
+}
+
+/// Runs the contenders in turns: A B C, A B C, and so on, in one way after the other in each round.
+/// Returns each contender's samples.
+pub fn side_by_side(
+    contenders: &mut [Contender],
+    work: Work,
+    effort: Effort,
+) -> Vec<Vec<(Way, Sample)>> {
+    let mut turns = Vec::new();
+    for (at, contender) in contenders.iter_mut().enumerate() {
+        for way in contender.ways().collect::<Vec<_>>() {
+            let calls = warm_up(|calls| contender.run(way, calls, work), effort.run);
+            turns.push(Turn {
+                way,
+                contender: at,
+                calls,
+                runs: Vec::with_capacity(effort.rounds),
+            });
+        }
+    }
+    turns.sort_by_key(|turn| turn.way);
     for _ in 0..effort.rounds {
-        for ((contender, &calls), runs) in contenders.iter_mut().zip(&calls).zip(&mut runs) {
-            // One that was disturbed by other processes is made again, a few times.
-            let mut made = (0..effort.attempts).map(|_| contender.run(calls, work));
+        for turn in &mut turns {
+            let contender = &mut contenders[turn.contender];
+            // A run that other processes disturbed is made again, a few times.
+            let mut made = (0..effort.attempts).map(|_| contender.run(turn.way, turn.calls, work));
             let mut run = made.next().expect("an attempt");
             while !run.undisturbed()
                 && let Some(again) = made.next()
             {
                 run = again;
             }
-            runs.push(run.elapsed.as_nanos() as f64 / calls as f64);
+            turn.runs.push(run.nanos_per_call());
         }
     }
-    runs.into_iter().map(Sample::of).collect()
+    let mut samples = vec![Vec::new(); contenders.len()];
+    for turn in turns {
+        samples[turn.contender].push((turn.way, Sample::of(turn.runs)));
+    }
+    samples
 }
 
 /// The number of calls that a run of that length takes, an even one.
-fn warm_up(contender: &mut Contender, work: Work, run: Duration) -> u64 {
+fn warm_up(mut make: impl FnMut(u64) -> Run, length: Duration) -> u64 {
     let mut calls = 4;
     loop {
         // The shortest of three: one may be disturbed.
-        let runs = [(); 3].map(|()| contender.run(calls, work).elapsed);
-        let elapsed = runs.into_iter().min().unwrap_or_default();
-        if elapsed * 2 >= run {
-            let calls = calls as f64 * run.as_secs_f64() / elapsed.as_secs_f64();
+        let runs = [(); 3].map(|()| make(calls));
+        let run = runs.into_iter().min_by_key(|run| run.elapsed);
+        let run = run.unwrap_or_default();
+        if run.elapsed * 2 >= length {
+            let calls = run.calls as f64 * length.as_secs_f64() / run.elapsed.as_secs_f64();
             return (calls as u64).next_multiple_of(4).max(4);
         }
         calls *= 2;

@@ -6,29 +6,31 @@ mod case;
 mod contenders;
 mod floor;
 mod glue;
-mod inner;
 mod instructions;
+mod machine;
 mod measure;
 mod plot;
 mod report;
 mod scale;
+mod tasks;
+mod upstream;
 
-use calls::runtime;
-use case::{Case, Work};
+use case::{Case, Way};
 use contenders::breaker::HOLDING;
-use contenders::shared::{self, SharedCase};
+use contenders::{shared, stack};
 use measure::{Effort, side_by_side};
-use report::{Cell, Row, SharedCell, SharedRow};
+use report::{Cell, Row};
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use tasks::main_runtime;
 
 const REPORTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/peers");
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let _guard = runtime().enter();
+    let _guard = main_runtime().enter();
     if instructions::is_one_run() {
         return Ok(());
     }
@@ -44,31 +46,20 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     report.add("\n## The floor, and each contender\n\n");
     report.add(report::DETAILS);
-    let mut measure_all = |cases: &mut dyn Iterator<Item = &'static Case>, effort| -> Vec<Row> {
-        let mut measure = |case| {
-            let row = measure(case, effort);
-            report.add(&report::details(&row));
-            row
-        };
-        cases.map(&mut measure).collect()
-    };
-    let mut rows = measure_all(&mut floor::CASES.iter(), one);
-    rows.extend(measure_all(&mut floor::CONTENDED.iter(), two));
-    rows.extend(measure_all(&mut contenders::cases().chain(HOLDING), one));
-
-    report.add("\n## Memory\n\n");
-    report.add(&report::memory(&rows));
+    let mut rows = report.rows(floor::cases(), one, report::details);
+    let contended = floor::CONTENDED.iter().copied();
+    rows.extend(report.rows(contended, two, report::details));
+    rows.extend(report.rows(one_thread(), one, report::details));
 
     report.add("\n## Two threads\n\n");
     report.add(report::SHARED_DETAILS);
-    let measure = |case| {
-        let row = measure_shared(case, two);
-        report.add(&report::shared_details(&row));
-        row
-    };
-    let shared: Vec<SharedRow> = shared::CASES.iter().map(measure).collect();
-
+    let shared = report.rows(shared::cases(), two, report::shared_details);
     report.add(shared::ABOUT);
+
+    report.add("\n## Memory\n\n");
+    report.add(&report::memory(&rows));
+    report.add("\n");
+    report.add(&report::stack_sizes(&stack::sizes()));
 
     report.add("\n## Scale\n\n");
     report.add(&scale::table(one));
@@ -81,9 +72,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
+    report.add("\n## A runtime on the current thread\n\n");
+    report.add(&report::current_thread(&rows));
+
     report.add("\n## Side by side\n\n");
     report.add(&report::ratios(&rows, &shared));
-    report.add(&format!("\n{}", report::setting()));
+
+    report.add(&format!("\n{}", machine::setting()));
 
     fs::create_dir_all(REPORTS)?;
     fs::write(Path::new(REPORTS).join("report.md"), report.0)?;
@@ -91,24 +86,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The cases of one thread, but for the floor.
+fn one_thread() -> impl Iterator<Item = Case> {
+    contenders::cases().chain(HOLDING.iter().copied())
+}
+
 /// The cases whose name holds `part`, for daily work: printed, not written.
 fn only(part: &str, one: Effort, two: Effort) -> Result<(), Box<dyn Error>> {
-    let known = |case: &&Case| case.name.contains(part);
-    let floor = floor::CASES.iter().chain(floor::CONTENDED).filter(known);
-    let cases = contenders::cases().chain(HOLDING).filter(known);
-    let rows: Vec<Row> = floor.chain(cases).map(|case| measure(case, one)).collect();
-    let shared = shared::CASES.iter().filter(|case| case.name.contains(part));
-    let shared: Vec<SharedRow> = shared.map(|case| measure_shared(case, two)).collect();
+    let known = |case: &Case| case.name().contains(part);
+    let floor = floor::cases().chain(floor::CONTENDED.iter().copied());
+    let cases = floor.chain(one_thread()).filter(known);
+    let rows: Vec<Row> = cases.map(|case| measure(case, one)).collect();
+    let shared = shared::cases().filter(known);
+    let shared: Vec<Row> = shared.map(|case| measure(case, two)).collect();
     if rows.is_empty() && shared.is_empty() {
         return Err(format!("no case is named like {part:?}").into());
     }
     print!("{}", report::ratios(&rows, &shared));
+    print!("\n{}", machine::setting());
     Ok(())
 }
 
 /// Of cases on one thread, and on two, which are disturbed more often.
-const FULL: (Effort, Effort) = (effort(151, 2, 500), effort(61, 10, 3000));
-const QUICK: (Effort, Effort) = (effort(31, 2, 200), effort(15, 10, 2000));
+const FULL: (Effort, Effort) = (effort(121, 2, 500), effort(41, 6, 2000));
+const QUICK: (Effort, Effort) = (effort(31, 2, 200), effort(11, 6, 1000));
 
 const fn effort(rounds: usize, attempts: usize, micros: u64) -> Effort {
     Effort {
@@ -127,47 +128,50 @@ impl Report {
         print!("{text}");
         let _ = self.0.write_str(text);
     }
+
+    /// Measures the cases, and adds the lines of each.
+    fn rows(
+        &mut self,
+        cases: impl Iterator<Item = Case>,
+        effort: Effort,
+        lines: fn(&Row) -> String,
+    ) -> Vec<Row> {
+        let measure = |case| {
+            let row = measure(case, effort);
+            self.add(&lines(&row));
+            row
+        };
+        cases.map(measure).collect()
+    }
 }
 
-fn measure(case: &Case, effort: Effort) -> Row {
+fn measure(case: Case, effort: Effort) -> Row {
     let mut contenders = (case.contenders)();
     let samples = side_by_side(&mut contenders, case.work, effort);
     let cells = contenders
         .iter_mut()
         .zip(samples)
-        .map(|(contender, sample)| {
-            let run = allocations::counting(|| contender.run(100, case.work));
+        .map(|(contender, samples)| {
+            let ways = [Way::Task, Way::Hand];
+            let way = ways
+                .into_iter()
+                .find(|way| contender.ways().any(|known| known == *way));
+            let heap = way.map(|way| {
+                let run = allocations::counting(|| contender.run(way, 100, case.work));
+                let per_call = |taken: u64| taken as f64 / run.calls as f64;
+                (per_call(run.heap.blocks), per_call(run.heap.bytes))
+            });
             Cell {
                 who: contender.who,
                 note: contender.note,
-                sample,
+                samples,
                 sizes: contender.sizes,
-                blocks: run.heap.blocks as f64 / 100.0,
-                bytes: run.heap.bytes as f64 / 100.0,
+                blocks: heap.map(|(blocks, _)| blocks),
+                bytes: heap.map(|(_, bytes)| bytes),
             }
         });
     Row {
-        case: case.name,
-        cells: cells.collect(),
-        absent: case.absent,
-    }
-}
-
-fn measure_shared(case: &SharedCase, effort: Effort) -> SharedRow {
-    let (one, two) = ((case.contenders)(1), (case.contenders)(2));
-    let half = one.len();
-    let mut contenders: Vec<_> = one.into_iter().chain(two).collect();
-    let samples = side_by_side(&mut contenders, Work::Answered, effort);
-    let (one, two) = samples.split_at(half);
-    let cells = contenders.iter().zip(one).zip(two);
-    let cells = cells.map(|((contender, one), two)| SharedCell {
-        who: contender.who,
-        note: contender.note,
-        one: *one,
-        two: *two,
-    });
-    SharedRow {
-        case: case.name,
+        case: case.name(),
         cells: cells.collect(),
         absent: case.absent,
     }

@@ -1,6 +1,8 @@
-//! The times of all cases in one plot: a line for each case, a dot for each contender, and how
-//! long a call takes from left to right, each step ten times the one before.
+//! The times of all cases in one plot: a line for each case, and how long a call takes from left to
+//! right, each step ten times the one before. Each contender has a dot for calls in a task, and a ring
+//! for calls by hand.
 
+use crate::case::Way;
 use crate::contenders::{BUTTRESS, SEATBELT, TOWER, TOWER_RESILIENCE};
 use crate::report::Row;
 use plotters::coord::Shift;
@@ -47,13 +49,19 @@ pub fn draw(rows: &[Row], file: &Path) -> Result<(), Box<dyn Error>> {
     }
     let first = (TOP + LINE / 2).cast_signed();
     for (y, row) in (first..).step_by(LINE as usize).zip(rows) {
-        text(&area, row.case, (LEFT - 14, y), HPos::Right)?;
+        text(&area, &row.case, (LEFT - 14, y), HPos::Right)?;
         // Ours last, on top of the others.
         let cells = row.cells.iter();
         for cell in cells.rev() {
             let known = LEGEND.iter().find(|(who, _)| *who == cell.who);
             let colour = known.map_or(OTHERS, |(_, colour)| *colour);
-            dot(&area, (across(cell.sample.median), y), colour)?;
+            if let Some(nanos) = cell.median(Way::Task) {
+                dot(&area, (across(nanos), y), colour)?;
+            }
+            if let Some(nanos) = cell.median(Way::Hand) {
+                let ring = Circle::new((across(nanos), y), 6, colour.stroke_width(2));
+                area.draw(&ring)?;
+            }
         }
     }
     area.present()?;

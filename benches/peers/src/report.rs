@@ -1,77 +1,130 @@
 //! What was measured, as Markdown.
 
-use crate::case::Sizes;
-use crate::contenders::{BUTTRESS, SEATBELT, TOWER, TOWER_RESILIENCE};
+use crate::case::{Sizes, Way};
+use crate::contenders::stack::StackSizes;
+use crate::contenders::{ASSEMBLED, BUTTRESS, SEATBELT, TOWER, TOWER_RESILIENCE};
 use crate::floor::FLOOR;
 use crate::measure::Sample;
 use std::fmt::Write as _;
-use std::process::Command;
-use std::thread::available_parallelism;
 
 /// One case, measured.
 pub struct Row {
-    pub case: &'static str,
+    pub case: String,
     pub cells: Vec<Cell>,
     pub absent: &'static [(&'static str, &'static str)],
+}
+
+impl Row {
+    pub fn cell(&self, who: &str) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.who == who)
+    }
 }
 
 /// One contender in one case.
 pub struct Cell {
     pub who: &'static str,
     pub note: Option<&'static str>,
-    pub sample: Sample,
+    pub samples: Vec<(Way, Sample)>,
     pub sizes: Option<Sizes>,
-    /// Taken from the heap per call.
-    pub blocks: f64,
-    pub bytes: f64,
+    /// Taken from the heap per call, where that was counted.
+    pub blocks: Option<f64>,
+    pub bytes: Option<f64>,
 }
 
-/// One shared layer, measured on one thread and on two.
-pub struct SharedRow {
-    pub case: &'static str,
-    pub cells: Vec<SharedCell>,
-    pub absent: &'static [(&'static str, &'static str)],
+impl Cell {
+    /// Nanoseconds per call.
+    pub fn median(&self, way: Way) -> Option<f64> {
+        let sample = self.samples.iter().find(|(known, _)| *known == way);
+        sample.map(|(_, sample)| sample.median)
+    }
+
+    fn memory(&self) -> String {
+        let heap = match (self.blocks, self.bytes) {
+            (Some(blocks), Some(bytes)) if blocks >= 0.5 => format!("{blocks:.0} ({bytes:.0})"),
+            _ => "0".to_owned(),
+        };
+        match self.sizes {
+            Some(Sizes { service, future }) => format!("{heap} · {service} + {future}"),
+            None => heap,
+        }
+    }
 }
 
-/// Nanoseconds per call, of all threads together.
-pub struct SharedCell {
-    pub who: &'static str,
-    pub note: Option<&'static str>,
-    pub one: Sample,
-    pub two: Sample,
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Self::Task => "in a task".to_owned(),
+            Self::CurrentThread => "in a task, current thread".to_owned(),
+            Self::Hand => "by hand".to_owned(),
+            Self::Workers(1) => "in tasks, one worker".to_owned(),
+            Self::Workers(_) => "in tasks, two workers".to_owned(),
+            Self::Threads(1) => "by hand, one thread".to_owned(),
+            Self::Threads(_) => "by hand, two threads".to_owned(),
+        }
+    }
 }
 
 pub const DETAILS: &str = "\
-| case | contender | ns per call, median | min | max |
-|---|---|---|---|---|
+| case | contender | how | ns per call, median | min | max |
+|---|---|---|---|---|---|
 ";
 
-/// The lines of one case, one for each contender.
+/// The lines of one case, one for each contender and way.
 pub fn details(row: &Row) -> String {
     let mut lines = String::new();
     for cell in &row.cells {
-        let Sample { median, min, max } = cell.sample;
-        let [median, min, max] = [median, min, max].map(number);
-        let _ = writeln!(
-            lines,
-            "| {} | {} | {median} | {min} | {max} |",
-            row.case, cell.who
-        );
+        for (way, Sample { median, min, max }) in &cell.samples {
+            let [median, min, max] = [median, min, max].map(|nanos| number(*nanos));
+            let _ = writeln!(
+                lines,
+                "| {} | {} | {} | {median} | {min} | {max} |",
+                row.case,
+                cell.who,
+                way.name()
+            );
+        }
     }
     lines
 }
 
-/// The table of memory: what a call takes from the heap, and what services and futures measure.
+pub const SHARED_DETAILS: &str = "\
+| one layer or stack, shared | contender | how | M calls/s in all, median | worst | best |
+|---|---|---|---|---|---|
+";
+
+/// The lines of one shared layer, one for each contender and way.
+pub fn shared_details(row: &Row) -> String {
+    let mut lines = String::new();
+    for cell in &row.cells {
+        for (way, sample) in &cell.samples {
+            let [median, worst, best] = [sample.median, sample.max, sample.min].map(throughput);
+            let _ = writeln!(
+                lines,
+                "| {} | {} | {} | {median:.2} | {worst:.2} | {best:.2} |",
+                row.case,
+                cell.who,
+                way.name()
+            );
+        }
+    }
+    lines
+}
+
+/// Millions of calls per second.
+pub fn throughput(nanos: f64) -> f64 {
+    1000.0 / nanos
+}
+
+/// The table of memory: what a call takes from the heap, and the sizes of services and futures.
 pub fn memory(rows: &[Row]) -> String {
     let mut table = String::from(
         "| case | buttress | tower | tower-resilience | seatbelt | others |\n|---|---|---|---|---|---|\n",
     );
-    let compared = |row: &&Row| row.cells.iter().any(|cell| cell.who == BUTTRESS);
+    let compared = |row: &&Row| row.cell(BUTTRESS).is_some();
     for row in rows.iter().filter(compared) {
         let _ = write!(table, "| {} |", row.case);
         for who in [BUTTRESS, TOWER, TOWER_RESILIENCE, SEATBELT] {
-            let cell = row.cells.iter().find(|cell| cell.who == who);
-            let text = cell.map_or("–".to_owned(), Cell::memory);
+            let text = row.cell(who).map_or("–".to_owned(), Cell::memory);
             let _ = write!(table, " {text} |");
         }
         let others = row.cells.iter().filter(|cell| is_other(cell.who));
@@ -86,116 +139,113 @@ pub fn memory(rows: &[Row]) -> String {
     table
 }
 
-impl Cell {
-    fn memory(&self) -> String {
-        let heap = if self.blocks < 0.5 {
-            "0".to_owned()
-        } else {
-            format!("{:.0} ({:.0})", self.blocks, self.bytes)
-        };
-        match self.sizes {
-            Some(Sizes { service, future }) => format!("{heap} · {service} + {future}"),
-            None => heap,
-        }
+/// The table of the stack's sizes, by what its requests are.
+pub fn stack_sizes(sizes: &[StackSizes]) -> String {
+    let mut table = format!(
+        "| requests | their size | future: {BUTTRESS} | {ASSEMBLED} | service: {BUTTRESS} | {ASSEMBLED} |\n\
+         |---|---|---|---|---|---|\n"
+    );
+    for size in sizes {
+        let StackSizes {
+            requests,
+            request,
+            ours,
+            assembled,
+        } = size;
+        let _ = writeln!(
+            table,
+            "| {requests} | {request} | {} | {} | {} | {} |",
+            ours.future, assembled.future, ours.service, assembled.service
+        );
     }
+    table.push_str(
+        "\nThe stack of five with two timeouts, in bytes. The future of the service within takes 16.\n",
+    );
+    table
 }
 
-pub const SHARED_DETAILS: &str = "\
-| one layer, shared | contender | threads | M calls/s in all, median | worst | best |
-|---|---|---|---|---|---|
-";
-
-/// The lines of one shared layer, two for each contender.
-pub fn shared_details(row: &SharedRow) -> String {
+/// The ratios that are others on a runtime on the current thread than on one with a worker.
+pub fn current_thread(rows: &[Row]) -> String {
     let mut lines = String::new();
-    for cell in &row.cells {
-        for (threads, sample) in [(1, cell.one), (2, cell.two)] {
-            let [median, worst, best] = [sample.median, sample.max, sample.min].map(throughput);
-            let _ = writeln!(
-                lines,
-                "| {} | {} | {threads} | {median:.2} | {worst:.2} | {best:.2} |",
-                row.case, cell.who
-            );
+    let mut compared = 0;
+    for row in rows {
+        let Some(ours) = row.cell(BUTTRESS) else {
+            continue;
+        };
+        for theirs in row.cells.iter().filter(|cell| cell.who != BUTTRESS) {
+            let [worker, current] =
+                [Way::Task, Way::CurrentThread].map(|way| ours.median(way).zip(theirs.median(way)));
+            let (Some(worker), Some(current)) = (worker, current) else {
+                continue;
+            };
+            compared += 1;
+            let ratio = |(ours, theirs): (f64, f64)| ours / theirs;
+            if (ratio(current) / ratio(worker) - 1.0).abs() > 0.1 {
+                let [worker, current] = [worker, current].map(|both| {
+                    let (ours, theirs) = (number(both.0), number(both.1));
+                    format!("{ours}, {theirs} ({})", times(ratio(both)))
+                });
+                let (case, who) = (&row.case, theirs.who);
+                let _ = writeln!(lines, "| {case} | {who} | {worker} | {current} |");
+            }
         }
     }
-    lines
-}
-
-/// Millions of calls per second.
-fn throughput(nanos: f64) -> f64 {
-    1000.0 / nanos
+    format!(
+        "| case | peer | one worker: ours, theirs | current thread: ours, theirs |\n\
+         |---|---|---|---|\n{lines}\n\
+         Of {compared} ratios, those that differ by more than 10 %.\n"
+    )
 }
 
 /// The table of ratios, and what has to be said about it.
-pub fn ratios(rows: &[Row], shared: &[SharedRow]) -> String {
+pub fn ratios(rows: &[Row], shared: &[Row]) -> String {
     let mut table = Table::default();
     for row in rows {
-        if let [floor] = row.cells.as_slice()
-            && floor.who == FLOOR
-        {
-            let median = number(floor.sample.median);
-            table.floor.push(format!("{} {median}", row.case));
+        for cell in row.cells.iter().filter(|cell| cell.who == FLOOR) {
+            for (way, sample) in &cell.samples {
+                let how = match cell.samples.len() {
+                    1 => String::new(),
+                    _ => format!(", {}", way.name()),
+                };
+                let median = number(sample.median);
+                table.floor.push(format!("{}{how} {median}", row.case));
+            }
         }
     }
     for row in rows {
-        let cells = row.cells.iter();
-        table.line(&Line {
-            case: row.case.to_owned(),
-            values: cells
-                .map(|cell| Value {
-                    who: cell.who,
-                    note: cell.note,
-                    text: number(cell.sample.median),
-                    time: Some(cell.sample.median),
-                })
-                .collect(),
-            absent: row.absent,
-        });
+        for way in [Way::Task, Way::Hand] {
+            table.line(row, &way.name(), |cell| {
+                let time = cell.median(way)?;
+                Some((number(time), Some(time)))
+            });
+        }
     }
+    let ways = [
+        ("in tasks", Way::Workers(2), Way::Workers(1)),
+        ("by hand", Way::Threads(2), Way::Threads(1)),
+    ];
     for row in shared {
-        let two = |cell: &SharedCell| Value {
-            who: cell.who,
-            note: cell.note,
-            text: format!("{:.2}", throughput(cell.two.median)),
-            time: Some(cell.two.median),
-        };
-        let against_one = |cell: &SharedCell| Value {
-            who: cell.who,
-            note: cell.note,
-            text: format!("{:.2}", cell.one.median / cell.two.median),
-            time: None,
-        };
-        table.line(&Line {
-            case: format!("{}, two threads: M calls/s in all", row.case),
-            values: row.cells.iter().map(two).collect(),
-            absent: row.absent,
-        });
-        table.line(&Line {
-            case: format!("{}, two threads: throughput against one", row.case),
-            values: row.cells.iter().map(against_one).collect(),
-            absent: row.absent,
-        });
+        for (how, two, one) in ways {
+            let how_many = format!("two threads, {how}: M calls/s in all");
+            table.line(row, &how_many, |cell| {
+                let time = cell.median(two)?;
+                Some((format!("{:.2}", throughput(time)), Some(time)))
+            });
+            let against_one = format!("two threads, {how}: throughput against one");
+            table.line(row, &against_one, |cell| {
+                let gain = cell.median(one)? / cell.median(two)?;
+                Some((format!("{gain:.2}"), None))
+            });
+        }
     }
     table.finish()
-}
-
-struct Line {
-    case: String,
-    values: Vec<Value>,
-    absent: &'static [(&'static str, &'static str)],
-}
-
-struct Value {
-    who: &'static str,
-    note: Option<&'static str>,
-    text: String,
-    /// Where there is one, its ratio is shown.
-    time: Option<f64>,
 }
 
 fn is_other(who: &str) -> bool {
     who != BUTTRESS && !COLUMNS.contains(&who)
 }
+
+const COLUMNS: [&str; 3] = [TOWER, TOWER_RESILIENCE, SEATBELT];
 
 #[derive(Default)]
 struct Table {
@@ -204,41 +254,40 @@ struct Table {
     floor: Vec<String>,
 }
 
-const COLUMNS: [&str; 3] = [TOWER, TOWER_RESILIENCE, SEATBELT];
+/// What is shown, and the time of which a ratio is shown, where there is one.
+type Value = (String, Option<f64>);
 
 impl Table {
-    fn line(&mut self, line: &Line) {
-        let Some(ours) = line.values.iter().find(|value| value.who == BUTTRESS) else {
+    /// Nothing where we have no value.
+    fn line(&mut self, row: &Row, how: &str, value: impl Fn(&Cell) -> Option<Value>) {
+        let Some(ours) = row.cell(BUTTRESS).and_then(&value) else {
             return;
         };
-        let _ = write!(self.lines, "| {} | **{}** |", line.case, ours.text);
+        let _ = write!(self.lines, "| {} | {how} | **{}** |", row.case, ours.0);
         for who in COLUMNS {
-            let theirs = line.values.iter().find(|value| value.who == who);
-            let text = match theirs {
-                Some(theirs) => self.against(ours, theirs),
-                None => self.absent(line, who),
+            let text = match row.cell(who) {
+                Some(theirs) => self.against(&ours, theirs, value(theirs)),
+                None => self.absent(row, who),
             };
             let _ = write!(self.lines, " {text} |");
         }
-        let others = line.values.iter().filter(|value| is_other(value.who));
+        let others = row.cells.iter().filter(|cell| is_other(cell.who));
         let mut texts: Vec<String> = others
-            .map(|theirs| format!("{} {}", theirs.who, self.against(ours, theirs)))
+            .map(|theirs| {
+                let text = self.against(&ours, theirs, value(theirs));
+                format!("{} {text}", theirs.who)
+            })
             .collect();
-        for (who, _) in line.absent.iter().filter(|(who, _)| is_other(who)) {
-            texts.push(format!("{who} {}", self.absent(line, who)));
+        for (who, _) in row.absent.iter().filter(|(who, _)| is_other(who)) {
+            texts.push(format!("{who} {}", self.absent(row, who)));
         }
         let _ = writeln!(self.lines, " {} |", texts.join("; "));
     }
 
-    fn against(&mut self, ours: &Value, theirs: &Value) -> String {
-        let mut text = theirs.text.clone();
-        if let (Some(ours), Some(theirs)) = (ours.time, theirs.time) {
-            let ratio = ours / theirs;
-            let _ = if ratio < 0.01 {
-                write!(text, " (< × 0.01)")
-            } else {
-                write!(text, " (× {ratio:.2})")
-            };
+    fn against(&mut self, ours: &Value, theirs: &Cell, value: Option<Value>) -> String {
+        let (mut text, time) = value.unwrap_or_else(|| ("–".to_owned(), None));
+        if let (Some(ours), Some(theirs)) = (ours.1, time) {
+            let _ = write!(text, " ({})", times(ours / theirs));
         }
         if let Some(note) = theirs.note {
             text.push_str(&self.mark(theirs.who, note));
@@ -246,8 +295,8 @@ impl Table {
         text
     }
 
-    fn absent(&mut self, line: &Line, who: &str) -> String {
-        let known = line.absent.iter().find(|(absent, _)| *absent == who);
+    fn absent(&mut self, row: &Row, who: &str) -> String {
+        let known = row.absent.iter().find(|(absent, _)| *absent == who);
         let mark = known.map(|(who, why)| self.mark(who, why));
         format!("–{}", mark.unwrap_or_default())
     }
@@ -264,7 +313,7 @@ impl Table {
 
     fn finish(self) -> String {
         let mut table = String::from(
-            "| case | buttress | tower | tower-resilience | seatbelt | others |\n|---|---|---|---|---|---|\n",
+            "| case | how | buttress | tower | tower-resilience | seatbelt | others |\n|---|---|---|---|---|---|---|\n",
         );
         table.push_str(&self.lines);
         table.push_str(
@@ -279,52 +328,19 @@ impl Table {
     }
 }
 
+fn times(ratio: f64) -> String {
+    if ratio < 0.01 {
+        "< × 0.01".to_owned()
+    } else {
+        format!("× {ratio:.2}")
+    }
+}
+
 /// As many digits as mean something.
-fn number(nanos: f64) -> String {
+pub fn number(nanos: f64) -> String {
     if nanos < 100.0 {
         format!("{nanos:.1}")
     } else {
         format!("{nanos:.0}")
     }
-}
-
-/// Where it was measured, and which versions.
-pub fn setting() -> String {
-    let rustc = Command::new("rustc").arg("--version").output();
-    let rustc = rustc.map_or_else(
-        |_| "rustc of unknown version".to_owned(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    );
-    let cores = available_parallelism().map_or(0, usize::from);
-    let mut versions: Vec<String> = COMPARED.iter().filter_map(|name| version(name)).collect();
-    versions.sort();
-    format!(
-        "{} {}, {cores} cores, {rustc}; {}.\n",
-        std::env::consts::ARCH,
-        std::env::consts::OS,
-        versions.join(", ")
-    )
-}
-
-const COMPARED: [&str; 11] = [
-    "failsafe",
-    "governor",
-    "recloser",
-    "seatbelt",
-    "tokio",
-    "tower",
-    "tower-resilience-bulkhead",
-    "tower-resilience-circuitbreaker",
-    "tower-resilience-ratelimiter",
-    "tower-resilience-retry",
-    "tower-resilience-timelimiter",
-];
-
-/// As the lock file says.
-fn version(name: &str) -> Option<String> {
-    let lock = include_str!("../Cargo.lock");
-    let package = format!("name = \"{name}\"\nversion = \"");
-    let (_, rest) = lock.split_once(&package)?;
-    let (version, _) = rest.split_once('"')?;
-    Some(format!("{name} {version}"))
 }

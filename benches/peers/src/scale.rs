@@ -1,12 +1,11 @@
 //! How the cost of ours grows.
 
-use crate::calls::{call_by_hand, runtime};
-use crate::case::{Contender, Work};
-use crate::contenders::stack;
-use crate::inner::{AtOnce, FailsOddCalls};
+use crate::calls::call_by_hand;
+use crate::case::{Contender, Way, Work};
+use crate::contenders::{ours, stack};
 use crate::measure::{Effort, side_by_side};
-use buttress::circuit_breaker::Window;
-use buttress::{CircuitBreakerLayer, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer};
+use crate::tasks::{Called, main_runtime};
+use crate::upstream::{AtOnce, FailsOddCalls};
 use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,14 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use tower::{Layer, Service, ServiceBuilder};
+use tower::Service;
 
 /// The table, as Markdown.
 pub fn table(effort: Effort) -> String {
     let rows = [
         clones(effort),
         depth(effort),
-        count_windows(effort, "ok", "O(1)", Work::Answered),
+        count_windows(effort, "ok", "O(1)", Work::Succeeds),
         count_windows(
             effort,
             "every other call failing",
@@ -55,7 +54,7 @@ struct Growth {
     values: Vec<(u64, f64)>,
 }
 
-/// The contenders are sizes.
+/// The contenders are sizes. Awaited in a task where they can be.
 fn measured(
     sizes: &[u64],
     mut made: Vec<Contender>,
@@ -63,16 +62,21 @@ fn measured(
     effort: Effort,
 ) -> Vec<(u64, f64)> {
     let samples = side_by_side(&mut made, work, effort);
-    let medians = samples.iter().map(|sample| sample.median);
-    sizes.iter().copied().zip(medians).collect()
+    let in_tasks = samples.iter().map(|ways| {
+        let task = ways.iter().find(|(way, _)| *way == Way::Task);
+        let (_, sample) = task.or(ways.first()).expect("a way");
+        sample.median
+    });
+    sizes.iter().copied().zip(in_tasks).collect()
 }
 
 fn clones(effort: Effort) -> Growth {
     let sizes = [1, 10, 100, 1000, 10_000];
     let in_turns = |clones: u64| {
-        let mut clones = vec![stack::buttress(); clones as usize];
+        let stack = ours::stack_with_two_timeouts(stack::LIMIT, AtOnce);
+        let mut clones = vec![stack; clones as usize];
         let mut turn = 0;
-        Contender::raw("buttress", move |calls| {
+        Contender::raw("", move |calls| {
             for n in 0..calls {
                 call_by_hand(&mut clones[turn], n);
                 turn = (turn + 1) % clones.len();
@@ -80,68 +84,38 @@ fn clones(effort: Effort) -> Growth {
         })
     };
     Growth {
-        what: "clones of one stack of five, called in turns; ns per call".to_owned(),
+        what: "clones of one stack of five with two timeouts, called in turns by hand; ns per call"
+            .to_owned(),
         expected: "O(1), and the cache misses of as many instances",
         values: measured(&sizes, sizes.map(in_turns).into(), Work::None, effort),
     }
 }
 
-macro_rules! stacked {
-    ($callee:expr) => { $callee };
-    ($callee:expr, $layer:expr $(, $more:expr)*) => {
-        $layer.layer(stacked!($callee $(, $more)*))
-    };
-}
-
 fn depth(effort: Effort) -> Growth {
-    let shed = || LoadShedLayer::new(256);
-    let callee = || ErrorLayer.layer(AtOnce);
     let made = vec![
-        Contender::by_hand("1", stacked!(callee(), shed())),
-        Contender::by_hand("2", stacked!(callee(), shed(), shed())),
-        Contender::by_hand("4", stacked!(callee(), shed(), shed(), shed(), shed())),
-        Contender::by_hand(
-            "8",
-            stacked!(
-                callee(),
-                shed(),
-                shed(),
-                shed(),
-                shed(),
-                shed(),
-                shed(),
-                shed(),
-                shed()
-            ),
-        ),
+        Contender::new("1", || ours::load_shed(256, AtOnce)),
+        Contender::new("2", || ours::two_load_sheds(256, AtOnce)),
+        Contender::new("4", || ours::four_load_sheds(256, AtOnce)),
+        Contender::new("8", || ours::eight_load_sheds(256, AtOnce)),
     ];
     Growth {
-        what: "load sheds on top of each other; ns per call".to_owned(),
+        what: "load sheds on top of each other; ns per call in a task".to_owned(),
         expected: "O(depth)",
-        values: measured(&[1, 2, 4, 8], made, Work::Answered, effort),
+        values: measured(&[1, 2, 4, 8], made, Work::Succeeds, effort),
     }
 }
 
 fn count_windows(effort: Effort, how: &str, expected: &'static str, work: Work) -> Growth {
     let sizes = [10, 100, 1000, 4096];
-    let breaker = |calls: u64| {
-        CircuitBreakerLayer::builder()
-            .window(Window::count(calls as u32))
-            .failure_rate(0.9)
-            .build()
-            .expect("valid")
-    };
     let made = sizes.map(|calls| {
-        let builder = ServiceBuilder::new()
-            .layer(breaker(calls))
-            .layer(ErrorLayer);
+        let calls = calls as u32;
         match work {
-            Work::Answered => Contender::by_hand("buttress", builder.service(AtOnce)),
-            _ => Contender::by_hand("buttress", builder.service(FailsOddCalls)),
+            Work::Succeeds => Contender::new("", || ours::tolerant_breaker_counting(calls, AtOnce)),
+            _ => Contender::new("", || ours::tolerant_breaker_counting(calls, FailsOddCalls)),
         }
     });
     Growth {
-        what: format!("a breaker's window of N calls, {how}; ns per call"),
+        what: format!("a breaker's window of N calls, {how}; ns per call in a task"),
         expected,
         values: measured(&sizes, made.into(), work, effort),
     }
@@ -150,12 +124,8 @@ fn count_windows(effort: Effort, how: &str, expected: &'static str, work: Work) 
 const WAITERS: [u64; 5] = [1, 10, 100, 1000, 10_000];
 
 /// A limit with nothing at hand, whose 10 000th next turn comes within the longest wait.
-fn limited() -> impl Service<u64, Future: Send> + Clone + Send {
-    let quota = Quota::per_second(20_000).burst(1);
-    let mut limited = ServiceBuilder::new()
-        .layer(RateLimitLayer::new(quota))
-        .layer(ErrorLayer)
-        .service(AtOnce);
+fn limited() -> impl Called + Clone {
+    let mut limited = ours::rate_limit_without_burst(20_000, AtOnce);
     call_by_hand(&mut limited, 0);
     limited
 }
@@ -196,7 +166,7 @@ fn waiters() -> Growth {
 fn wakes() -> Growth {
     let wakes = |waiters: u64| {
         let wakes = Arc::new(AtomicU64::new(0));
-        runtime().block_on(async {
+        main_runtime().block_on(async {
             let limited = limited();
             let mut calls = JoinSet::new();
             for _ in 0..waiters {

@@ -1,10 +1,11 @@
 use super::{
-    BUTTRESS, Caller, GOVERNOR, LONG, PLENTY, SEATBELT, TOWER, TOWER_RESILIENCE, after_calls,
+    BUTTRESS, GOVERNOR, GOVERNOR_AND_CLOCK, LONG, PLENTY, SEATBELT, TOWER, TOWER_RESILIENCE, ours,
 };
+use crate::calls::after_calls;
 use crate::case::{Case, Contender, Work};
-use crate::glue::Governed;
-use crate::inner::{AtOnce, Callee};
-use buttress::{ErrorLayer, Quota, RateLimitLayer};
+use crate::glue::{Governed, ReadsClock};
+use crate::tasks::Called;
+use crate::upstream::{AtOnce, PendingOnce, Upstream};
 use governor::RateLimiter;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,12 +14,15 @@ use tower::ServiceBuilder;
 use tower_resilience_ratelimiter::{RateLimiterConfigBuilder, RateLimiterLayer};
 
 pub const CASES: &[Case] = &[
-    Case::new("rate limit, accepted", Work::Answered, accepted).without(&[NOT_SEATBELT]),
+    Case::new("rate limit, accepted", Work::Succeeds, || accepted(AtOnce))
+        .pending(|| accepted(PendingOnce(AtOnce)))
+        .without(&[NOT_SEATBELT]),
     Case::new(
-        "rate limit, accepted, shared by clones, in a runtime",
-        Work::Answered,
-        shared,
+        "rate limit, accepted, shared by clones",
+        Work::Succeeds,
+        || shared(AtOnce),
     )
+    .pending(|| shared(PendingOnce(AtOnce)))
     .without(&[NOT_SEATBELT]),
     Case::new("rate limit, rejected", Work::Rejected, rejected).without(&[NOT_SEATBELT]),
 ];
@@ -26,81 +30,77 @@ pub const CASES: &[Case] = &[
 const NOT_SEATBELT: (&str, &str) = (SEATBELT, "has no rate limit");
 const SECOND: Duration = Duration::from_secs(1);
 
-fn accepted() -> Vec<Contender> {
-    let tower = ServiceBuilder::new()
-        .rate_limit(PLENTY.into(), SECOND)
-        .service(AtOnce);
+fn accepted(upstream: impl Upstream) -> Vec<Contender> {
+    let tower = || {
+        ServiceBuilder::new()
+            .rate_limit(PLENTY.into(), SECOND)
+            .service(upstream)
+    };
     vec![
-        Contender::by_hand(BUTTRESS, buttress(Quota::per_second(PLENTY), AtOnce)),
-        Contender::by_hand(TOWER, tower).note("not `Clone`: cannot be shared"),
-        Contender::by_hand(
-            TOWER_RESILIENCE,
-            tower_resilience(RateLimiterLayer::per_second(PLENTY as usize), AtOnce),
-        ),
-        Contender::by_hand(GOVERNOR, governor(plenty(), AtOnce)),
+        Contender::new(BUTTRESS, || ours::rate_limit(upstream)),
+        Contender::new(TOWER, tower).note("not `Clone`: cannot be shared"),
+        Contender::new(TOWER_RESILIENCE, || {
+            tower_resilience(RateLimiterLayer::per_second(PLENTY as usize), upstream)
+        }),
+        Contender::new(GOVERNOR, || governor(plenty(), upstream)),
+        Contender::new(GOVERNOR_AND_CLOCK, || {
+            ReadsClock(governor(plenty(), upstream))
+        }),
     ]
 }
 
-fn shared() -> Vec<Contender> {
-    let tower = ServiceBuilder::new()
-        .buffer::<u64>(1024)
-        .rate_limit(PLENTY.into(), SECOND)
-        .service(AtOnce);
+/// What tower needs to be shared needs a runtime that runs.
+fn shared(upstream: impl Upstream) -> Vec<Contender> {
+    let tower = || {
+        ServiceBuilder::new()
+            .buffer::<u64>(1024)
+            .rate_limit(PLENTY.into(), SECOND)
+            .service(upstream)
+    };
     vec![
-        Contender::in_runtime(BUTTRESS, buttress(Quota::per_second(PLENTY), AtOnce)),
-        Contender::in_runtime(TOWER, tower).note("behind its `Buffer`, which makes it `Clone`"),
-        Contender::in_runtime(
-            TOWER_RESILIENCE,
-            tower_resilience(RateLimiterLayer::per_second(PLENTY as usize), AtOnce),
-        ),
-        Contender::in_runtime(GOVERNOR, governor(plenty(), AtOnce)),
+        Contender::in_tasks_only(BUTTRESS, || ours::rate_limit(upstream)),
+        Contender::in_tasks_only(TOWER, tower).note("behind its `Buffer`, which makes it `Clone`"),
+        Contender::in_tasks_only(TOWER_RESILIENCE, || {
+            tower_resilience(RateLimiterLayer::per_second(PLENTY as usize), upstream)
+        }),
+        Contender::in_tasks_only(GOVERNOR, || governor(plenty(), upstream)),
     ]
 }
 
 /// One call an hour, which has been made.
 fn rejected() -> Vec<Contender> {
-    let tower = ServiceBuilder::new()
-        .load_shed()
-        .rate_limit(1, LONG)
-        .service(AtOnce);
-    let resilience = RateLimiterLayer::per_second(1)
-        .refresh_period(LONG)
-        .timeout_duration(Duration::ZERO);
+    let tower = || {
+        let tower = ServiceBuilder::new().load_shed().rate_limit(1, LONG);
+        after_calls(1, tower.service(AtOnce))
+    };
+    let resilience = || {
+        let limit = RateLimiterLayer::per_second(1)
+            .refresh_period(LONG)
+            .timeout_duration(Duration::ZERO);
+        after_calls(1, tower_resilience(limit, AtOnce))
+    };
     let hourly = governor::Quota::with_period(LONG).expect("above zero");
     vec![
-        Contender::by_hand(
-            BUTTRESS,
-            after_calls(1, buttress(Quota::new(1, LONG), AtOnce)),
-        ),
-        Contender::by_hand(TOWER, after_calls(1, tower)).note("by its `LoadShed`"),
-        Contender::by_hand(
-            TOWER_RESILIENCE,
-            after_calls(1, tower_resilience(resilience, AtOnce)),
-        )
-        .note("with a timeout of zero; its default sleeps for 100 ms before it rejects"),
-        Contender::by_hand(GOVERNOR, after_calls(1, governor(hourly, AtOnce))),
+        Contender::new(BUTTRESS, || after_calls(1, ours::rate_limit_of_one(AtOnce))),
+        Contender::new(TOWER, tower).note("by its `LoadShed`"),
+        Contender::new(TOWER_RESILIENCE, resilience)
+            .note("with a timeout of zero; its default sleeps for 100 ms before it rejects"),
+        Contender::new(GOVERNOR, || after_calls(1, governor(hourly, AtOnce))),
     ]
-}
-
-pub(super) fn buttress(quota: Quota, callee: impl Callee) -> impl Caller {
-    ServiceBuilder::new()
-        .layer(RateLimitLayer::new(quota))
-        .layer(ErrorLayer)
-        .service(callee)
 }
 
 pub(super) fn tower_resilience(
     limit: RateLimiterConfigBuilder,
-    callee: impl Callee,
-) -> impl Caller {
+    upstream: impl Upstream,
+) -> impl Called + Clone {
     ServiceBuilder::new()
         .layer(limit.build().expect("valid"))
-        .service(callee)
+        .service(upstream)
 }
 
-pub(super) fn governor<S>(quota: governor::Quota, callee: S) -> Governed<S> {
+pub(super) fn governor<S>(quota: governor::Quota, inner: S) -> Governed<S> {
     Governed {
-        inner: callee,
+        inner,
         limiter: Arc::new(RateLimiter::direct(quota)),
     }
 }

@@ -1,8 +1,7 @@
-use super::{BUTTRESS, Caller, SEATBELT, TOWER, TOWER_RESILIENCE};
+use super::{BUTTRESS, SEATBELT, TOWER, TOWER_RESILIENCE, ours};
 use crate::case::{Case, Contender, Work};
-use crate::inner::{AtOnce, Callee, FailsOddCalls, Failure};
-use buttress::retry::{Backoff, Cloned};
-use buttress::{ErrorLayer, RetryLayer};
+use crate::tasks::Called;
+use crate::upstream::{AtOnce, FailsOddCalls, Failure, PendingOnce, Upstream};
 use seatbelt::RecoveryInfo;
 use seatbelt::retry::Retry;
 use std::future::{Ready, ready};
@@ -16,87 +15,73 @@ use tower_resilience_retry as resilience;
 pub const CASES: &[Case] = &[
     Case::new(
         "retry with a budget, first attempt succeeds",
-        Work::Answered,
-        with_budget,
+        Work::Succeeds,
+        || with_budget(AtOnce),
     )
+    .pending(|| with_budget(PendingOnce(AtOnce)))
     .without(&[(SEATBELT, "has no budget")]),
     Case::new(
         "retry without a budget, first attempt succeeds",
-        Work::Answered,
-        without_budget,
-    ),
+        Work::Succeeds,
+        || without_budget(AtOnce),
+    )
+    .pending(|| without_budget(PendingOnce(AtOnce))),
     Case::new(
         "retry without a budget, second attempt succeeds, no wait",
-        Work::AnsweredAtSecond,
-        second_attempt,
-    ),
+        Work::SucceedsAtSecond,
+        || second_attempt(FailsOddCalls),
+    )
+    .pending(|| second_attempt(PendingOnce(FailsOddCalls))),
 ];
 
-fn with_budget() -> Vec<Contender> {
+fn with_budget(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::by_hand(BUTTRESS, buttress(AtOnce)),
-        Contender::by_hand(TOWER, tower_with_budget(AtOnce)),
-        Contender::by_hand(TOWER_RESILIENCE, tower_resilience_with_budget(AtOnce)),
+        Contender::new(BUTTRESS, || ours::retry(upstream)),
+        Contender::new(TOWER, || tower_with_budget(upstream)),
+        Contender::new(TOWER_RESILIENCE, || tower_resilience_with_budget(upstream)),
     ]
 }
 
-fn without_budget() -> Vec<Contender> {
+fn without_budget(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::by_hand(BUTTRESS, buttress_without_budget(AtOnce)),
-        Contender::by_hand(TOWER, tower(AtOnce)),
-        Contender::by_hand(TOWER_RESILIENCE, tower_resilience(AtOnce)),
-        Contender::by_hand(SEATBELT, seatbelt(AtOnce)),
+        Contender::new(BUTTRESS, || ours::retry_without_budget(upstream)),
+        Contender::new(TOWER, || tower(upstream)),
+        Contender::new(TOWER_RESILIENCE, || tower_resilience(upstream)),
+        Contender::new(SEATBELT, || seatbelt(upstream)),
     ]
 }
 
-fn second_attempt() -> Vec<Contender> {
+fn second_attempt(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::by_hand(BUTTRESS, buttress_without_budget(FailsOddCalls)),
-        Contender::by_hand(TOWER, tower(FailsOddCalls)),
-        Contender::in_runtime(TOWER_RESILIENCE, tower_resilience(FailsOddCalls))
-            .note("sleeps for a tick of the timer even if the backoff is zero; run in a runtime"),
-        Contender::by_hand(SEATBELT, seatbelt(FailsOddCalls)),
+        Contender::new(BUTTRESS, || ours::retry_without_budget(upstream)),
+        Contender::new(TOWER, || tower(upstream)),
+        Contender::in_tasks_only(TOWER_RESILIENCE, || tower_resilience(upstream)).note(
+            "sleeps for a tick of the timer even if the backoff is zero, so that it needs a runtime",
+        ),
+        Contender::new(SEATBELT, || seatbelt(upstream)),
     ]
 }
 
-fn buttress(callee: impl Callee) -> impl Caller {
-    ServiceBuilder::new()
-        .layer(RetryLayer::builder().replay(Cloned).build().expect("valid"))
-        .layer(ErrorLayer)
-        .service(callee)
+fn tower(upstream: impl Upstream) -> impl Called + Clone {
+    ServiceBuilder::new().retry(Attempts(2)).service(upstream)
 }
 
-fn buttress_without_budget(callee: impl Callee) -> impl Caller {
-    let retry = RetryLayer::builder()
-        .replay(Cloned)
-        .no_budget()
-        .backoff(Backoff::constant(Duration::ZERO));
-    ServiceBuilder::new()
-        .layer(retry.build().expect("valid"))
-        .layer(ErrorLayer)
-        .service(callee)
-}
-
-fn tower(callee: impl Callee) -> impl Caller {
-    ServiceBuilder::new().retry(Attempts(2)).service(callee)
-}
-
-fn tower_with_budget(callee: impl Callee) -> impl Caller {
+fn tower_with_budget(upstream: impl Upstream) -> impl Called + Clone {
     ServiceBuilder::new()
         .retry(Budgeted::default())
-        .service(callee)
+        .service(upstream)
 }
 
-fn tower_resilience(callee: impl Callee) -> impl Caller {
+fn tower_resilience(upstream: impl Upstream) -> impl Called + Clone {
     let retry = resilience::RetryLayer::<u64, u64, Failure>::exponential_backoff()
         .fixed_backoff(Duration::ZERO);
-    ServiceBuilder::new().layer(retry.build()).service(callee)
+    ServiceBuilder::new().layer(retry.build()).service(upstream)
 }
 
-fn tower_resilience_with_budget(callee: impl Callee) -> impl Caller {
+fn tower_resilience_with_budget(upstream: impl Upstream) -> impl Called + Clone {
     let retry = resilience::RetryLayer::<u64, u64, Failure>::exponential_backoff()
         .budget(tower_resilience_budget());
-    ServiceBuilder::new().layer(retry.build()).service(callee)
+    ServiceBuilder::new().layer(retry.build()).service(upstream)
 }
 
 pub(super) fn tower_resilience_budget() -> Arc<dyn resilience::RetryBudget> {
@@ -107,7 +92,7 @@ pub(super) fn tower_resilience_budget() -> Arc<dyn resilience::RetryBudget> {
     budget.build().expect("valid")
 }
 
-fn seatbelt(callee: impl Callee) -> impl Caller {
+fn seatbelt(upstream: impl Upstream) -> impl Called + Clone {
     let retry = Retry::layer("retry", &super::seatbelt())
         .clone_input()
         .recovery_with(|result: &Result<u64, Failure>, _| match result {
@@ -115,7 +100,7 @@ fn seatbelt(callee: impl Callee) -> impl Caller {
             Err(_) => RecoveryInfo::retry(),
         })
         .base_delay(Duration::ZERO);
-    ServiceBuilder::new().layer(retry).service(callee)
+    ServiceBuilder::new().layer(retry).service(upstream)
 }
 
 /// The policy of the documentation of `tower::retry::Policy`: retries left.
@@ -144,10 +129,10 @@ pub(super) struct Budgeted {
     budget: Arc<TpsBudget>,
 }
 
-impl<E> Policy<u64, u64, E> for Budgeted {
+impl<Req: Clone, Res, E> Policy<Req, Res, E> for Budgeted {
     type Future = Ready<()>;
 
-    fn retry(&mut self, _: &mut u64, outcome: &mut Result<u64, E>) -> Option<Ready<()>> {
+    fn retry(&mut self, _: &mut Req, outcome: &mut Result<Res, E>) -> Option<Ready<()>> {
         if outcome.is_ok() {
             self.budget.deposit();
             return None;
@@ -155,7 +140,7 @@ impl<E> Policy<u64, u64, E> for Budgeted {
         self.budget.withdraw().then(|| ready(()))
     }
 
-    fn clone_request(&mut self, n: &u64) -> Option<u64> {
-        Some(*n)
+    fn clone_request(&mut self, request: &Req) -> Option<Req> {
+        Some(request.clone())
     }
 }

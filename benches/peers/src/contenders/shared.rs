@@ -1,119 +1,109 @@
-//! One layer, shared by threads that do nothing but call.
+//! One layer or stack, shared by threads that do nothing but call.
 
-use super::breaker::{buttress, failsafe, recloser, seatbelt, tower_resilience};
+use super::breaker::{failsafe, recloser, seatbelt, tower_resilience};
 use super::{
     ASSEMBLED, BUTTRESS, FAILSAFE, GOVERNOR, PLENTY, RECLOSER, SEATBELT, TOWER, TOWER_RESILIENCE,
-    rate, stack, timeout,
+    ours, rate, stack, timeout,
 };
-use crate::case::Contender;
+use crate::case::{Case, Contender, Work};
 use crate::floor::FLOOR;
-use crate::inner::{AtOnce, yielding};
-use buttress::{CircuitBreakerLayer, Quota};
+use crate::upstream::{AtOnce, PendingOnce, Upstream, yielding};
 use failsafe::failure_policy::SuccessRateOverTimeWindow;
 use recloser::Recloser;
 use tower_resilience_circuitbreaker as resilience;
 use tower_resilience_ratelimiter::RateLimiterLayer;
 
-/// Made for any number of threads.
-pub struct SharedCase {
-    pub name: &'static str,
-    pub contenders: fn(usize) -> Vec<Contender>,
-    /// Who does not take part, and why.
-    pub absent: &'static [(&'static str, &'static str)],
-}
-
 pub const ABOUT: &str = "\n\
 Two threads that share nothing do twice what one does. Where the first lines say less, the machine \
 was busy with something else, and the others mean little.\n";
 
-pub const CASES: &[SharedCase] = &[
-    SharedCase {
-        name: "bare call, nothing shared",
-        contenders: |threads| vec![Contender::threads(FLOOR, threads, AtOnce)],
-        absent: &[],
-    },
-    SharedCase {
-        name: "timeout, a hundred tasks yielding to the runtime",
-        contenders: the_timeout,
-        absent: &[],
-    },
-    SharedCase {
-        name: "the stack of five",
-        contenders: the_stack,
-        absent: &[],
-    },
-    SharedCase {
-        name: "breaker closed, ok",
-        contenders: the_breaker,
-        absent: &[(TOWER, "has no breaker")],
-    },
-    SharedCase {
-        name: "rate limit, accepted",
-        contenders: the_rate_limit,
-        absent: &[
-            (
-                TOWER,
-                "not `Clone`; behind its `Buffer` one task makes all calls",
-            ),
-            (SEATBELT, "has no rate limit"),
-        ],
-    },
+/// The cases of two threads, in the order of the table.
+pub fn cases() -> impl Iterator<Item = Case> {
+    CASES.iter().copied().flat_map(Case::variants)
+}
+
+const CASES: &[Case] = &[
+    Case::new("bare call, nothing shared", Work::Succeeds, || {
+        vec![Contender::shared(FLOOR, || AtOnce)]
+    })
+    .pending(|| vec![Contender::shared(FLOOR, || PendingOnce(AtOnce))]),
+    Case::new(
+        "timeout, a hundred tasks yielding to the runtime",
+        Work::Succeeds,
+        the_timeout,
+    ),
+    Case::new("the stack of five", Work::Succeeds, || the_stack(AtOnce))
+        .pending(|| the_stack(PendingOnce(AtOnce))),
+    Case::new(stack::TWO_TIMEOUTS, Work::Succeeds, || two_timeouts(AtOnce))
+        .pending(|| two_timeouts(PendingOnce(AtOnce)))
+        .without(stack::ONLY_ASSEMBLED),
+    Case::new("breaker closed, ok", Work::Succeeds, || the_breaker(AtOnce))
+        .pending(|| the_breaker(PendingOnce(AtOnce)))
+        .without(&[(TOWER, "has no breaker")]),
+    Case::new("rate limit, accepted", Work::Succeeds, || {
+        the_rate_limit(AtOnce)
+    })
+    .pending(|| the_rate_limit(PendingOnce(AtOnce)))
+    .without(&[
+        (
+            TOWER,
+            "not `Clone`; behind its `Buffer` one task makes all calls",
+        ),
+        (SEATBELT, "has no rate limit"),
+    ]),
 ];
 
-fn the_timeout(threads: usize) -> Vec<Contender> {
-    let callee = yielding();
+fn the_timeout() -> Vec<Contender> {
+    let upstream = yielding();
     vec![
-        Contender::tasks(BUTTRESS, threads, timeout::buttress(callee.clone())),
-        Contender::tasks(TOWER, threads, timeout::tower(callee.clone())),
-        Contender::tasks(
-            TOWER_RESILIENCE,
-            threads,
-            timeout::tower_resilience(callee.clone()),
-        ),
-        Contender::tasks(SEATBELT, threads, timeout::seatbelt(callee)),
+        Contender::shared_by_tasks(BUTTRESS, || ours::timeout(upstream)),
+        Contender::shared_by_tasks(TOWER, || timeout::tower(upstream)),
+        Contender::shared_by_tasks(TOWER_RESILIENCE, || timeout::tower_resilience(upstream)),
+        Contender::shared_by_tasks(SEATBELT, || timeout::seatbelt(upstream)),
     ]
 }
 
-fn the_stack(threads: usize) -> Vec<Contender> {
+fn the_stack(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::threads(BUTTRESS, threads, stack::buttress()),
-        Contender::threads(TOWER, threads, stack::tower()).note(stack::TOWER_HAS),
-        Contender::threads(TOWER_RESILIENCE, threads, stack::tower_resilience()),
-        Contender::threads(SEATBELT, threads, stack::seatbelt()).note(stack::SEATBELT_HAS),
-        Contender::threads(ASSEMBLED, threads, stack::assembled()).note(stack::ASSEMBLED_OF),
+        Contender::shared(BUTTRESS, || ours::stack(stack::LIMIT, upstream)),
+        Contender::shared(TOWER, || stack::tower(upstream)).note(stack::TOWER_HAS),
+        Contender::shared(TOWER_RESILIENCE, || stack::tower_resilience(upstream)),
+        Contender::shared(SEATBELT, || stack::seatbelt(upstream)).note(stack::SEATBELT_HAS),
+        Contender::shared(ASSEMBLED, || stack::assembled(upstream)).note(stack::ASSEMBLED_OF),
     ]
 }
 
-fn the_breaker(threads: usize) -> Vec<Contender> {
-    let resilience = resilience::CircuitBreakerLayer::standard();
-    let rate = SuccessRateOverTimeWindow::default();
+fn two_timeouts(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::threads(
-            BUTTRESS,
-            threads,
-            buttress(CircuitBreakerLayer::builder(), AtOnce),
-        ),
-        Contender::threads(
-            TOWER_RESILIENCE,
-            threads,
-            tower_resilience(resilience, AtOnce),
-        ),
-        Contender::threads(SEATBELT, threads, seatbelt(|breaker| breaker, AtOnce)),
-        Contender::threads(RECLOSER, threads, recloser(Recloser::custom(), AtOnce)),
-        Contender::threads(FAILSAFE, threads, failsafe(rate, AtOnce)),
+        Contender::shared(BUTTRESS, || {
+            ours::stack_with_two_timeouts(stack::LIMIT, upstream)
+        }),
+        Contender::shared(ASSEMBLED, || stack::assembled_with_two_timeouts(upstream))
+            .note(stack::ASSEMBLED_OF),
     ]
 }
 
-fn the_rate_limit(threads: usize) -> Vec<Contender> {
-    let ours = rate::buttress(Quota::per_second(PLENTY), AtOnce);
-    let resilience = RateLimiterLayer::per_second(PLENTY as usize);
+fn the_breaker(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::threads(BUTTRESS, threads, ours),
-        Contender::threads(
-            TOWER_RESILIENCE,
-            threads,
-            rate::tower_resilience(resilience, AtOnce),
-        ),
-        Contender::threads(GOVERNOR, threads, rate::governor(rate::plenty(), AtOnce)),
+        Contender::shared(BUTTRESS, || ours::breaker(upstream)),
+        Contender::shared(TOWER_RESILIENCE, || {
+            tower_resilience(resilience::CircuitBreakerLayer::standard(), upstream)
+        }),
+        Contender::shared(SEATBELT, || seatbelt(|breaker| breaker, upstream)),
+        Contender::shared(RECLOSER, || recloser(Recloser::custom(), upstream)),
+        Contender::shared(FAILSAFE, || {
+            failsafe(SuccessRateOverTimeWindow::default(), upstream)
+        }),
+    ]
+}
+
+fn the_rate_limit(upstream: impl Upstream) -> Vec<Contender> {
+    vec![
+        Contender::shared(BUTTRESS, || ours::rate_limit(upstream)),
+        Contender::shared(TOWER_RESILIENCE, || {
+            let limit = RateLimiterLayer::per_second(PLENTY as usize);
+            rate::tower_resilience(limit, upstream)
+        }),
+        Contender::shared(GOVERNOR, || rate::governor(rate::plenty(), upstream)),
     ]
 }

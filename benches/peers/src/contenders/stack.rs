@@ -1,19 +1,17 @@
 use super::breaker::{recloser, seatbelt_layer};
 use super::rate::{governor, plenty};
 use super::retry::{Budgeted, tower_resilience_budget};
-use super::{ASSEMBLED, BUTTRESS, Caller, PLENTY, SEATBELT, TOWER, TOWER_RESILIENCE};
-use crate::case::{Case, Contender, Work};
-use crate::inner::{AtOnce, Failure};
-use buttress::retry::Cloned;
-use buttress::{
-    CircuitBreakerLayer, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
+use super::{
+    ASSEMBLED, ATTEMPT, BUTTRESS, DEADLINE, PLENTY, SEATBELT, TOWER, TOWER_RESILIENCE, ours,
 };
+use crate::case::{Case, Contender, Sizes, Work};
+use crate::tasks::Called;
+use crate::upstream::{AtOnce, Failure, HttpRequest, HttpUpstream, PendingOnce, Upstream};
 use recloser::Recloser;
 use seatbelt::RecoveryInfo;
 use seatbelt::retry::Retry;
 use seatbelt::timeout::Timeout;
-use std::time::Duration;
-use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower::{BoxError, Service, ServiceBuilder};
 use tower_resilience_bulkhead::BulkheadLayer;
 use tower_resilience_circuitbreaker as breaker;
 use tower_resilience_ratelimiter::RateLimiterLayer;
@@ -21,60 +19,112 @@ use tower_resilience_retry as retry;
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 pub const CASES: &[Case] = &[
-    Case::new("the stack of five", Work::Answered, || {
-        vec![
-            Contender::by_hand(BUTTRESS, buttress()),
-            Contender::by_hand(TOWER, tower()).note(TOWER_HAS),
-            Contender::by_hand(TOWER_RESILIENCE, tower_resilience()),
-            Contender::by_hand(SEATBELT, seatbelt()).note(SEATBELT_HAS),
-            Contender::by_hand(ASSEMBLED, assembled()).note(ASSEMBLED_OF),
-        ]
-    }),
+    Case::new("the stack of five", Work::Succeeds, || one_timeout(AtOnce))
+        .pending(|| one_timeout(PendingOnce(AtOnce))),
+    Case::new(TWO_TIMEOUTS, Work::Succeeds, || two_timeouts(AtOnce))
+        .pending(|| two_timeouts(PendingOnce(AtOnce)))
+        .without(ONLY_ASSEMBLED),
     Case::new(
         "the stack of five, a fresh clone per call",
-        Work::Answered,
-        || {
-            vec![
-                Contender::cloned(BUTTRESS, buttress()),
-                Contender::cloned(TOWER, tower()).note(TOWER_HAS),
-                Contender::cloned(TOWER_RESILIENCE, tower_resilience()),
-                Contender::cloned(SEATBELT, seatbelt()).note(SEATBELT_HAS),
-                Contender::cloned(ASSEMBLED, assembled()).note(ASSEMBLED_OF),
-            ]
-        },
-    ),
+        Work::Succeeds,
+        || fresh_clones(AtOnce),
+    )
+    .pending(|| fresh_clones(PendingOnce(AtOnce))),
+    Case::new(
+        "the stack of five, two timeouts, a fresh clone per call",
+        Work::Succeeds,
+        || fresh_clones_with_two_timeouts(AtOnce),
+    )
+    .pending(|| fresh_clones_with_two_timeouts(PendingOnce(AtOnce)))
+    .without(ONLY_ASSEMBLED),
 ];
+
+pub const TWO_TIMEOUTS: &str = "the stack of five, two timeouts";
+
+/// Whose stacks are not compared with two timeouts.
+pub const ONLY_ASSEMBLED: &[(&str, &str)] =
+    &[(TOWER, ONLY), (TOWER_RESILIENCE, ONLY), (SEATBELT, ONLY)];
+const ONLY: &str = "compared with one timeout only";
 
 pub const TOWER_HAS: &str = "four layers: no breaker, and its rate limit is not `Clone`, so that \
     it cannot stand below retry; timeout, retry with `TpsBudget`, load shed, limit";
 pub const SEATBELT_HAS: &str = "three layers: retry without a budget, breaker, timeout";
-pub const ASSEMBLED_OF: &str = "tower's timeout, retry with `TpsBudget`, load shed and limit, \
+pub const ASSEMBLED_OF: &str = "tower's timeouts, retry with `TpsBudget`, load shed and limit, \
     governor, recloser, and some hundred lines of glue";
 
-const AFTER: Duration = Duration::from_secs(10);
-const LIMIT: usize = 256;
+/// Of calls in flight. Never reached.
+pub const LIMIT: usize = 256;
 
-pub fn buttress() -> impl Caller {
-    ServiceBuilder::new()
-        .layer(TimeoutLayer::new(AFTER))
-        .layer(RetryLayer::builder().replay(Cloned).build().expect("valid"))
-        .layer(LoadShedLayer::new(LIMIT))
-        .layer(RateLimitLayer::new(Quota::per_second(PLENTY)))
-        .layer(CircuitBreakerLayer::default())
-        .layer(ErrorLayer)
-        .service(AtOnce)
+fn one_timeout(upstream: impl Upstream) -> Vec<Contender> {
+    vec![
+        Contender::new(BUTTRESS, || ours::stack(LIMIT, upstream)),
+        Contender::new(TOWER, || tower(upstream)).note(TOWER_HAS),
+        Contender::new(TOWER_RESILIENCE, || tower_resilience(upstream)),
+        Contender::new(SEATBELT, || seatbelt(upstream)).note(SEATBELT_HAS),
+        Contender::new(ASSEMBLED, || assembled(upstream)).note(ASSEMBLED_OF),
+    ]
 }
 
-pub fn tower() -> impl Caller {
+fn two_timeouts(upstream: impl Upstream) -> Vec<Contender> {
+    vec![
+        Contender::new(BUTTRESS, || ours::stack_with_two_timeouts(LIMIT, upstream)),
+        Contender::new(ASSEMBLED, || assembled_with_two_timeouts(upstream)).note(ASSEMBLED_OF),
+    ]
+}
+
+fn fresh_clones(upstream: impl Upstream) -> Vec<Contender> {
+    vec![
+        Contender::cloned(BUTTRESS, || ours::stack(LIMIT, upstream)),
+        Contender::cloned(TOWER, || tower(upstream)).note(TOWER_HAS),
+        Contender::cloned(TOWER_RESILIENCE, || tower_resilience(upstream)),
+        Contender::cloned(SEATBELT, || seatbelt(upstream)).note(SEATBELT_HAS),
+        Contender::cloned(ASSEMBLED, || assembled(upstream)).note(ASSEMBLED_OF),
+    ]
+}
+
+fn fresh_clones_with_two_timeouts(upstream: impl Upstream) -> Vec<Contender> {
+    vec![
+        Contender::cloned(BUTTRESS, || ours::stack_with_two_timeouts(LIMIT, upstream)),
+        Contender::cloned(ASSEMBLED, || assembled_with_two_timeouts(upstream)).note(ASSEMBLED_OF),
+    ]
+}
+
+/// The sizes of both stacks with two timeouts.
+pub struct StackSizes {
+    pub requests: &'static str,
+    /// Of one request.
+    pub request: usize,
+    pub ours: Sizes,
+    pub assembled: Sizes,
+}
+
+pub fn sizes() -> [StackSizes; 2] {
+    [
+        StackSizes {
+            requests: "`u64`",
+            request: size_of::<u64>(),
+            ours: Sizes::of::<u64, _>(&ours::stack_with_two_timeouts(LIMIT, AtOnce)),
+            assembled: Sizes::of::<u64, _>(&assembled_with_two_timeouts(AtOnce)),
+        },
+        StackSizes {
+            requests: "`http::Request<Full<Bytes>>`",
+            request: size_of::<HttpRequest>(),
+            ours: Sizes::of::<HttpRequest, _>(&ours::http_stack(LIMIT)),
+            assembled: Sizes::of::<HttpRequest, _>(&assembled_for_http()),
+        },
+    ]
+}
+
+pub fn tower(upstream: impl Upstream) -> impl Called + Clone {
     ServiceBuilder::new()
-        .timeout(AFTER)
+        .timeout(DEADLINE)
         .retry(Budgeted::default())
         .load_shed()
         .concurrency_limit(LIMIT)
-        .service(AtOnce)
+        .service(upstream)
 }
 
-pub fn tower_resilience() -> impl Caller {
+pub fn tower_resilience(upstream: impl Upstream) -> impl Called + Clone {
     let shed = BulkheadLayer::builder()
         .max_concurrent_calls(LIMIT)
         .reject_when_full();
@@ -87,17 +137,21 @@ pub fn tower_resilience() -> impl Caller {
                 .expect("valid"),
         )
         .layer(breaker.build().expect("valid"))
-        .service(AtOnce);
+        .service(upstream);
     let retry =
         retry::RetryLayer::<u64, u64, _>::exponential_backoff().budget(tower_resilience_budget());
     ServiceBuilder::new()
-        .layer(TimeLimiterLayer::standard().timeout_duration(AFTER).build())
+        .layer(
+            TimeLimiterLayer::standard()
+                .timeout_duration(DEADLINE)
+                .build(),
+        )
         .layer(retry.build())
         .service(inner)
 }
 
 /// In the order that its documentation recommends.
-pub fn seatbelt() -> impl Caller {
+pub fn seatbelt(upstream: impl Upstream) -> impl Called + Clone {
     let context = super::seatbelt();
     let retry = Retry::layer("retry", &context).clone_input().recovery_with(
         |result: &Result<u64, Failure>, _| match result {
@@ -107,23 +161,44 @@ pub fn seatbelt() -> impl Caller {
     );
     let timeout = Timeout::layer("timeout", &context)
         .timeout_error(|_| Failure)
-        .timeout(AFTER);
+        .timeout(DEADLINE);
     ServiceBuilder::new()
         .layer(retry)
         .layer(seatbelt_layer())
         .layer(timeout)
-        .service(AtOnce)
+        .service(upstream)
 }
 
-pub fn assembled() -> impl Caller {
-    let breaker = recloser(Recloser::custom(), AtOnce).map_err(|error| match error {
-        recloser::Error::Inner(error) => BoxError::from(error),
+macro_rules! assembled {
+    ($inner:expr) => {
+        ServiceBuilder::new()
+            .timeout(DEADLINE)
+            .retry(Budgeted::default())
+            .load_shed()
+            .concurrency_limit(LIMIT)
+            .layer_fn(|inner| governor(plenty(), inner))
+            .map_err(boxed)
+            .layer_fn(|inner| recloser(Recloser::custom(), inner))
+            .service($inner)
+    };
+}
+
+pub fn assembled(upstream: impl Upstream) -> impl Called + Clone {
+    assembled!(upstream)
+}
+
+/// One timeout for the whole call, one for each attempt, as ours has.
+pub fn assembled_with_two_timeouts(upstream: impl Upstream) -> impl Called + Clone {
+    assembled!(ServiceBuilder::new().timeout(ATTEMPT).service(upstream))
+}
+
+fn assembled_for_http() -> impl Service<HttpRequest> {
+    assembled!(ServiceBuilder::new().timeout(ATTEMPT).service(HttpUpstream))
+}
+
+fn boxed<E: Into<BoxError>>(error: recloser::Error<E>) -> BoxError {
+    match error {
+        recloser::Error::Inner(error) => error.into(),
         recloser::Error::Rejected => BoxError::from("circuit open"),
-    });
-    ServiceBuilder::new()
-        .timeout(AFTER)
-        .retry(Budgeted::default())
-        .load_shed()
-        .concurrency_limit(LIMIT)
-        .service(governor(plenty(), breaker))
+    }
 }

@@ -1,61 +1,50 @@
-use super::{BUTTRESS, Caller, SEATBELT, TOWER, TOWER_RESILIENCE};
+use super::{BUTTRESS, DEADLINE, SEATBELT, TOWER, TOWER_RESILIENCE, ours};
 use crate::case::{Case, Contender, Work};
-use crate::inner::{AtOnce, Callee, Failure, PendingOnce, yielding};
-use buttress::{ErrorLayer, TimeoutLayer};
+use crate::tasks::Called;
+use crate::upstream::{AtOnce, Failure, PendingOnce, Upstream, yielding};
 use seatbelt::timeout::Timeout;
-use std::time::Duration;
 use tower::ServiceBuilder;
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 pub const CASES: &[Case] = &[
-    Case::new("timeout, ready at once", Work::Answered, || by_hand(AtOnce)),
-    Case::new("timeout, pending once", Work::Answered, || {
-        by_hand(PendingOnce)
-    }),
-    Case::new("timeout, yielding to the runtime", Work::Answered, || {
-        in_runtime(&yielding())
+    Case::new("timeout", Work::Succeeds, || made(AtOnce)).pending(|| made(PendingOnce(AtOnce))),
+    Case::new("timeout, yielding to the runtime", Work::Succeeds, || {
+        made_in_tasks(yielding())
     }),
 ];
 
-const AFTER: Duration = Duration::from_secs(10);
-
-fn by_hand(callee: impl Callee) -> Vec<Contender> {
+fn made(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::by_hand(BUTTRESS, buttress(callee.clone())),
-        Contender::by_hand(TOWER, tower(callee.clone())),
-        Contender::by_hand(TOWER_RESILIENCE, tower_resilience(callee.clone())),
-        Contender::by_hand(SEATBELT, seatbelt(callee)),
+        Contender::new(BUTTRESS, || ours::timeout(upstream)),
+        Contender::new(TOWER, || tower(upstream)),
+        Contender::new(TOWER_RESILIENCE, || tower_resilience(upstream)),
+        Contender::new(SEATBELT, || seatbelt(upstream)),
     ]
 }
 
-fn in_runtime(callee: &impl Callee) -> Vec<Contender> {
+fn made_in_tasks(upstream: impl Upstream) -> Vec<Contender> {
     vec![
-        Contender::in_runtime(BUTTRESS, buttress(callee.clone())),
-        Contender::in_runtime(TOWER, tower(callee.clone())),
-        Contender::in_runtime(TOWER_RESILIENCE, tower_resilience(callee.clone())),
-        Contender::in_runtime(SEATBELT, seatbelt(callee.clone())),
+        Contender::in_tasks_only(BUTTRESS, || ours::timeout(upstream)),
+        Contender::in_tasks_only(TOWER, || tower(upstream)),
+        Contender::in_tasks_only(TOWER_RESILIENCE, || tower_resilience(upstream)),
+        Contender::in_tasks_only(SEATBELT, || seatbelt(upstream)),
     ]
 }
 
-pub fn buttress(callee: impl Callee) -> impl Caller {
+pub(super) fn tower(upstream: impl Upstream) -> impl Called + Clone {
+    ServiceBuilder::new().timeout(DEADLINE).service(upstream)
+}
+
+pub(super) fn tower_resilience(upstream: impl Upstream) -> impl Called + Clone {
+    let timeout = TimeLimiterLayer::standard().timeout_duration(DEADLINE);
     ServiceBuilder::new()
-        .layer(TimeoutLayer::new(AFTER))
-        .layer(ErrorLayer)
-        .service(callee)
+        .layer(timeout.build())
+        .service(upstream)
 }
 
-pub fn tower(callee: impl Callee) -> impl Caller {
-    ServiceBuilder::new().timeout(AFTER).service(callee)
-}
-
-pub fn tower_resilience(callee: impl Callee) -> impl Caller {
-    let timeout = TimeLimiterLayer::standard().timeout_duration(AFTER);
-    ServiceBuilder::new().layer(timeout.build()).service(callee)
-}
-
-pub fn seatbelt(callee: impl Callee) -> impl Caller {
+pub(super) fn seatbelt(upstream: impl Upstream) -> impl Called + Clone {
     let timeout = Timeout::layer("timeout", &super::seatbelt())
         .timeout_error(|_| Failure)
-        .timeout(AFTER);
-    ServiceBuilder::new().layer(timeout).service(callee)
+        .timeout(DEADLINE);
+    ServiceBuilder::new().layer(timeout).service(upstream)
 }

@@ -1,17 +1,20 @@
 //! The service behind every contender. It counts the calls that reach it.
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tower::Service;
+use tower::{BoxError, Service};
 
 thread_local! {
     static SERVED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Starts the count of this thread's calls anew.
+/// Sets this thread's count to zero.
 pub fn start_counting() {
     SERVED.set(0);
 }
@@ -31,25 +34,21 @@ fn count() -> u64 {
 }
 
 /// What all contenders are put around.
-pub trait Callee:
-    Service<u64, Response = u64, Error = Failure, Future: Send + 'static>
-    + Clone
-    + Send
-    + Sync
-    + 'static
+pub trait Upstream:
+    Service<u64, Response = u64, Error = Failure, Future: Send + 'static> + Copy + Send + Sync + 'static
 {
 }
 
-impl<S> Callee for S where
+impl<S> Upstream for S where
     S: Service<u64, Response = u64, Error = Failure, Future: Send + 'static>
-        + Clone
+        + Copy
         + Send
         + Sync
         + 'static
 {
 }
 
-/// The callee's own error.
+/// The upstream's own error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure;
 
@@ -61,14 +60,17 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Answers at once.
+/// A response or an error that is there at once.
+type AtOnceFuture = Ready<Result<u64, Failure>>;
+
+/// Responds at once, with the request.
 #[derive(Clone, Copy, Debug)]
 pub struct AtOnce;
 
 impl Service<u64> for AtOnce {
     type Response = u64;
     type Error = Failure;
-    type Future = Ready<Result<u64, Failure>>;
+    type Future = AtOnceFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
@@ -87,7 +89,7 @@ pub struct FailsOddCalls;
 impl Service<u64> for FailsOddCalls {
     type Response = u64;
     type Error = Failure;
-    type Future = Ready<Result<u64, Failure>>;
+    type Future = AtOnceFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
@@ -109,7 +111,7 @@ pub struct Fails;
 impl Service<u64> for Fails {
     type Response = u64;
     type Error = Failure;
-    type Future = Ready<Result<u64, Failure>>;
+    type Future = AtOnceFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
@@ -121,38 +123,39 @@ impl Service<u64> for Fails {
     }
 }
 
-/// Answers at the second poll.
+/// As the service within, but each call's first poll is pending and wakes its task at once.
 #[derive(Clone, Copy, Debug)]
-pub struct PendingOnce;
+pub struct PendingOnce<S>(pub S);
 
-impl Service<u64> for PendingOnce {
-    type Response = u64;
-    type Error = Failure;
-    type Future = SecondPoll;
+impl<S: Service<u64, Future: Unpin>> Service<u64> for PendingOnce<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = SecondPoll<S::Future>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
     }
 
     fn call(&mut self, n: u64) -> Self::Future {
-        count();
-        SecondPoll { n, polled: false }
+        let call = self.0.call(n);
+        let polled = false;
+        SecondPoll { call, polled }
     }
 }
 
 /// The future of [`PendingOnce`].
 #[derive(Debug)]
-pub struct SecondPoll {
-    n: u64,
+pub struct SecondPoll<F> {
+    call: F,
     polled: bool,
 }
 
-impl Future for SecondPoll {
-    type Output = Result<u64, Failure>;
+impl<F: Future + Unpin> Future for SecondPoll<F> {
+    type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if self.polled {
-            return Poll::Ready(Ok(self.n));
+            return Pin::new(&mut self.call).poll(cx);
         }
         self.polled = true;
         cx.waker().wake_by_ref();
@@ -160,8 +163,9 @@ impl Future for SecondPoll {
     }
 }
 
-/// Lets the runtime turn once before it answers.
-pub fn yielding() -> impl Callee {
+/// Yields to the runtime once before it responds, so that the runtime looks at its timers and
+/// sockets.
+pub fn yielding() -> impl Upstream {
     tower::service_fn(|n| {
         count();
         async move {
@@ -169,4 +173,25 @@ pub fn yielding() -> impl Callee {
             Ok(n)
         }
     })
+}
+
+/// A request with a body that can be copied.
+pub type HttpRequest = Request<Full<Bytes>>;
+
+/// An HTTP client, for the sizes of futures. Its own future is boxed, as that of hyper-util's client.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpUpstream;
+
+impl Service<HttpRequest> for HttpUpstream {
+    type Response = Response<Full<Bytes>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: HttpRequest) -> Self::Future {
+        Box::pin(ready(Ok(Response::default())))
+    }
 }
