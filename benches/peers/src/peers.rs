@@ -12,6 +12,7 @@ mod measure;
 mod plot;
 mod report;
 mod scale;
+mod targets;
 mod tasks;
 mod upstream;
 
@@ -78,6 +79,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     report.add("\n## Side by side\n\n");
     report.add(&report::ratios(&rows, &shared));
 
+    report.add("\n## What must be reached\n\n");
+    report.add(&targets::table(&rows, &shared).unwrap_or_default());
     report.add(&format!("\n{}", machine::setting()));
 
     fs::create_dir_all(REPORTS)?;
@@ -103,6 +106,9 @@ fn only(part: &str, one: Effort, two: Effort) -> Result<(), Box<dyn Error>> {
         return Err(format!("no case is named like {part:?}").into());
     }
     print!("{}", report::ratios(&rows, &shared));
+    if let Some(targets) = targets::table(&rows, &shared) {
+        print!("\n{targets}");
+    }
     print!("\n{}", machine::setting());
     Ok(())
 }
