@@ -31,12 +31,42 @@ fn verdict(status: u16, retry_after: Option<&'static str>) -> Verdict {
 fn every_status_has_its_verdict() {
     for status in 100..=999 {
         let expected = match status {
-            408 | 425 | 500 | 502 | 503 | 504 => Verdict::TRANSIENT,
-            429 => Verdict::THROTTLED,
             501 | 505 => Verdict::Permanent,
+            408 | 425 | 500.. => Verdict::TRANSIENT,
+            429 => Verdict::THROTTLED,
             _ => Verdict::Healthy,
         };
         assert_eq!(verdict(status, None), expected, "{status}");
+    }
+}
+
+#[test]
+fn a_status_without_a_name_is_judged_as_the_first_of_its_class() {
+    const LIST: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::BAD_GATEWAY];
+    let classify = StatusClassifier::default().transient(LIST);
+    for (status, expected) in [
+        (400, Verdict::TRANSIENT),
+        (404, Verdict::Healthy),
+        (499, Verdict::TRANSIENT),
+        (500, Verdict::Healthy),
+        (502, Verdict::TRANSIENT),
+        (522, Verdict::Healthy),
+        (600, Verdict::Healthy),
+    ] {
+        let response = Response::builder().status(status).body(()).unwrap();
+        let verdict = classify.classify(Ok::<_, &Infallible>(&response));
+        assert_eq!(verdict, expected, "{status}");
+    }
+}
+
+#[test]
+fn a_status_without_a_name_can_be_listed() {
+    const LIST: &[StatusCode] = &[StatusCode::NETWORK_AUTHENTICATION_REQUIRED];
+    let classify = StatusClassifier::default().transient(LIST);
+    for (status, expected) in [(511, Verdict::TRANSIENT), (510, Verdict::Healthy)] {
+        let response = Response::builder().status(status).body(()).unwrap();
+        let verdict = classify.classify(Ok::<_, &Infallible>(&response));
+        assert_eq!(verdict, expected, "{status}");
     }
 }
 

@@ -12,7 +12,8 @@ use http::{HeaderMap, StatusCode};
 /// | 408, 425, 500, 502, 503, 504 | [`Transient`](Verdict::Transient) |
 /// | 429 | [`Throttled`](Verdict::Throttled) |
 /// | 501, 505 | [`Permanent`](Verdict::Permanent) |
-/// | all others | [`Healthy`](Verdict::Healthy): an answer, if not the one hoped for |
+/// | 506 and above | as 500 |
+/// | all others | [`Healthy`](Verdict::Healthy): the upstream works, whatever it says |
 ///
 /// With the first two goes what the response asks for in [`Retry-After`](retry_after()). Errors are
 /// judged as [`judge_error`](super::judge_error()) does, if they are a client's own, lifted by
@@ -79,8 +80,11 @@ const TRANSIENT: &[StatusCode] = &[
 ];
 
 impl StatusClassifier {
-    /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. One that is
-    /// listed is transient whatever else is said of it here: 429 and 501, too.
+    /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. A listed status
+    /// is transient whatever else is said of it here, 429 and 501 too.
+    ///
+    /// A status that RFC 9110 does not name is judged as the first of its class (§15), unless it is
+    /// listed itself: 522 as 500. So is one outside of 100 to 599, as 500.
     #[must_use]
     pub const fn transient(mut self, statuses: &'static [StatusCode]) -> Self {
         self.transient = statuses;
@@ -104,12 +108,13 @@ impl StatusClassifier {
     /// The verdict of a status, with what the response asks for.
     pub(super) fn status(self, status: StatusCode, headers: Option<&HeaderMap>) -> Verdict {
         let asked = || headers.and_then(retry_after);
-        if self.transient.contains(&status) {
+        let recognized = recognized(status);
+        if self.transient.contains(&status) || self.transient.contains(&recognized) {
             return Verdict::Transient {
                 retry_after: asked(),
             };
         }
-        match status {
+        match recognized {
             StatusCode::TOO_MANY_REQUESTS if self.throttled_is_failure => Verdict::Transient {
                 retry_after: asked(),
             },
@@ -122,6 +127,18 @@ impl StatusClassifier {
             _ => Verdict::Healthy,
         }
     }
+}
+
+/// The status itself where RFC 9110 §15 names it, or 425 (RFC 8470) or 429 (RFC 6585); else the first
+/// of its class. A status outside of 100 to 599 is treated as a 5xx (§15).
+fn recognized(status: StatusCode) -> StatusCode {
+    let class = match status.as_u16() {
+        100..=101 | 200..=206 | 300..=305 | 307..=308 => return status,
+        400..=417 | 421..=422 | 425..=426 | 429 | 500..=505 => return status,
+        known @ 100..=599 => known / 100 * 100,
+        _ => 500,
+    };
+    StatusCode::from_u16(class).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 impl<Res: ResponseHead, E: 'static> Classify<Res, E> for StatusClassifier {
