@@ -1,42 +1,70 @@
-//! One verdict on the callee, for every layer.
+//! One verdict on the upstream, for every layer.
 
 use crate::{Rejection, StackError};
 use std::time::Duration;
 
-/// What an outcome says about the callee.
+/// What an outcome says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It works. Whatever it answered is an answer, a "not found" too.
+    /// It works. Whatever it responds is a response, a "not found" too.
     Healthy,
-    /// It failed, and may work if sent again.
+    /// It failed, and may work if the call is sent again.
     Transient {
-        /// How long the callee asks to be left alone, from now.
-        retry_after: Option<Duration>,
+        /// How long it asks to be left alone.
+        retry_after: RetryAfter,
     },
-    /// It is alive, and asks for less: a status of 429, `RESOURCE_EXHAUSTED`.
+    /// It works, and asks for fewer calls: a status of 429, `RESOURCE_EXHAUSTED`.
     Throttled {
-        /// How long the callee asks to be left alone, from now.
-        retry_after: Option<Duration>,
+        /// How long it asks to be left alone.
+        retry_after: RetryAfter,
     },
     /// It failed, and no retry mends it.
     Permanent,
-    /// Says nothing about the callee: the caller's own fault, for instance.
+    /// The outcome says nothing about the upstream: the caller made a mistake, for instance.
     Ignored,
 }
 
-impl Verdict {
-    /// [`Transient`](Self::Transient), with no wish of the callee's.
-    pub const TRANSIENT: Self = Self::Transient { retry_after: None };
-    /// [`Throttled`](Self::Throttled), with no wish of the callee's.
-    pub const THROTTLED: Self = Self::Throttled { retry_after: None };
+/// How long the upstream asks to be left alone, from now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RetryAfter {
+    /// It does not ask.
+    #[default]
+    None,
+    /// This long.
+    Delay(Duration),
+    /// It asks, but nobody can tell for how long. Retry takes this for the cap of its backoff.
+    Unreadable,
+}
 
-    /// How long the callee asks to be left alone.
+impl RetryAfter {
+    /// How long, where that is known.
     #[must_use]
-    pub const fn retry_after(self) -> Option<Duration> {
+    pub const fn delay(self) -> Option<Duration> {
+        match self {
+            Self::Delay(delay) => Some(delay),
+            Self::None | Self::Unreadable => None,
+        }
+    }
+}
+
+impl Verdict {
+    /// [`Transient`](Self::Transient), from an upstream that does not ask to be left alone.
+    pub const TRANSIENT: Self = Self::Transient {
+        retry_after: RetryAfter::None,
+    };
+    /// [`Throttled`](Self::Throttled), from an upstream that does not say for how long.
+    pub const THROTTLED: Self = Self::Throttled {
+        retry_after: RetryAfter::None,
+    };
+
+    /// How long the upstream asks to be left alone.
+    #[must_use]
+    pub const fn retry_after(self) -> RetryAfter {
         match self {
             Self::Transient { retry_after } | Self::Throttled { retry_after } => retry_after,
-            Self::Healthy | Self::Permanent | Self::Ignored => None,
+            Self::Healthy | Self::Permanent | Self::Ignored => RetryAfter::None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What HTTP adds: the verdict of each status, and which requests are sent again.
 
+use buttress::classify::RetryAfter;
 use buttress::http::{Idempotent, StatusClassifier};
 use buttress::retry::{Cloned, RetryBuilder};
 use buttress::{Classify, Error, Replay, RetryLayer, Verdict};
@@ -79,7 +80,7 @@ fn every_error_is_transient() {
 
 #[test]
 fn a_transient_status_carries_what_the_response_asks_for() {
-    let retry_after = Some(7 * SECOND);
+    let retry_after = RetryAfter::Delay(7 * SECOND);
     for status in [408, 425, 500, 502, 503, 504] {
         let expected = Verdict::Transient { retry_after };
         assert_eq!(verdict(status, Some("7")), expected, "{status}");
@@ -88,13 +89,17 @@ fn a_transient_status_carries_what_the_response_asks_for() {
 
 #[test]
 fn a_throttled_status_carries_what_the_response_asks_for() {
-    let retry_after = Some(7 * SECOND);
+    let retry_after = RetryAfter::Delay(7 * SECOND);
     assert_eq!(verdict(429, Some("7")), Verdict::Throttled { retry_after });
 }
 
 #[test]
-fn what_cannot_be_read_asks_for_nothing() {
-    assert_eq!(verdict(503, Some("soon")), Verdict::TRANSIENT);
+fn what_cannot_be_read_is_asked_all_the_same() {
+    let retry_after = RetryAfter::Unreadable;
+    let transient = Verdict::Transient { retry_after };
+    assert_eq!(verdict(503, Some("soon")), transient);
+    let throttled = Verdict::Throttled { retry_after };
+    assert_eq!(verdict(429, Some("soon")), throttled);
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn a_date_to_come_back_at_counts_from_the_date_of_the_response() {
         .body(())
         .unwrap();
     let verdict = StatusClassifier::default().classify(Ok::<_, &Infallible>(&response));
-    let retry_after = Some(10 * SECOND);
+    let retry_after = RetryAfter::Delay(10 * SECOND);
     assert_eq!(verdict, Verdict::Transient { retry_after });
 }
 

@@ -464,7 +464,7 @@ impl Permit {
     fn finish_unwell(&self, verdict: Verdict) {
         self.finish(match verdict {
             Verdict::Transient { retry_after } => Mark::Bad {
-                hint: retry_after.map_or(0, nanos),
+                hint: retry_after.delay().map_or(0, nanos),
             },
             Verdict::Permanent => Mark::Bad { hint: 0 },
             Verdict::Throttled { .. } | Verdict::Ignored => Mark::None,

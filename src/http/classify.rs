@@ -1,7 +1,7 @@
 use super::fault::judge_any;
 use super::head::ResponseHead;
 use super::retry_after::retry_after;
-use crate::classify::{Classify, Verdict};
+use crate::classify::{Classify, RetryAfter, Verdict};
 use crate::rate_limit::{PauseOnThrottle, RateLimiter};
 use http::{HeaderMap, StatusCode};
 
@@ -21,12 +21,13 @@ use http::{HeaderMap, StatusCode};
 /// [table](super#verdicts) gives the reasons.
 ///
 /// ```
-/// use buttress::{Classify, Verdict, http::StatusClassifier};
+/// use buttress::{Classify, Verdict, classify::RetryAfter, http::StatusClassifier};
 /// use std::{convert::Infallible, time::Duration};
 ///
 /// let response = http::Response::builder().status(503).header("retry-after", "7").body(())?;
 /// let verdict = StatusClassifier::default().classify(Ok::<_, &Infallible>(&response));
-/// assert_eq!(verdict, Verdict::Transient { retry_after: Some(Duration::from_secs(7)) });
+/// let retry_after = RetryAfter::Delay(Duration::from_secs(7));
+/// assert_eq!(verdict, Verdict::Transient { retry_after });
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
@@ -107,7 +108,7 @@ impl StatusClassifier {
 
     /// The verdict of a status, with what the response asks for.
     pub(super) fn status(self, status: StatusCode, headers: Option<&HeaderMap>) -> Verdict {
-        let asked = || headers.and_then(retry_after);
+        let asked = || headers.map_or(RetryAfter::None, retry_after);
         let recognized = recognized(status);
         if self.transient.contains(&status) || self.transient.contains(&recognized) {
             return Verdict::Transient {

@@ -57,7 +57,8 @@ where
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         let verdict = self.classify.classify(outcome);
         if let (Verdict::Throttled { retry_after }, Some(limiter)) = (verdict, &self.limiter) {
-            let asked = retry_after.unwrap_or_default().min(self.max_pause);
+            let asked = retry_after.delay().unwrap_or_default();
+            let asked = asked.min(self.max_pause);
             if !asked.is_zero() {
                 limiter.pause_for(asked);
             }

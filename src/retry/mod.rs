@@ -43,7 +43,7 @@
 //!
 //! **Waits.** The backoff, or what the callee asks for if that is longer: its `retry_after` is a
 //! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
-//! come back at once. If it asks for more than `max_retry_after` the call is not retried, nor if the
+//! come back at once. A `retry_after` that cannot be read counts as the cap of the backoff. If it asks for more than `max_retry_after` the call is not retried, nor if the
 //! wait would not end before the [deadline](crate::deadline) that the request carries: the outcome
 //! is returned at once, and the budget keeps its token. `Idempotent` finds the deadline in the
 //! request's extensions, [`Within`] where any other policy shall look for it. A wait of

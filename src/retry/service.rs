@@ -2,7 +2,7 @@ use super::backoff::Backoff;
 use super::budget::{Budget, Withdrawal};
 use super::discard::{Discard, Dropped};
 use crate::chance::{Chance, scale};
-use crate::classify::{Classify, Outcome, Verdict, judge};
+use crate::classify::{Classify, Outcome, RetryAfter, Verdict, judge};
 use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
 use crate::http::Idempotent;
@@ -836,7 +836,12 @@ impl Policy {
         deadline: impl FnOnce() -> Option<Deadline>,
         previous: &mut Duration,
     ) -> Result<Granted, &'static str> {
-        let asked = verdict.retry_after().unwrap_or_default();
+        let asked = match verdict.retry_after() {
+            RetryAfter::None => Duration::ZERO,
+            RetryAfter::Delay(delay) => delay,
+            // Never sooner than what it may have asked for: the longest backoff.
+            RetryAfter::Unreadable => self.backoff.cap,
+        };
         if attempt >= self.attempts {
             return Err("attempts");
         }
