@@ -148,8 +148,15 @@ where
 {
     match outcome.as_ref().err().and_then(StackError::rejection) {
         None => classify.classify(outcome.as_ref()),
-        Some(Rejection::TimedOut { .. }) => Verdict::TRANSIENT,
-        Some(_) => Verdict::Ignored,
+        Some(rejection) => of_rejection(rejection),
+    }
+}
+
+/// The upstream was late, or was not called.
+pub(crate) const fn of_rejection(rejection: Rejection) -> Verdict {
+    match rejection {
+        Rejection::TimedOut { .. } => Verdict::TRANSIENT,
+        _ => Verdict::Ignored,
     }
 }
 

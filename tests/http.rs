@@ -1,7 +1,7 @@
 //! What HTTP adds: the verdict of each status, and which requests are sent again.
 
 use buttress::classify::RetryAfter;
-use buttress::http::{Idempotent, StatusClassifier};
+use buttress::http::{ClientError, Idempotent, StatusClassifier};
 use buttress::retry::{Cloned, RetryBuilder};
 use buttress::{Classify, Error, Replay, RetryLayer, Verdict};
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -72,10 +72,19 @@ fn a_status_without_a_name_can_be_listed() {
 }
 
 #[test]
-fn every_error_is_transient() {
-    let outcome: Result<&Response<()>, &&str> = Err(&"reset");
-    let verdict = StatusClassifier::default().classify(outcome);
-    assert_eq!(verdict, Verdict::TRANSIENT);
+fn an_error_says_its_verdict_itself() {
+    struct Own(Verdict);
+    impl ClientError for Own {
+        fn verdict(&self) -> Verdict {
+            self.0
+        }
+    }
+    for expected in [Verdict::Ignored, Verdict::Permanent, Verdict::TRANSIENT] {
+        let outcome: Result<&Response<()>, _> = Err(&Own(expected));
+        assert_eq!(StatusClassifier::default().classify(outcome), expected);
+        let lifted: Result<&Response<()>, _> = Err(&Error::Service(Own(expected)));
+        assert_eq!(StatusClassifier::default().classify(lifted), expected);
+    }
 }
 
 #[test]

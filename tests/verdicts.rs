@@ -1,5 +1,5 @@
 //! The table of verdicts in the documentation, row by row: statuses against the classifier, errors
-//! against real clients that meet them.
+//! against real clients that meet them. No feature changes a verdict.
 
 use buttress::http::StatusClassifier;
 use buttress::{Classify, Verdict};
@@ -43,10 +43,9 @@ fn every_status_is_judged_as_its_row_says() {
     assert_eq!(next, 1_000);
 }
 
-#[cfg(feature = "reqwest")]
 mod errors {
     use super::*;
-    use buttress::http::judge_error;
+    use buttress::http::{ClientError, judge_error};
     use bytes::Bytes;
     use http::{Request, Version};
     use http_body::Frame;
@@ -64,7 +63,9 @@ mod errors {
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
-    use tower::{Service, ServiceExt};
+    #[cfg(feature = "reqwest")]
+    use tower::Service;
+    use tower::ServiceExt;
 
     type BoxError = Box<dyn Error + Send + Sync>;
     type Met = BTreeMap<&'static str, BoxError>;
@@ -114,7 +115,7 @@ mod errors {
         StreamBody::new(tokio_stream::iter(frames))
     }
 
-    fn answered(listens_at: SocketAddr) -> String {
+    fn uri_of(listens_at: SocketAddr) -> String {
         format!("http://{listens_at}/")
     }
 
@@ -125,12 +126,12 @@ mod errors {
             ("connection refused", nobody().await),
             ("connection reset", server(Does::Reset).await),
             (
-                "connection closed before the answer",
+                "connection closed before the response",
                 server(Does::Close).await,
             ),
-            ("answer cut off in its head", server(cut_off).await),
+            ("response cut off in its head", server(cut_off).await),
             (
-                "answer that is not HTTP",
+                "response that is not HTTP",
                 server(Does::Say("SSH-2.0-OpenSSH_9.6\r\n\r\n")).await,
             ),
         ]
@@ -146,20 +147,20 @@ mod errors {
             met.insert(row, error.into());
         };
         for (row, address) in servers().await {
-            call(row, request(&answered(address))).await;
+            call(row, request(&uri_of(address))).await;
         }
         call("URI without a host", request("/orders")).await;
         call(
-            "scheme that the client cannot do",
+            "scheme that the client cannot use",
             request("https://127.0.0.1:9/"),
         )
         .await;
         let mut version = request("http://127.0.0.1:9/");
         *version.version_mut() = Version::HTTP_3;
-        call("version that the client cannot do", version).await;
+        call("version that the client cannot use", version).await;
 
         let client = legacy::Client::builder(TokioExecutor::new()).build_http();
-        let request = Request::post(answered(server(Does::Nothing).await));
+        let request = Request::post(uri_of(server(Does::Nothing).await));
         let error = client
             .request(request.body(Box::pin(failing())).unwrap())
             .await;
@@ -167,7 +168,7 @@ mod errors {
         met
     }
 
-    /// Takes connections of HTTP/2, and answers nothing.
+    /// Takes connections of HTTP/2, and never responds.
     async fn silent_server() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -187,7 +188,7 @@ mod errors {
         let mut met = Met::new();
         let mut client = legacy::Client::builder(TokioExecutor::new());
         client.http2_only(true);
-        let post = |address| Request::post(answered(address)).version(Version::HTTP_2);
+        let post = |address| Request::post(uri_of(address)).version(Version::HTTP_2);
         let request = post(silent_server().await).body(Box::pin(failing()));
         let error = client.build_http().request(request.unwrap()).await;
         met.insert("request's body stream failed", error.unwrap_err().into());
@@ -196,7 +197,7 @@ mod errors {
         let closing = server(Does::Close).await;
         for (row, address) in [
             ("connection refused", nobody().await),
-            ("connection closed before the answer", closing),
+            ("connection closed before the response", closing),
         ] {
             let error = client
                 .request(post(address).body(Empty::new()).unwrap())
@@ -206,6 +207,7 @@ mod errors {
         met
     }
 
+    #[cfg(feature = "reqwest")]
     async fn met_by_reqwest() -> Met {
         let mut met = Met::new();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -217,19 +219,19 @@ mod errors {
         };
         let get = |uri: &str| client.get(uri);
         for (row, address) in servers().await {
-            call(row, get(&answered(address))).await;
+            call(row, get(&uri_of(address))).await;
         }
-        let late = get(&answered(server(Does::Nothing).await));
+        let late = get(&uri_of(server(Does::Nothing).await));
         call(
             "client's own timeout",
             late.timeout(Duration::from_millis(20)),
         )
         .await;
         let circle = Does::Say("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n");
-        call("too many redirects", get(&answered(server(circle).await))).await;
+        call("too many redirects", get(&uri_of(server(circle).await))).await;
         call("URI without a host", get("http://")).await;
         call(
-            "scheme that the client cannot do",
+            "scheme that the client cannot use",
             get("https://127.0.0.1:9/"),
         )
         .await;
@@ -239,9 +241,7 @@ mod errors {
         )
         .await;
         let body = reqwest::Body::wrap(failing());
-        let post = client
-            .post(answered(server(Does::Nothing).await))
-            .body(body);
+        let post = client.post(uri_of(server(Does::Nothing).await)).body(body);
         call("request's body stream failed", post).await;
         met
     }
@@ -249,10 +249,10 @@ mod errors {
     #[tokio::test]
     async fn every_error_that_a_client_meets_is_judged_as_its_row_says() {
         let met = async {
-            let by_hyper_util = met_by_hyper_util().await;
-            [
-                by_hyper_util,
+            vec![
+                met_by_hyper_util().await,
                 met_over_http_2().await,
+                #[cfg(feature = "reqwest")]
                 met_by_reqwest().await,
             ]
         };
@@ -263,12 +263,16 @@ mod errors {
             for (row, error) in met {
                 let expected = rows().find(|(outcome, _)| outcome == row).expect(row).1;
                 assert_eq!(word(judge_error(&**error)), expected, "{row}: {error:?}");
+                // In its box it cannot be downcast.
+                assert_eq!(word(error.verdict()), expected, "boxed, {row}: {error:?}");
             }
         }
         // And no row is there that nobody met.
-        let errors = rows().filter(|(outcome, _)| !outcome.starts_with(char::is_numeric));
-        for (row, _) in errors.filter(|(outcome, _)| *outcome != "any other error") {
-            assert!(met.iter().any(|met| met.contains_key(row)), "{row}");
+        #[cfg(feature = "reqwest")]
+        for (row, _) in rows() {
+            let met = met.iter().any(|met| met.contains_key(row));
+            let status = row.starts_with(char::is_numeric);
+            assert!(met || status || row == "any other error", "{row}");
         }
     }
 
@@ -279,9 +283,10 @@ mod errors {
         assert_eq!(word(verdict), expected.unwrap().1);
     }
 
+    #[cfg(feature = "reqwest")]
     #[tokio::test]
     async fn the_classifier_knows_a_clients_error_alone_lifted_and_boxed() {
-        fn verdict<E: 'static>(error: &E) -> Verdict {
+        fn verdict<E: ClientError>(error: &E) -> Verdict {
             StatusClassifier::default().classify(Err::<&Response<()>, _>(error))
         }
         let build = || reqwest::Client::new().get("http://").build().unwrap_err();
@@ -293,6 +298,13 @@ mod errors {
         assert_eq!(verdict(&BoxError::from(build())), Verdict::Ignored);
         let boxed = buttress::Error::Service(BoxError::from(build()));
         assert_eq!(verdict(&boxed), Verdict::Ignored);
+        for (status, expected) in [(503, Verdict::TRANSIENT), (501, Verdict::Permanent)] {
+            let response = Response::builder().status(status).body("").unwrap();
+            let error = reqwest::Response::from(response).error_for_status();
+            let error = error.unwrap_err();
+            assert_eq!(verdict(&error), expected);
+            assert_eq!(verdict(&BoxError::from(error)), expected);
+        }
         let wrapped = BoxError::from(io::Error::other(build()));
         assert_eq!(verdict(&wrapped), Verdict::Ignored);
     }

@@ -79,7 +79,7 @@ pub use until_body_end::{HeldBody, UntilBodyEnd};
 
 #[cfg(feature = "http-body")]
 mod until_body_end {
-    use super::super::fault::judge_any;
+    use super::super::fault::ClientError;
     use super::{CallEnd, Guard};
     use http::Response;
     use http_body::{Body, Frame, SizeHint};
@@ -110,7 +110,7 @@ mod until_body_end {
     #[derive(Clone, Copy, Debug, Default)]
     pub struct UntilBodyEnd;
 
-    impl<B: Body<Error: 'static>> CallEnd<Response<B>> for UntilBodyEnd {
+    impl<B: Body<Error: ClientError>> CallEnd<Response<B>> for UntilBodyEnd {
         type Response<G: Guard> = Response<HeldBody<B, G>>;
 
         fn goes_on(res: &Response<B>) -> bool {
@@ -145,7 +145,7 @@ mod until_body_end {
 
     impl<B, G> Body for HeldBody<B, G>
     where
-        B: Body<Error: 'static>,
+        B: Body<Error: ClientError>,
         G: Guard,
     {
         type Data = B::Data;
@@ -160,7 +160,7 @@ mod until_body_end {
             match &frame {
                 Some(Err(error)) => {
                     if let Some(guard) = this.guard.take() {
-                        guard.fail(judge_any(error));
+                        guard.fail(error.verdict());
                     }
                 }
                 // A reader who knows the length need not ask for more.

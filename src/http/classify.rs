@@ -1,4 +1,4 @@
-use super::fault::judge_any;
+use super::fault::ClientError;
 use super::head::ResponseHead;
 use super::retry_after::retry_after;
 use crate::classify::{Classify, RetryAfter, Verdict};
@@ -15,10 +15,9 @@ use http::{HeaderMap, StatusCode};
 /// | 506 and above | as 500 |
 /// | all others | [`Healthy`](Verdict::Healthy): the upstream works, whatever it says |
 ///
-/// With the first two goes what the response asks for in [`Retry-After`](retry_after()). Errors are
-/// judged as [`judge_error`](super::judge_error()) does, if they are a client's own, lifted by
-/// [`ErrorLayer`](crate::ErrorLayer) or boxed; others are transient. The
-/// [table](super#verdicts) gives the reasons.
+/// The first two carry what the response asks for in [`Retry-After`](retry_after()). Errors say
+/// their verdict themselves: they must be [`ClientError`]s. The [table](super#verdicts) gives the
+/// reasons.
 ///
 /// ```
 /// use buttress::{Classify, Verdict, classify::RetryAfter, http::StatusClassifier};
@@ -42,19 +41,20 @@ use http::{HeaderMap, StatusCode};
 /// # let _ = classify;
 /// ```
 ///
-/// For an error of one's own, wrap it:
+/// The errors of a client that is not known here take a classifier of your own:
 ///
 /// ```
-/// use buttress::{Classify, Error, Verdict, http::StatusClassifier};
-/// # #[derive(Debug)] struct ClientError; impl ClientError { fn is_request(&self) -> bool { true } }
+/// use buttress::{Error, Verdict, http::StatusClassifier};
+/// # #[derive(Debug)] struct OtherError; impl OtherError { fn is_request(&self) -> bool { true } }
 ///
-/// fn judge<B>(outcome: Result<&http::Response<B>, &Error<ClientError>>) -> Verdict {
+/// fn judge<B>(outcome: Result<&http::Response<B>, &Error<OtherError>>) -> Verdict {
 ///     match outcome {
+///         Ok(response) => StatusClassifier::default().judge_response(response),
 ///         Err(Error::Service(error)) if error.is_request() => Verdict::Ignored,
-///         outcome => StatusClassifier::default().classify(outcome),
+///         Err(_) => Verdict::TRANSIENT,
 ///     }
 /// }
-/// # assert_eq!(judge::<()>(Err(&Error::Service(ClientError))), Verdict::Ignored);
+/// # assert_eq!(judge::<()>(Err(&Error::Service(OtherError))), Verdict::Ignored);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct StatusClassifier {
@@ -106,6 +106,12 @@ impl StatusClassifier {
         PauseOnThrottle::new(self, limiter)
     }
 
+    /// Judges the upstream by a response. For a classifier of your own.
+    #[must_use]
+    pub fn judge_response(self, response: &impl ResponseHead) -> Verdict {
+        self.status(response.status(), Some(response.headers()))
+    }
+
     /// The verdict of a status, with what the response asks for.
     pub(super) fn status(self, status: StatusCode, headers: Option<&HeaderMap>) -> Verdict {
         let asked = || headers.map_or(RetryAfter::None, retry_after);
@@ -133,20 +139,27 @@ impl StatusClassifier {
 /// The status itself where RFC 9110 §15 names it, or 425 (RFC 8470) or 429 (RFC 6585); else the first
 /// of its class. A status outside of 100 to 599 is treated as a 5xx (§15).
 fn recognized(status: StatusCode) -> StatusCode {
-    let class = match status.as_u16() {
-        100..=101 | 200..=206 | 300..=305 | 307..=308 => return status,
-        400..=417 | 421..=422 | 425..=426 | 429 | 500..=505 => return status,
-        known @ 100..=599 => known / 100 * 100,
+    let first = match status.as_u16() {
+        100..=101
+        | 200..=206
+        | 300..=305
+        | 307..=308
+        | 400..=417
+        | 421..=422
+        | 425..=426
+        | 429
+        | 500..=505 => return status,
+        number @ 100..=599 => number / 100 * 100,
         _ => 500,
     };
-    StatusCode::from_u16(class).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    StatusCode::from_u16(first).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-impl<Res: ResponseHead, E: 'static> Classify<Res, E> for StatusClassifier {
+impl<Res: ResponseHead, E: ClientError> Classify<Res, E> for StatusClassifier {
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         match outcome {
-            Ok(response) => self.status(response.status(), Some(response.headers())),
-            Err(error) => judge_any(error),
+            Ok(response) => self.judge_response(response),
+            Err(error) => error.verdict(),
         }
     }
 }
