@@ -47,19 +47,20 @@ mod errors {
     use super::*;
     use buttress::http::{ClientError, judge_error};
     use bytes::Bytes;
-    use http::{Request, Version};
+    use http::{Request, Uri, Version};
     use http_body::Frame;
-    use http_body_util::{Empty, StreamBody};
+    use http_body_util::{Empty, Full, StreamBody};
     use hyper::body::Incoming;
     use hyper::server::conn::http2;
     use hyper::service::service_fn;
     use hyper_util::client::legacy;
     use hyper_util::rt::{TokioExecutor, TokioIo};
-    use std::collections::BTreeMap;
     use std::error::Error;
     use std::future::pending;
     use std::io;
     use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -68,7 +69,7 @@ mod errors {
     use tower::ServiceExt;
 
     type BoxError = Box<dyn Error + Send + Sync>;
-    type Met = BTreeMap<&'static str, BoxError>;
+    type Met = Vec<(&'static str, BoxError)>;
 
     /// What a server does with a connection on which a request has begun to come in.
     #[derive(Clone, Copy)]
@@ -104,6 +105,23 @@ mod errors {
     async fn nobody() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap()
+    }
+
+    /// A body that panics after its first frame.
+    fn panicking() -> impl http_body::Body<Data = Bytes, Error = io::Error> + Send + Sync + 'static
+    {
+        let frames = [
+            Frame::data(Bytes::from_static(b"first")),
+            Frame::data(Bytes::new()),
+        ];
+        let frames = frames.into_iter().map(|frame| {
+            assert!(
+                frame.data_ref().is_some_and(|data| !data.is_empty()),
+                "the caller's own"
+            );
+            Ok(frame)
+        });
+        StreamBody::new(tokio_stream::iter(frames))
     }
 
     /// A body that fails after its first frame.
@@ -144,7 +162,7 @@ mod errors {
         let request = |uri: &str| Request::get(uri).body(Empty::new()).unwrap();
         let mut call = async |row, request| {
             let error = client.clone().oneshot(request).await.unwrap_err();
-            met.insert(row, error.into());
+            met.push((row, error.into()));
         };
         for (row, address) in servers().await {
             call(row, request(&uri_of(address))).await;
@@ -159,13 +177,55 @@ mod errors {
         *version.version_mut() = Version::HTTP_3;
         call("version that the client cannot use", version).await;
 
+        met.push(("connection whose runtime has ended", runtime_ended().await));
+
         let client = legacy::Client::builder(TokioExecutor::new()).build_http();
         let request = Request::post(uri_of(server(Does::Nothing).await));
         let error = client
             .request(request.body(Box::pin(failing())).unwrap())
             .await;
-        met.insert("request's body stream failed", error.unwrap_err().into());
+        met.push(("request's body stream failed", error.unwrap_err().into()));
+
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let request = Request::post(uri_of(server(Does::Nothing).await));
+        let request = request.body(Box::pin(panicking()));
+        let error = client.request(request.unwrap()).await;
+        met.push(("request's body stream panicked", error.unwrap_err().into()));
         met
+    }
+
+    /// What a call meets that is under way on another runtime's connection when that ends.
+    async fn runtime_ended() -> BoxError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let request = || Request::get(uri_of(address)).body(Empty::<Bytes>::new());
+        // Connects once, so that the second call has to take the connection of the first.
+        let connected = AtomicBool::new(false);
+        let connect = Arc::new(move || connected.swap(true, SeqCst));
+        let connector = tower::service_fn(move |_: Uri| {
+            let again = connect();
+            Box::pin(async move {
+                if again {
+                    pending::<()>().await;
+                }
+                TcpStream::connect(address).await.map(TokioIo::new)
+            })
+        });
+        let client = legacy::Client::builder(TokioExecutor::new()).build(connector);
+        let mut other = tokio::runtime::Builder::new_multi_thread();
+        let other = other.worker_threads(1).enable_all().build().unwrap();
+
+        let first = other.spawn(client.request(request().unwrap()));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _read = stream.read(&mut [0; 4_096]).await;
+        let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+        stream.write_all(response).await.unwrap();
+        first.await.unwrap().unwrap();
+
+        let second = tokio::spawn(client.request(request().unwrap()));
+        let _read = stream.read(&mut [0; 4_096]).await;
+        other.shutdown_background();
+        second.await.unwrap().unwrap_err().into()
     }
 
     /// Takes connections of HTTP/2, and never responds.
@@ -184,6 +244,30 @@ mod errors {
         address
     }
 
+    /// What the connections of hyper say of requests that they cannot send.
+    async fn met_by_hyper() -> Met {
+        let mut met = Met::new();
+        let stream = TcpStream::connect(silent_server().await).await.unwrap();
+        let stream = TokioIo::new(stream);
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+        let (mut sender, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        let relative = Request::get("/orders").version(Version::HTTP_2);
+        for (row, request) in [
+            ("CONNECT with a body over HTTP/2", Request::connect("a:1")),
+            ("URI without a host", relative),
+        ] {
+            let body = Full::new(Bytes::from_static(b"body"));
+            sender.ready().await.unwrap();
+            let error = sender.send_request(request.body(body).unwrap()).await;
+            met.push((row, error.unwrap_err().into()));
+        }
+        let upgraded = hyper::upgrade::on(Response::new(())).await;
+        let row = "upgrade that the response does not grant";
+        met.push((row, upgraded.unwrap_err().into()));
+        met
+    }
+
     async fn met_over_http_2() -> Met {
         let mut met = Met::new();
         let mut client = legacy::Client::builder(TokioExecutor::new());
@@ -191,7 +275,7 @@ mod errors {
         let post = |address| Request::post(uri_of(address)).version(Version::HTTP_2);
         let request = post(silent_server().await).body(Box::pin(failing()));
         let error = client.build_http().request(request.unwrap()).await;
-        met.insert("request's body stream failed", error.unwrap_err().into());
+        met.push(("request's body stream failed", error.unwrap_err().into()));
 
         let client = client.build_http::<Empty<Bytes>>();
         let closing = server(Does::Close).await;
@@ -202,7 +286,7 @@ mod errors {
             let error = client
                 .request(post(address).body(Empty::new()).unwrap())
                 .await;
-            met.insert(row, error.unwrap_err().into());
+            met.push((row, error.unwrap_err().into()));
         }
         met
     }
@@ -215,7 +299,7 @@ mod errors {
             // As the layers call it, by `Service`; what cannot be built fails before.
             let mut client = client.clone();
             let called = async { Service::call(&mut client, request.build()?).await };
-            met.insert(row, called.await.unwrap_err().into());
+            met.push((row, called.await.unwrap_err().into()));
         };
         let get = |uri: &str| client.get(uri);
         for (row, address) in servers().await {
@@ -252,6 +336,7 @@ mod errors {
             vec![
                 met_by_hyper_util().await,
                 met_over_http_2().await,
+                met_by_hyper().await,
                 #[cfg(feature = "reqwest")]
                 met_by_reqwest().await,
             ]
@@ -270,7 +355,7 @@ mod errors {
         // And no row is there that nobody met.
         #[cfg(feature = "reqwest")]
         for (row, _) in rows() {
-            let met = met.iter().any(|met| met.contains_key(row));
+            let met = met.iter().flatten().any(|(outcome, _)| *outcome == row);
             let status = row.starts_with(char::is_numeric);
             assert!(met || status || row == "any other error", "{row}");
         }

@@ -128,8 +128,8 @@ impl ClientError for Box<dyn Error + Send + Sync + '_> {
 
 /// Judges the upstream by an error of an HTTP client, or by one that has it among its sources.
 ///
-/// The caller's own faults are [`Ignored`](Verdict::Ignored): a request that could not be built or
-/// addressed, a body stream that failed. A response that is not HTTP is
+/// The caller's own faults are [`Ignored`](Verdict::Ignored): a request that could not be built,
+/// addressed or sent, a body stream that failed. A response that is not HTTP is
 /// [`Permanent`](Verdict::Permanent). All else is transient: a call that could not connect, was
 /// reset, cut off or too late may succeed the next time. The [table](super#verdicts) has them all.
 ///
@@ -243,6 +243,12 @@ const KINDS: &[(&str, Link)] = &[
     ),
     ("hyper_util::client::legacy::Error(", Known),
     ("hyper::Error(Parse(", Says(Verdict::Permanent)),
+    (
+        "hyper::Error(User(DispatchGone), \"user code panicked",
+        Says(Verdict::Ignored),
+    ),
+    // The runtime that drove the connection has ended, and the connection with it.
+    ("hyper::Error(User(DispatchGone", Says(Verdict::TRANSIENT)),
     ("hyper::Error(User(", Says(Verdict::Ignored)),
     ("hyper::Error(", Known),
     // The shapes of an `io::Error`.
@@ -257,8 +263,10 @@ const CAUSES: &[(&str, Link)] = &[
     ("invalid URL, ", Says(Verdict::Ignored)),
     ("unsupported scheme ", Says(Verdict::Ignored)),
     ("missing scheme", Says(Verdict::Ignored)),
-    // h2: a body of the caller's that failed resets its stream.
+    // h2: the caller's body failed, which resets its stream; its request cannot be sent.
     ("stream error sent by user", Says(Verdict::Ignored)),
+    ("user error: malformed headers", Says(Verdict::Ignored)),
+    ("user error: request URI missing", Says(Verdict::Ignored)),
 ];
 
 fn by_words(error: &dyn Error) -> Link {
