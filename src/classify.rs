@@ -21,6 +21,9 @@ pub enum Verdict {
     },
     /// It failed, and no retry mends it.
     Permanent,
+    /// The caller ran out of something of its own: file descriptors, ports, memory. The outcome says
+    /// nothing about the upstream, and the call may work if it is sent again.
+    Local,
     /// The outcome says nothing about the upstream: the caller made a mistake, for instance.
     Ignored,
 }
@@ -64,7 +67,7 @@ impl Verdict {
     pub const fn retry_after(self) -> RetryAfter {
         match self {
             Self::Transient { retry_after } | Self::Throttled { retry_after } => retry_after,
-            Self::Healthy | Self::Permanent | Self::Ignored => RetryAfter::None,
+            Self::Healthy | Self::Permanent | Self::Local | Self::Ignored => RetryAfter::None,
         }
     }
 
@@ -75,16 +78,22 @@ impl Verdict {
             Self::Transient { .. } => "transient",
             Self::Throttled { .. } => "throttled",
             Self::Permanent => "permanent",
+            Self::Local => "local",
             Self::Ignored => "ignored",
         }
     }
 }
 
-/// Judges the callee by an outcome.
+/// Judges the upstream by an outcome.
 ///
-/// The circuit breaker counts [`Transient`](Verdict::Transient) and
-/// [`Permanent`](Verdict::Permanent) as failures, [`Healthy`](Verdict::Healthy) as a success and
-/// nothing else; retry sends again on `Transient` and [`Throttled`](Verdict::Throttled).
+/// | verdict | circuit breaker | retry |
+/// |---|---|---|
+/// | [`Healthy`](Verdict::Healthy) | counts a success | ends; a first attempt earns a part of a token |
+/// | [`Transient`](Verdict::Transient) | counts a failure | sends again |
+/// | [`Throttled`](Verdict::Throttled) | does not count | sends again |
+/// | [`Permanent`](Verdict::Permanent) | counts a failure | ends |
+/// | [`Local`](Verdict::Local) | does not count | sends again |
+/// | [`Ignored`](Verdict::Ignored) | does not count | ends |
 ///
 /// A classifier never sees a rejection of this crate: the layers judge those themselves
 /// ([`TimedOut`](Rejection::TimedOut) is `Transient`, every other is `Ignored`).
@@ -99,7 +108,7 @@ impl Verdict {
 /// fn judge(outcome: Result<&Vec<u8>, &Error<io::Error>>) -> Verdict {
 ///     match outcome {
 ///         Ok(_) => Verdict::Healthy,
-///         // the caller's own fault says nothing about the callee
+///         // the caller's mistake says nothing about the upstream
 ///         Err(Error::Service(error)) if error.kind() == ErrorKind::InvalidInput => Verdict::Ignored,
 ///         Err(_) => Verdict::TRANSIENT,
 ///     }
@@ -160,8 +169,7 @@ pub(crate) const fn of_rejection(rejection: Rejection) -> Verdict {
     }
 }
 
-/// Whether the caller's own deadline ended the call, so that the callee may have been given any
-/// time or none.
+/// Whether the caller's own deadline ended the call: the upstream may have had any time or none.
 #[inline]
 pub(crate) fn ended_by_deadline<Err: StackError>(error: &Err) -> bool {
     error.rejection() == Some(Rejection::DeadlinePassed)

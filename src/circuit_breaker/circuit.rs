@@ -467,7 +467,7 @@ impl Permit {
                 hint: retry_after.delay().map_or(0, nanos),
             },
             Verdict::Permanent => Mark::Bad { hint: 0 },
-            Verdict::Throttled { .. } | Verdict::Ignored => Mark::None,
+            Verdict::Throttled { .. } | Verdict::Local | Verdict::Ignored => Mark::None,
             Verdict::Healthy => Mark::Good,
         });
     }

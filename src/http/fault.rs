@@ -7,7 +7,7 @@ use http::StatusCode;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::{self, Write};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Once;
 use tracing::Level;
 
@@ -129,7 +129,9 @@ impl ClientError for Box<dyn Error + Send + Sync + '_> {
 /// Judges the upstream by an error of an HTTP client, or by one that has it among its sources.
 ///
 /// The caller's own faults are [`Ignored`](Verdict::Ignored): a request that could not be built,
-/// addressed or sent, a body stream that failed. A response that is not HTTP is
+/// addressed or sent, a body stream that failed. A shortage of the caller's own is
+/// [`Local`](Verdict::Local): no file descriptor, port, buffer or memory for a connection. A response
+/// that is not HTTP and a certificate that is not trusted (as rustls and OpenSSL report it) are
 /// [`Permanent`](Verdict::Permanent). All else is transient: a call that could not connect, was
 /// reset, cut off or too late may succeed the next time. The [table](super#verdicts) has them all.
 ///
@@ -191,8 +193,8 @@ fn by_type(error: &(dyn Error + 'static)) -> Link {
     if let Some(rejection) = error.downcast_ref::<Rejection>() {
         return Says(of_rejection(*rejection));
     }
-    if error.is::<io::Error>() {
-        return Known;
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return of_io(error);
     }
     #[cfg(feature = "reqwest")]
     if let Some(error) = error.downcast_ref::<reqwest::Error>() {
@@ -203,6 +205,24 @@ fn by_type(error: &(dyn Error + 'static)) -> Link {
         return of_hyper(error);
     }
     by_words(error)
+}
+
+/// A shortage of the caller's own; else the error within may tell more.
+fn of_io(error: &io::Error) -> Link {
+    // Those that have no kind: EMFILE, ENFILE and ENOBUFS.
+    const CODES: &[i32] = if cfg!(windows) {
+        &[10_024, 10_055]
+    } else if cfg!(any(target_os = "linux", target_os = "android")) {
+        &[24, 23, 105]
+    } else {
+        &[24, 23, 55]
+    };
+    let by_code = |code| CODES.contains(&code);
+    match error.kind() {
+        ErrorKind::AddrNotAvailable | ErrorKind::OutOfMemory => Says(Verdict::Local),
+        _ if error.raw_os_error().is_some_and(by_code) => Says(Verdict::Local),
+        _ => Known,
+    }
 }
 
 #[cfg(feature = "reqwest")]
@@ -252,7 +272,8 @@ const KINDS: &[(&str, Link)] = &[
     ("hyper::Error(User(", Says(Verdict::Ignored)),
     ("hyper::Error(", Known),
     // The shapes of an `io::Error`.
-    ("Os { code: ", Known),
+    ("Kind(AddrNotAvailable)", Says(Verdict::Local)),
+    ("Kind(OutOfMemory)", Says(Verdict::Local)),
     ("Kind(", Known),
     ("Error { kind: ", Known),
 ];
@@ -269,6 +290,19 @@ const CAUSES: &[(&str, Link)] = &[
     ("user error: request URI missing", Says(Verdict::Ignored)),
 ];
 
+/// A certificate that one of the two does not trust, as rustls and OpenSSL print it.
+fn is_distrust(cause: &str) -> bool {
+    let alert = cause.starts_with("received fatal alert: ") || cause.contains(":SSL alert number ");
+    let of_certificate = || {
+        let alert = cause.to_ascii_lowercase();
+        let words = ["certificate", "unknownca", "unknown ca"];
+        words.iter().any(|words| alert.contains(words))
+    };
+    cause.starts_with("invalid peer certificate")
+        || cause.contains(":certificate verify failed:")
+        || (alert && of_certificate())
+}
+
 fn by_words(error: &dyn Error) -> Link {
     let (kind, cause) = (
         words(format_args!("{error:?}")),
@@ -282,6 +316,10 @@ fn by_words(error: &dyn Error) -> Link {
     {
         (kind, link) = (within, Known);
     }
+    if let Some(code) = kind.strip_prefix("Os { code: ") {
+        let code = code.split_once(',').and_then(|(code, _)| code.parse().ok());
+        return code.map_or(Known, |code| of_io(&io::Error::from_raw_os_error(code)));
+    }
     if let Some(status) = kind.strip_prefix("reqwest::Error { kind: Status(") {
         let status = status.as_bytes().get(..3).map(StatusCode::from_bytes);
         if let Some(Ok(status)) = status {
@@ -292,6 +330,9 @@ fn by_words(error: &dyn Error) -> Link {
         let known = known.iter().find(|(start, _)| words.starts_with(start));
         known.map(|(_, link)| *link)
     };
+    if is_distrust(&cause) {
+        return Says(Verdict::Permanent);
+    }
     find(CAUSES, &cause)
         .or_else(|| find(KINDS, kind))
         .unwrap_or(link)

@@ -35,8 +35,8 @@
 //! | seed of the waits' jitter | `seed` | random |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
-//! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient) or
-//! [`Throttled`](crate::Verdict::Throttled), if there are attempts left, its request can be
+//! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient),
+//! [`Throttled`](crate::Verdict::Throttled) or [`Local`](crate::Verdict::Local), if there are attempts left, its request can be
 //! repeated (which its replay policy is asked again when the retry is due) and the budget has a token. Otherwise the outcome is returned as it is, response or
 //! error, with no delay; retry has no errors of its own. A timeout of this crate's is transient;
 //! its other rejections end the call.

@@ -817,7 +817,7 @@ impl Policy {
         }
         if !matches!(
             verdict,
-            Verdict::Transient { .. } | Verdict::Throttled { .. }
+            Verdict::Transient { .. } | Verdict::Throttled { .. } | Verdict::Local
         ) {
             return None;
         }
