@@ -119,7 +119,8 @@ impl Verdict {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not classify outcomes of `Result<&{Res}, &{Err}>`",
-    note = "a classifier is a `fn(Result<&{Res}, &{Err}>) -> buttress::Verdict`; write its types out"
+    note = "`StatusClassifier` judges the responses and errors of hyper and hyper-util with the feature `hyper-util` of buttress, those of reqwest 0.13 with the feature `reqwest`, and errors that implement `buttress::http::ClientError`",
+    note = "a classifier of your own is a `fn(Result<&{Res}, &{Err}>) -> buttress::Verdict`; write its types out"
 )]
 pub trait Classify<Res, Err> {
     /// Judges one outcome. Called once per attempt, outside every lock.
