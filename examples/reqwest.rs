@@ -4,7 +4,7 @@
 
 use buttress::{Error, Rejection};
 use std::net::TcpListener;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -146,7 +146,7 @@ impl Deadline {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` finds no deadline in a `{Req}`",
-    note = "`buttress::http::InExtensions` is for `http::Request<B>`; for other requests implement `buttress::Carrier`"
+    note = "`buttress::http::InExtensions` is for `http::Request<B>` and, with the feature `reqwest` of buttress, for requests of reqwest 0.13; for other requests implement `buttress::Carrier`"
 )]
 pub trait Carrier<Req> {
     /// Whether requests carry anything at all. Only `()` says no, which spares timeouts the clock.

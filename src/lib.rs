@@ -1,4 +1,8 @@
-#![doc = include_str!("../README.md")]
+// The first example needs the feature: without it only its test is left out.
+#![cfg_attr(
+    not(all(doctest, not(feature = "hyper-util"))),
+    doc = include_str!("../README.md")
+)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -29,4 +33,4 @@ pub use name::Name;
 pub use rate_limit::{Cost, Quota, RateLimitLayer};
 pub use retry::{Replay, RetryLayer};
 pub use timeout::TimeoutLayer;
-pub use verdict::{Classify, Verdict};
+pub use verdict::{Classify, RetryAfter, Verdict};

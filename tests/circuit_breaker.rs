@@ -473,7 +473,7 @@ async fn another_seed_draws_other_open_times() {
 }
 
 fn transient(retry_after: Duration) -> Verdict {
-    let retry_after = Some(retry_after);
+    let retry_after = buttress::verdict::RetryAfter::Delay(retry_after);
     Verdict::Transient { retry_after }
 }
 

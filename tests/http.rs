@@ -1,7 +1,8 @@
 //! What HTTP adds: the verdict of each status, and which requests are sent again.
 
-use buttress::http::{Idempotent, StatusClassifier};
+use buttress::http::{ClientError, Idempotent, StatusClassifier};
 use buttress::retry::{Cloned, RetryBuilder};
+use buttress::verdict::RetryAfter;
 use buttress::{Classify, Error, Replay, RetryLayer, Verdict};
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -31,9 +32,9 @@ fn verdict(status: u16, retry_after: Option<&'static str>) -> Verdict {
 fn every_status_has_its_verdict() {
     for status in 100..=999 {
         let expected = match status {
-            408 | 425 | 500 | 502 | 503 | 504 => Verdict::TRANSIENT,
-            429 => Verdict::THROTTLED,
             501 | 505 => Verdict::Permanent,
+            408 | 425 | 500.. => Verdict::TRANSIENT,
+            429 => Verdict::THROTTLED,
             _ => Verdict::Healthy,
         };
         assert_eq!(verdict(status, None), expected, "{status}");
@@ -41,15 +42,54 @@ fn every_status_has_its_verdict() {
 }
 
 #[test]
-fn every_error_is_transient() {
-    let outcome: Result<&Response<()>, &&str> = Err(&"reset");
-    let verdict = StatusClassifier::default().classify(outcome);
-    assert_eq!(verdict, Verdict::TRANSIENT);
+fn a_status_without_a_name_is_judged_as_the_first_of_its_class() {
+    const LIST: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::BAD_GATEWAY];
+    let classify = StatusClassifier::default().transient(LIST);
+    for (status, expected) in [
+        (400, Verdict::TRANSIENT),
+        (404, Verdict::Healthy),
+        (499, Verdict::TRANSIENT),
+        (500, Verdict::Healthy),
+        (502, Verdict::TRANSIENT),
+        (522, Verdict::Healthy),
+        (600, Verdict::Healthy),
+    ] {
+        let response = Response::builder().status(status).body(()).unwrap();
+        let verdict = classify.classify(Ok::<_, &Infallible>(&response));
+        assert_eq!(verdict, expected, "{status}");
+    }
+}
+
+#[test]
+fn a_status_without_a_name_can_be_listed() {
+    const LIST: &[StatusCode] = &[StatusCode::NETWORK_AUTHENTICATION_REQUIRED];
+    let classify = StatusClassifier::default().transient(LIST);
+    for (status, expected) in [(511, Verdict::TRANSIENT), (510, Verdict::Healthy)] {
+        let response = Response::builder().status(status).body(()).unwrap();
+        let verdict = classify.classify(Ok::<_, &Infallible>(&response));
+        assert_eq!(verdict, expected, "{status}");
+    }
+}
+
+#[test]
+fn an_error_says_its_verdict_itself() {
+    struct Own(Verdict);
+    impl ClientError for Own {
+        fn verdict(&self) -> Verdict {
+            self.0
+        }
+    }
+    for expected in [Verdict::Ignored, Verdict::Permanent, Verdict::TRANSIENT] {
+        let outcome: Result<&Response<()>, _> = Err(&Own(expected));
+        assert_eq!(StatusClassifier::default().classify(outcome), expected);
+        let lifted: Result<&Response<()>, _> = Err(&Error::Service(Own(expected)));
+        assert_eq!(StatusClassifier::default().classify(lifted), expected);
+    }
 }
 
 #[test]
 fn a_transient_status_carries_what_the_response_asks_for() {
-    let retry_after = Some(7 * SECOND);
+    let retry_after = RetryAfter::Delay(7 * SECOND);
     for status in [408, 425, 500, 502, 503, 504] {
         let expected = Verdict::Transient { retry_after };
         assert_eq!(verdict(status, Some("7")), expected, "{status}");
@@ -58,13 +98,17 @@ fn a_transient_status_carries_what_the_response_asks_for() {
 
 #[test]
 fn a_throttled_status_carries_what_the_response_asks_for() {
-    let retry_after = Some(7 * SECOND);
+    let retry_after = RetryAfter::Delay(7 * SECOND);
     assert_eq!(verdict(429, Some("7")), Verdict::Throttled { retry_after });
 }
 
 #[test]
-fn what_cannot_be_read_asks_for_nothing() {
-    assert_eq!(verdict(503, Some("soon")), Verdict::TRANSIENT);
+fn what_cannot_be_read_is_asked_all_the_same() {
+    let retry_after = RetryAfter::Unreadable;
+    let transient = Verdict::Transient { retry_after };
+    assert_eq!(verdict(503, Some("soon")), transient);
+    let throttled = Verdict::Throttled { retry_after };
+    assert_eq!(verdict(429, Some("soon")), throttled);
 }
 
 #[test]
@@ -76,7 +120,7 @@ fn a_date_to_come_back_at_counts_from_the_date_of_the_response() {
         .body(())
         .unwrap();
     let verdict = StatusClassifier::default().classify(Ok::<_, &Infallible>(&response));
-    let retry_after = Some(10 * SECOND);
+    let retry_after = RetryAfter::Delay(10 * SECOND);
     assert_eq!(verdict, Verdict::Transient { retry_after });
 }
 

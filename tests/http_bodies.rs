@@ -1,6 +1,6 @@
 //! What the replay of request bodies promises: by itself, under a retry, and with hyper's client.
 
-#![cfg(feature = "http-body")]
+#![cfg(all(feature = "http-body", feature = "hyper-util"))]
 
 mod events;
 mod loopback;

@@ -1,6 +1,6 @@
 //! What the draining of responses that are thrown away promises.
 
-#![cfg(feature = "http-body")]
+#![cfg(all(feature = "http-body", feature = "hyper-util"))]
 
 mod loopback;
 

@@ -3,6 +3,7 @@
 mod events;
 
 use buttress::retry::{Backoff, Budget, Cloned, Discard, Jitter, RetryBuilder, Withdrawal};
+use buttress::verdict::RetryAfter;
 use buttress::{
     CircuitBreakerLayer, Classify, Error, Name, Rejection, RetryLayer, TimeoutLayer, Verdict,
 };
@@ -181,7 +182,7 @@ async fn time_of(work: impl Future) -> Duration {
 
 fn transient(retry_after: Duration) -> Verdict {
     Verdict::Transient {
-        retry_after: Some(retry_after),
+        retry_after: RetryAfter::Delay(retry_after),
     }
 }
 
@@ -492,7 +493,7 @@ async fn callers_that_are_asked_for_the_same_wait_do_not_return_together() {
 
 #[tokio::test(start_paused = true)]
 async fn a_throttled_call_waits_for_what_the_callee_asks() {
-    let retry_after = Some(3 * SECOND);
+    let retry_after = RetryAfter::Delay(3 * SECOND);
     let script = [Ok(Verdict::Throttled { retry_after }), GOOD];
     let waits = waits(retrying(), &script).await;
     let asked = 3 * SECOND..=15 * SECOND / 4 + TICK;
@@ -1282,7 +1283,7 @@ async fn a_call_that_cannot_be_repeated_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_would_have_to_wait_for_too_long_says_so() {
-    let retry_after = Some(HOUR);
+    let retry_after = RetryAfter::Delay(HOUR);
     let callee = Callee::new([Ok(Verdict::Throttled { retry_after })]);
     assert_eq!(
         events::of(send(retrying().name("payments"), &callee)).await,

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
-use tower::{Service, ServiceExt, service_fn};
+use tower::{Service, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -97,7 +97,7 @@ fn a_stack_that_cannot_be_built_prints_why() {
 fn it_prints_what_was_set_and_what_was_left_out() {
     let stack = stack()
         .name("orders")
-        .deadline(SECOND)
+        .carrier(SECOND)
         .no_retry()
         .load_shed(256)
         .rate_limit(Quota::per_second(200))

@@ -91,7 +91,7 @@ async fn a_failure_that_asks_to_be_left_alone_does_not_pause_the_limiter() {
 #[tokio::test(start_paused = true)]
 async fn the_verdict_passes_unchanged() {
     let limiter = RateLimiter::new(Quota::per_second(10));
-    let retry_after = Some(7 * SECOND);
+    let retry_after = buttress::verdict::RetryAfter::Delay(7 * SECOND);
     let verdict = judged_by(&pausing(&limiter), &throttled("7"));
     assert_eq!(verdict, Verdict::Throttled { retry_after });
 }

@@ -6,7 +6,7 @@ use buttress::http::{Idempotent, StatusClassifier};
 use buttress::retry::{Backoff, Budget};
 use buttress::{
     CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, Rejection,
-    RetryLayer, TimeoutLayer,
+    RetryLayer, TimeoutLayer, Verdict,
 };
 use http::Response;
 use hyper::body::Incoming;
@@ -37,7 +37,7 @@ pub fn new(http: Http) -> Result<(Stack, Circuit), InvalidConfig> {
         .budget(budget)
         // A server that asks for more than the caller has is not worth waiting for.
         .max_retry_after(DEADLINE)
-        .classify(StatusClassifier::default())
+        .classify(judge)
         .replay(Idempotent)
         .build()?;
     let breaker = CircuitBreakerLayer::builder()
@@ -45,7 +45,7 @@ pub fn new(http: Http) -> Result<(Stack, Circuit), InvalidConfig> {
         .window(Window::time(WINDOW))
         .open_for(OPEN_FOR)
         .max_open_for(MAX_OPEN_FOR)
-        .classify(StatusClassifier::default())
+        .classify(judge)
         .build()?;
     let circuit = breaker.circuit().clone();
     let stack = ServiceBuilder::new()
@@ -58,6 +58,15 @@ pub fn new(http: Http) -> Result<(Stack, Circuit), InvalidConfig> {
         .layer(ErrorLayer)
         .service(http);
     Ok((BoxCloneSyncService::new(stack), circuit))
+}
+
+/// `StatusClassifier` knows the client's errors with the feature `hyper-util` only. Here none of them
+/// is the caller's own, so they need not be told apart.
+fn judge(outcome: Result<&Response<Incoming>, &Error<legacy::Error>>) -> Verdict {
+    match outcome {
+        Ok(response) => StatusClassifier::default().judge_response(response),
+        Err(_) => Verdict::TRANSIENT,
+    }
 }
 
 pub async fn call(stack: &Stack, request: Request) -> Outcome {

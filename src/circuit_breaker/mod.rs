@@ -67,7 +67,7 @@
 //!
 //! **What counts.** [`Transient`](crate::Verdict::Transient) and
 //! [`Permanent`](crate::Verdict::Permanent) calls have failed, [`Healthy`](crate::Verdict::Healthy)
-//! ones have not, and [`Throttled`](crate::Verdict::Throttled) and
+//! ones have not, and [`Throttled`](crate::Verdict::Throttled), [`Local`](crate::Verdict::Local) and
 //! [`Ignored`](crate::Verdict::Ignored) ones are not counted. A call that panics has failed. A
 //! timeout of this crate's is transient, its other rejections are ignored, and no classifier is
 //! asked. Only a failed or a slow call opens the circuit, never a fast success. An outcome counts

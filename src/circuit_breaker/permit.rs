@@ -59,10 +59,10 @@ impl Call {
         let mark = match verdict {
             Verdict::Healthy => Mark::Good,
             Verdict::Transient { retry_after } => Mark::Bad {
-                hint: retry_after.map_or(0, nanos),
+                hint: retry_after.delay().map_or(0, nanos),
             },
             Verdict::Permanent => Mark::Bad { hint: 0 },
-            Verdict::Throttled { .. } | Verdict::Ignored => Mark::None,
+            Verdict::Throttled { .. } | Verdict::Local | Verdict::Ignored => Mark::None,
         };
         shared.after(shared.breaker.settle(self.pass, mark, self.since(), shared));
     }

@@ -1,4 +1,4 @@
-use super::fault::judge_any;
+use super::fault::ClientError;
 use crate::gate::{CallEnd, Finish};
 use crate::verdict::Verdict;
 use http::Response;
@@ -30,7 +30,7 @@ use std::task::{Context, Poll, ready};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UntilBodyEnd;
 
-impl<B: Body<Error: 'static>> CallEnd<Response<B>> for UntilBodyEnd {
+impl<B: Body<Error: ClientError>> CallEnd<Response<B>> for UntilBodyEnd {
     type Response<G: Finish> = Response<HeldBody<B, G>>;
 
     fn goes_on(res: &Response<B>) -> bool {
@@ -65,7 +65,7 @@ impl<B: Default, G> Default for HeldBody<B, G> {
 
 impl<B, G> Body for HeldBody<B, G>
 where
-    B: Body<Error: 'static>,
+    B: Body<Error: ClientError>,
     G: Finish,
 {
     type Data = B::Data;
@@ -80,7 +80,7 @@ where
         match &frame {
             Some(Err(error)) => {
                 if let Some(mut guard) = this.guard.take() {
-                    guard.finish(judge_any(error));
+                    guard.finish(error.verdict());
                 }
             }
             // A reader who knows the length need not ask for more.

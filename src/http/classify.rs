@@ -1,7 +1,7 @@
-use super::fault::judge_any;
+use super::fault::ClientError;
 use super::head::ResponseHead;
 use super::retry_after::retry_after;
-use crate::verdict::{Classify, Verdict};
+use crate::verdict::{Classify, RetryAfter, Verdict};
 use http::{HeaderMap, StatusCode};
 
 /// Judges HTTP responses by their status, and errors by whose fault they are.
@@ -11,20 +11,21 @@ use http::{HeaderMap, StatusCode};
 /// | 408, 425, 500, 502, 503, 504 | [`Transient`](Verdict::Transient) |
 /// | 429 | [`Throttled`](Verdict::Throttled) |
 /// | 501, 505 | [`Permanent`](Verdict::Permanent) |
-/// | all others | [`Healthy`](Verdict::Healthy): an answer, if not the one hoped for |
+/// | 506 and above | as 500 |
+/// | all others | [`Healthy`](Verdict::Healthy): the upstream works, whatever it says |
 ///
-/// With the first two goes what the response asks for in [`Retry-After`](retry_after()). Errors are
-/// judged as [`judge_error`](super::judge_error()) does, if they are a client's own, lifted by
-/// [`ErrorLayer`](crate::ErrorLayer) or boxed; others are transient. The
-/// [table](super#verdicts) gives the reasons.
+/// The first two carry what the response asks for in [`Retry-After`](retry_after()). Errors say
+/// their verdict themselves: they must be [`ClientError`]s. The [table](super#verdicts) gives the
+/// reasons.
 ///
 /// ```
-/// use buttress::{Classify, Verdict, http::StatusClassifier};
+/// use buttress::{Classify, Verdict, classify::RetryAfter, http::StatusClassifier};
 /// use std::{convert::Infallible, time::Duration};
 ///
 /// let response = http::Response::builder().status(503).header("retry-after", "7").body(())?;
 /// let verdict = StatusClassifier::default().classify(Ok::<_, &Infallible>(&response));
-/// assert_eq!(verdict, Verdict::Transient { retry_after: Some(Duration::from_secs(7)) });
+/// let retry_after = RetryAfter::Delay(Duration::from_secs(7));
+/// assert_eq!(verdict, Verdict::Transient { retry_after });
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
@@ -39,19 +40,20 @@ use http::{HeaderMap, StatusCode};
 /// # let _ = classify;
 /// ```
 ///
-/// For an error of one's own, wrap it:
+/// The errors of a client that is not known here take a classifier of your own:
 ///
 /// ```
-/// use buttress::{Classify, Error, Verdict, http::StatusClassifier};
-/// # #[derive(Debug)] struct ClientError; impl ClientError { fn is_request(&self) -> bool { true } }
+/// use buttress::{Error, Verdict, http::StatusClassifier};
+/// # #[derive(Debug)] struct OtherError; impl OtherError { fn is_request(&self) -> bool { true } }
 ///
-/// fn judge<B>(outcome: Result<&http::Response<B>, &Error<ClientError>>) -> Verdict {
+/// fn judge<B>(outcome: Result<&http::Response<B>, &Error<OtherError>>) -> Verdict {
 ///     match outcome {
+///         Ok(response) => StatusClassifier::default().judge_response(response),
 ///         Err(Error::Service(error)) if error.is_request() => Verdict::Ignored,
-///         outcome => StatusClassifier::default().classify(outcome),
+///         Err(_) => Verdict::TRANSIENT,
 ///     }
 /// }
-/// # assert_eq!(judge::<()>(Err(&Error::Service(ClientError))), Verdict::Ignored);
+/// # assert_eq!(judge::<()>(Err(&Error::Service(OtherError))), Verdict::Ignored);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct StatusClassifier {
@@ -78,8 +80,11 @@ const TRANSIENT: &[StatusCode] = &[
 ];
 
 impl StatusClassifier {
-    /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. One that is
-    /// listed is transient whatever else is said of it here: 429 and 501, too.
+    /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. A listed status
+    /// is transient whatever else is said of it here, 429 and 501 too.
+    ///
+    /// A status that RFC 9110 does not name is judged as the first of its class (§15), unless it is
+    /// listed itself: 522 as 500. So is one outside of 100 to 599, as 500.
     #[must_use]
     pub const fn transient(mut self, statuses: &'static [StatusCode]) -> Self {
         self.transient = statuses;
@@ -94,15 +99,22 @@ impl StatusClassifier {
         self
     }
 
+    /// Judges the upstream by a response. For a classifier of your own.
+    #[must_use]
+    pub fn judge_response(self, response: &impl ResponseHead) -> Verdict {
+        self.status(response.status(), Some(response.headers()))
+    }
+
     /// The verdict of a status, with what the response asks for.
     pub(super) fn status(self, status: StatusCode, headers: Option<&HeaderMap>) -> Verdict {
-        let asked = || headers.and_then(retry_after);
-        if self.transient.contains(&status) {
+        let asked = || headers.map_or(RetryAfter::None, retry_after);
+        let recognized = recognized(status);
+        if self.transient.contains(&status) || self.transient.contains(&recognized) {
             return Verdict::Transient {
                 retry_after: asked(),
             };
         }
-        match status {
+        match recognized {
             StatusCode::TOO_MANY_REQUESTS if self.throttled_is_failure => Verdict::Transient {
                 retry_after: asked(),
             },
@@ -117,11 +129,30 @@ impl StatusClassifier {
     }
 }
 
-impl<Res: ResponseHead, E: 'static> Classify<Res, E> for StatusClassifier {
+/// The status itself where RFC 9110 §15 names it, or 425 (RFC 8470) or 429 (RFC 6585); else the first
+/// of its class. A status outside of 100 to 599 is treated as a 5xx (§15).
+fn recognized(status: StatusCode) -> StatusCode {
+    let first = match status.as_u16() {
+        100..=101
+        | 200..=206
+        | 300..=305
+        | 307..=308
+        | 400..=417
+        | 421..=422
+        | 425..=426
+        | 429
+        | 500..=505 => return status,
+        number @ 100..=599 => number / 100 * 100,
+        _ => 500,
+    };
+    StatusCode::from_u16(first).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+impl<Res: ResponseHead, E: ClientError> Classify<Res, E> for StatusClassifier {
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         match outcome {
-            Ok(response) => self.status(response.status(), Some(response.headers())),
-            Err(error) => judge_any(error),
+            Ok(response) => self.judge_response(response),
+            Err(error) => error.verdict(),
         }
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, Response, StatusCode};
 /// that both share one classifier.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be an HTTP response",
-    note = "`StatusClassifier` judges `http::Response<B>` and, with the feature `reqwest`, `reqwest::Response`"
+    note = "`StatusClassifier` judges `http::Response<B>` and, with the feature `reqwest` of buttress, the responses of reqwest 0.13"
 )]
 pub trait ResponseHead {
     /// Its status.

@@ -18,15 +18,16 @@
 //!
 //! # Verdicts
 //!
-//! What [`StatusClassifier`] says, and why. What a verdict leads to stands at
-//! [`Classify`](crate::Classify).
+//! What [`StatusClassifier`] says, and why. [`Classify`](crate::Classify) says what a verdict leads
+//! to.
 //!
 #![doc = include_str!("verdicts.md")]
 //!
-//! The errors are those of hyper-util and reqwest, with the features of these names. Not all can be
-//! told apart: a server that speaks before it is asked, in another protocol than HTTP, looks like a
-//! connection that was closed while idle (transient), and a redirect to a scheme that reqwest cannot
-//! do like a request for it (ignored).
+//! The errors are those of hyper, hyper-util and reqwest. A feature makes a client's errors known to
+//! the compiler, and never changes a verdict: see [`ClientError`]. Some errors cannot be told apart. A
+//! server that speaks another protocol than HTTP, before it is asked, looks like a connection that
+//! was closed while idle (transient). A redirect to a scheme that reqwest cannot use looks like a
+//! request for it (ignored).
 
 mod attempt;
 #[cfg(feature = "http-body")]
@@ -53,7 +54,7 @@ pub use classify::StatusClassifier;
 pub use deadline::{AttemptTimeout, InExtensions};
 #[cfg(feature = "http-body")]
 pub use drain::{Drain, Draining};
-pub use fault::judge_error;
+pub use fault::{ClientError, judge_error};
 pub use head::ResponseHead;
 pub use pause::{On429, PauseOn429, Pauses};
 pub use replay::RepeatIf;

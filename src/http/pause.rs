@@ -64,7 +64,7 @@ where
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         if let (Ok(response), Some(limiter)) = (outcome, &self.limiter) {
             if response.status() == StatusCode::TOO_MANY_REQUESTS {
-                let asked = retry_after(response.headers()).unwrap_or_default();
+                let asked = retry_after(response.headers()).delay().unwrap_or_default();
                 let pause = asked.min(self.max_pause);
                 if !pause.is_zero() {
                     limiter.pause_for(pause);

@@ -23,7 +23,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     base: Duration,
-    cap: Duration,
+    pub(super) cap: Duration,
     factor: f64,
     jitter: Jitter,
 }

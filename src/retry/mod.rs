@@ -35,15 +35,15 @@
 //! | seed of the waits' jitter | `seed` | random |
 //! | name in events and `Debug` | `name` | unnamed |
 //!
-//! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient) or
-//! [`Throttled`](crate::Verdict::Throttled), if there are attempts left, its request can be
+//! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient),
+//! [`Throttled`](crate::Verdict::Throttled) or [`Local`](crate::Verdict::Local), if there are attempts left, its request can be
 //! repeated (which its replay policy is asked again when the retry is due) and the budget has a token. Otherwise the outcome is returned as it is, response or
 //! error, with no delay; retry has no errors of its own. A timeout of this crate's is transient;
 //! its other rejections end the call.
 //!
 //! **Waits.** The backoff, or what the callee asks for if that is longer: its `retry_after` is a
 //! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
-//! come back at once. If it asks for more than `max_retry_after` the call is not retried, nor if the
+//! come back at once. A `retry_after` that cannot be read counts as the cap of the backoff. If it asks for more than `max_retry_after` the call is not retried, nor if the
 //! wait would not end before the [deadline](crate::deadline) that the request carries: the outcome
 //! is returned at once, and the budget keeps its token. `Idempotent` finds the deadline in the
 //! request's extensions, [`Within`] where any other policy shall look for it. A wait of

@@ -8,7 +8,7 @@ use crate::error::Rejection;
 use crate::event::{Count, Counters, Event, GiveUpReason, GiveUps};
 use crate::name::Name;
 use crate::time::{TICK, nanos};
-use crate::verdict::Verdict;
+use crate::verdict::{RetryAfter, Verdict};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ impl Policy {
         }
         if !matches!(
             verdict,
-            Verdict::Transient { .. } | Verdict::Throttled { .. }
+            Verdict::Transient { .. } | Verdict::Throttled { .. } | Verdict::Local
         ) {
             return None;
         }
@@ -98,7 +98,12 @@ impl Policy {
         copied: bool,
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Result<Granted, GiveUpReason> {
-        let asked = verdict.retry_after().unwrap_or_default();
+        let asked = match verdict.retry_after() {
+            RetryAfter::None => Duration::ZERO,
+            RetryAfter::Delay(delay) => delay,
+            // Never sooner than what the upstream may have asked for: the longest backoff.
+            RetryAfter::Unreadable => self.settings.backoff.cap,
+        };
         if progress.attempt >= self.settings.attempts {
             return Err(GiveUpReason::Attempts);
         }

@@ -7,6 +7,7 @@ use crate::rate_limit::{Metered, RateLimiter};
 use crate::retry::{Budget, Dropped, Retry, RetryLayer};
 use crate::timeout::{Timeout, TimeoutLayer};
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::task::{Context, Poll};
 use tower::{Layer, Service};
@@ -164,6 +165,37 @@ impl<S: Clone, C, R, K: Clone, D, U, W, P: Pauses> Clone for Stack<S, C, R, K, D
         Self {
             inner: self.inner.clone(),
         }
+    }
+}
+
+// tower's `ServiceExt` has these two. Here they are methods of the stack, so that the compiler says
+// which bound a client does not meet, with the notes of that bound; of a trait's method it says only
+// that the bounds of `Service` do not hold.
+impl<S, C, R, K, D, U, W, P: Pauses> Stack<S, C, R, K, D, U, W, P> {
+    /// Waits until the stack can be called.
+    ///
+    /// # Errors
+    /// The client's, of its readiness.
+    pub async fn ready<Req>(&mut self) -> Result<&mut Self, <Self as Service<Req>>::Error>
+    where
+        Self: Service<Req>,
+    {
+        poll_fn(|cx| Service::poll_ready(self, cx)).await?;
+        Ok(self)
+    }
+
+    /// Calls the stack once, when it is ready.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn oneshot<Req>(
+        mut self,
+        req: Req,
+    ) -> Result<<Self as Service<Req>>::Response, <Self as Service<Req>>::Error>
+    where
+        Self: Service<Req>,
+    {
+        self.ready().await?.call(req).await
     }
 }
 

@@ -1,0 +1,74 @@
+//! Clients whose error is boxed: the layers that judge outcomes can be spawned around them.
+
+use buttress::http::{PauseOn429, StatusClassifier, stack};
+use buttress::{CircuitBreakerLayer, ErrorLayer, Quota, RateLimitLayer, RetryLayer};
+use http::{Request, Response};
+use std::future::ready;
+use std::io;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Client = BoxCloneSyncService<Request<()>, Response<()>, BoxError>;
+
+/// Its type names the error, whose lifetime the compiler forgets where it is spawned.
+fn client() -> Client {
+    let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+    Client::new(service_fn(move |_| ready(Err(BoxError::from(reset())))))
+}
+
+/// Spawns a call from an `async` block, as programs do. A macro, because the bounds of a function
+/// would hold already.
+macro_rules! assert_spawns {
+    ($service:expr) => {
+        let service = $service;
+        let call = tokio::spawn(async move { service.oneshot(Request::new(())).await });
+        assert!(call.await.unwrap().is_err());
+    };
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stack_around_a_boxed_error_can_be_spawned() {
+    assert_spawns!(stack().service(client()).unwrap());
+    let limited = stack().load_shed(1).rate_limit(Quota::per_second(1));
+    assert_spawns!(limited.service(client()).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_layer_that_judges_can_be_spawned_around_a_boxed_error() {
+    let limit = RateLimitLayer::new(Quota::per_second(1_000));
+    let pausing = PauseOn429::new(StatusClassifier::default(), limit.limiter());
+    let retry = RetryLayer::builder().classify(pausing).build().unwrap();
+    let breaker = CircuitBreakerLayer::builder().classify(StatusClassifier::default());
+    let breaker = breaker.build().unwrap();
+
+    assert_spawns!(ServiceBuilder::new().layer(&retry).service(client()));
+    assert_spawns!(ServiceBuilder::new().layer(&breaker).service(client()));
+    let layers = ServiceBuilder::new().layer(&retry).layer(&breaker);
+    assert_spawns!(layers.layer(ErrorLayer).service(client()));
+}
+
+#[cfg(feature = "http-body")]
+#[tokio::test(start_paused = true)]
+async fn a_body_whose_error_is_boxed_can_be_held_in_a_task() {
+    use buttress::LoadShedLayer;
+    use buttress::http::UntilBodyEnd;
+    use http_body_util::combinators::UnsyncBoxBody;
+    use http_body_util::{BodyExt, Empty};
+
+    type Body = UnsyncBoxBody<bytes::Bytes, BoxError>;
+    type Client = BoxCloneSyncService<Request<()>, Response<Body>, BoxError>;
+
+    let answer = || Empty::new().map_err(|never| match never {});
+    let client = service_fn(move |_| ready(Ok(Response::new(answer().boxed_unsync()))));
+    let breaker = CircuitBreakerLayer::builder().classify(StatusClassifier::default());
+    let service = ServiceBuilder::new()
+        .layer(breaker.build().unwrap().until(UntilBodyEnd))
+        .layer(LoadShedLayer::new(1).until(UntilBodyEnd))
+        .service(Client::new(client));
+    let call = tokio::spawn(async move {
+        let response = service.oneshot(Request::new(())).await?;
+        response.into_body().collect().await
+    });
+    assert!(call.await.unwrap().unwrap().to_bytes().is_empty());
+}

@@ -1,0 +1,90 @@
+//! The table of verdicts in the documentation, row by row: statuses against the classifier, errors
+//! against real clients that meet them. No feature changes a verdict.
+
+mod by_hyper;
+#[cfg(feature = "reqwest")]
+mod by_reqwest;
+mod over_tls;
+mod servers;
+
+use buttress::http::{ClientError, StatusClassifier, judge_error};
+use buttress::{Classify, Verdict};
+use http::{Response, StatusCode};
+use std::convert::Infallible;
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+/// What was met, with its row.
+type Met = Vec<(&'static str, BoxError)>;
+
+const TABLE: &str = include_str!("../../src/http/verdicts.md");
+
+/// Outcome and verdict of each row.
+fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rows = TABLE.lines().skip(2).map(|row| {
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        (cells.next().unwrap(), cells.next().unwrap())
+    });
+    rows.filter(|(outcome, _)| !outcome.is_empty())
+}
+
+fn word(verdict: Verdict) -> String {
+    let word = format!("{verdict:?}");
+    word.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn every_status_is_judged_as_its_row_says() {
+    let mut next = 100;
+    for (outcome, expected) in rows() {
+        let (first, last) = outcome.split_once('–').unwrap_or((outcome, outcome));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else {
+            continue;
+        };
+        assert_eq!(first, next, "a row for each status, in order");
+        for status in first..=last {
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            let outcome = Ok::<_, &Infallible>(&response);
+            let verdict = StatusClassifier::default().classify(outcome);
+            assert_eq!(word(verdict), expected, "{status}");
+        }
+        next = last + 1;
+    }
+    assert_eq!(next, 1_000);
+}
+
+#[tokio::test]
+async fn every_error_that_a_client_meets_is_judged_as_its_row_says() {
+    let met = async {
+        let mut met = by_hyper::met().await;
+        met.extend(over_tls::met().await);
+        #[cfg(feature = "reqwest")]
+        met.extend(by_reqwest::met().await);
+        met
+    };
+    let met = tokio::time::timeout(Duration::from_secs(20), met);
+    let met = met.await.unwrap();
+    for (row, error) in &met {
+        let expected = rows().find(|(outcome, _)| outcome == row).expect(row).1;
+        assert_eq!(word(judge_error(&**error)), expected, "{row}: {error:?}");
+        // In its box it cannot be downcast.
+        assert_eq!(word(error.verdict()), expected, "boxed, {row}: {error:?}");
+    }
+    // And no row is there that nobody met.
+    #[cfg(feature = "reqwest")]
+    for (row, _) in rows() {
+        let met = met.iter().any(|(outcome, _)| *outcome == row);
+        let status = row.starts_with(char::is_numeric);
+        assert!(met || status || row == "any other error", "{row}");
+    }
+}
+
+#[test]
+fn any_other_error_is_transient() {
+    let expected = rows().find(|(outcome, _)| *outcome == "any other error");
+    let verdict = judge_error(&io::Error::other("who knows"));
+    assert_eq!(word(verdict), expected.unwrap().1);
+}
