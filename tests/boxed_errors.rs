@@ -59,8 +59,8 @@ async fn a_body_whose_error_is_boxed_can_be_held_in_a_task() {
     type Body = UnsyncBoxBody<bytes::Bytes, BoxError>;
     type Client = BoxCloneSyncService<Request<()>, Response<Body>, BoxError>;
 
-    let answer = || Empty::new().map_err(|never| match never {});
-    let client = service_fn(move |_| ready(Ok(Response::new(answer().boxed_unsync()))));
+    let body = || Empty::new().map_err(|never| match never {});
+    let client = service_fn(move |_| ready(Ok(Response::new(body().boxed_unsync()))));
     let breaker = CircuitBreakerLayer::builder().classify(StatusClassifier::default());
     let service = ServiceBuilder::new()
         .layer(breaker.build().unwrap().until(UntilBodyEnd))

@@ -59,7 +59,7 @@ fn assert_asked(wait: Option<Duration>, asked: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_that_cannot_be_read_waits_for_the_longest_backoff() {
+async fn a_retry_after_that_cannot_be_read_waits_for_the_longest_backoff() {
     for status in [503, 429] {
         for field in ["soon", "", "-1", "Sun, 06 Nov 1994 08:49:37 EST"] {
             let wait = wait_after(retrying(), response(status, &[field])).await;
@@ -75,7 +75,7 @@ async fn a_response_that_does_not_ask_waits_for_the_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_wish_that_can_be_read_is_kept() {
+async fn the_longest_retry_after_that_can_be_read_is_kept() {
     for fields in [["1", "30"], ["soon", "30"], ["29.5", "later"]] {
         let wait = wait_after(retrying(), response(503, &fields)).await;
         assert_asked(wait, 30 * SECOND);
@@ -83,7 +83,7 @@ async fn the_longest_wish_that_can_be_read_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_that_cannot_be_read_is_not_waited_for_longer_than_any_other() {
+async fn a_retry_after_that_cannot_be_read_is_limited_like_any_other() {
     let patient = retrying().backoff(Backoff::exponential(TICK, Duration::MAX));
     let wait = wait_after(patient, response(503, &["soon"])).await;
     assert_eq!(wait, None);
@@ -93,7 +93,7 @@ async fn a_wish_that_cannot_be_read_is_not_waited_for_longer_than_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_opens_for_its_own_time_where_the_wish_cannot_be_read() {
+async fn a_circuit_opens_for_its_own_time_if_the_retry_after_cannot_be_read() {
     let circuit = Circuit::builder()
         .consecutive_failures(1)
         .open_for(2 * SECOND);

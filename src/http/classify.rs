@@ -4,7 +4,7 @@ use super::retry_after::retry_after;
 use crate::verdict::{Classify, RetryAfter, Verdict};
 use http::{HeaderMap, StatusCode};
 
-/// Judges HTTP responses by their status, and errors by whose fault they are.
+/// Judges the upstream by the status of an HTTP response, and by whose fault an error is.
 ///
 /// | status | verdict |
 /// |---|---|
@@ -14,9 +14,8 @@ use http::{HeaderMap, StatusCode};
 /// | 506 and above | as 500 |
 /// | all others | [`Healthy`](Verdict::Healthy): the upstream works, whatever it says |
 ///
-/// The first two carry what the response asks for in [`Retry-After`](retry_after()). Errors say
-/// their verdict themselves: they must be [`ClientError`]s. The [table](super#verdicts) gives the
-/// reasons.
+/// The first two carry the response's [`Retry-After`](retry_after()). An error must be a
+/// [`ClientError`], which says its verdict itself. The [table](super#verdicts) gives the reasons.
 ///
 /// ```
 /// use buttress::{Classify, Verdict, classify::RetryAfter, http::StatusClassifier};
@@ -40,7 +39,7 @@ use http::{HeaderMap, StatusCode};
 /// # let _ = classify;
 /// ```
 ///
-/// The errors of a client that is not known here take a classifier of your own:
+/// For the errors of another client, write a classifier of your own:
 ///
 /// ```
 /// use buttress::{Error, Verdict, http::StatusClassifier};
@@ -83,16 +82,16 @@ impl StatusClassifier {
     /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. A listed status
     /// is transient whatever else is said of it here, 429 and 501 too.
     ///
-    /// A status that RFC 9110 does not name is judged as the first of its class (§15), unless it is
-    /// listed itself: 522 as 500. So is one outside of 100 to 599, as 500.
+    /// A status that RFC 9110 does not name is judged as the first of its class, unless it is listed
+    /// itself: 522 as 500. A status outside of 100 to 599 is judged as 500 (RFC 9110 §15).
     #[must_use]
     pub const fn transient(mut self, statuses: &'static [StatusCode]) -> Self {
         self.transient = statuses;
         self
     }
 
-    /// A 429 is transient: sent again as before, and counted by a circuit breaker as a failure.
-    /// Default: it is throttled, which says that the callee is alive.
+    /// A 429 is transient: retry sends the call again as before, and a circuit breaker counts a
+    /// failure. Default: it is throttled, which says that the upstream works.
     #[must_use]
     pub const fn throttled_is_failure(mut self) -> Self {
         self.throttled_is_failure = true;

@@ -18,9 +18,9 @@ use tracing::Level;
 /// | error | verdict |
 /// |---|---|
 /// | those of `hyper` and `hyper-util` (feature `hyper-util`) and of `reqwest` (feature `reqwest`), `std::io::Error` | as [`judge_error`] |
-/// | `Box<dyn Error + Send + Sync>` | as [`judge_error`]; the first that no known client makes is told of |
-/// | [`Error<E>`](crate::Error) | that of `E`; of a rejection, as the layers judge it |
-/// | your own | see below |
+/// | `Box<dyn Error + Send + Sync>` | as [`judge_error`], with a warning if no known client made it |
+/// | [`Error<E>`](crate::Error) | a rejection as the layers judge it, else that of `E` |
+/// | your own | what you say |
 ///
 /// ```
 /// use buttress::Verdict;
@@ -44,7 +44,7 @@ use tracing::Level;
 /// # assert_eq!(OrdersError::Connection(reset).verdict(), Verdict::TRANSIENT);
 /// ```
 ///
-/// Errors of any other kind do not compile with it, so that no missing feature changes a verdict:
+/// An error of any other kind does not compile, so that a missing feature never changes a verdict:
 ///
 /// ```compile_fail
 /// # use buttress::{Classify, http::StatusClassifier};
@@ -53,7 +53,7 @@ use tracing::Level;
 /// ```
 ///
 /// **Event**, target `buttress::http`: `unknown_client_error` at WARN with `error`, once in a
-/// process, when a boxed error is judged that no known client makes. It is transient.
+/// process, for the first boxed error that no known client made. All of them are transient.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be an error of an HTTP client",
     note = "buttress knows the errors of hyper and hyper-util with its feature `hyper-util`, and those of reqwest 0.13 with its feature `reqwest`",
@@ -106,8 +106,8 @@ impl ClientError for reqwest::Error {
     }
 }
 
-// For every lifetime: an impl for `'static` alone makes stacks that cannot be spawned. It costs the
-// type of the outermost error, as only what is `'static` can be downcast: its words have to do.
+// For every lifetime: an impl for `'static` alone makes stacks that cannot be spawned. The price is
+// that the outermost error cannot be downcast, so that only what it prints tells its type.
 impl ClientError for Box<dyn Error + Send + Sync + '_> {
     fn verdict(&self) -> Verdict {
         judge_chain(by_words(&**self), self.source()).unwrap_or_else(|| {
@@ -135,9 +135,8 @@ impl ClientError for Box<dyn Error + Send + Sync + '_> {
 /// [`Permanent`](Verdict::Permanent). All else is transient: a call that could not connect, was
 /// reset, cut off or too late may succeed the next time. The [table](super#verdicts) has them all.
 ///
-/// For a classifier of your own; [`StatusClassifier`] calls it through
-/// [`ClientError`]. Without the features `hyper-util` and `reqwest` it knows the errors of these
-/// clients by their words alone.
+/// For a classifier of your own; [`StatusClassifier`] calls it through [`ClientError`]. Without the
+/// features `hyper-util` and `reqwest` it recognizes the errors of these clients by what they print.
 ///
 /// ```
 /// use buttress::{Verdict, http::judge_error};
@@ -183,7 +182,7 @@ fn judge_chain(outermost: Link, mut next: Option<&(dyn Error + 'static)>) -> Opt
 
 fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
-        // Its source is that of the error within, which would so be passed over.
+        // Its `source` is that of the error within, which would be skipped.
         Some(error) => error.get_ref().map(|within| within as _),
         None => error.source(),
     }
@@ -241,16 +240,16 @@ fn of_reqwest(error: &reqwest::Error) -> Link {
 #[cfg(feature = "hyper-util")]
 fn of_hyper(error: &hyper::Error) -> Link {
     match by_words(error) {
-        // What its methods say holds for kinds whose words are new.
+        // A kind that is printed in a new way.
         Known if error.is_user() => Says(Verdict::Ignored),
         Known if error.is_parse() => Says(Verdict::Permanent),
         link => link,
     }
 }
 
-/// How the errors of clients begin, as `Debug` prints them, and what they say; the first that fits
-/// counts. For kinds that no method tells, and for errors that cannot be downcast: the outermost of
-/// a box, and those of clients whose feature is off.
+/// How clients' errors begin, as `Debug` prints them, and what they say. The first match counts. For
+/// kinds that no method tells, and for errors that cannot be downcast: the outermost of a box, and
+/// all of a client whose feature is off.
 const KINDS: &[(&str, Link)] = &[
     ("reqwest::Error { kind: Builder", Says(Verdict::Ignored)),
     ("reqwest::Error { kind: Redirect", Says(Verdict::Permanent)),
@@ -345,7 +344,7 @@ fn of_status(status: StatusCode) -> Link {
 
 fn words(printed: fmt::Arguments<'_>) -> String {
     let mut words = String::new();
-    // An error that fails to print itself has said what it could.
+    // If the error fails to print itself, what it has printed must do.
     let _ = words.write_fmt(printed);
     words
 }
