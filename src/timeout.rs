@@ -339,6 +339,19 @@ where
     }
 
     fn call(&mut self, mut req: Req) -> Self::Future {
+        if let (false, Waited::Nothing) = (K::CARRIES, self.waited) {
+            let TimeoutSettings { after, name: by } = self.layer.settings;
+            return TimeoutFuture {
+                state: State::Calling {
+                    call: self.inner.call(req),
+                    limit: Limit {
+                        after: nanos(after),
+                        by,
+                        clock: Clock::NotStarted,
+                    },
+                },
+            };
+        }
         let waited = mem::replace(&mut self.waited, Waited::Nothing);
         match self.limit(waited, &mut req) {
             Ok(limit) => TimeoutFuture {
@@ -355,7 +368,7 @@ where
 }
 
 impl<S, K> Timeout<S, K> {
-    /// The limit of a call, or why it must not be made.
+    /// The limit of a call whose end is known, or why it must not be made.
     fn limit<Req>(&self, waited: Waited, req: &mut Req) -> Result<Limit, Rejection>
     where
         K: Carrier<Req>,
@@ -366,14 +379,6 @@ impl<S, K> Timeout<S, K> {
         } = self.layer.settings;
         if self.layer.per_request {
             after = self.layer.carrier.timeout(req).unwrap_or(after);
-        }
-        let limit = Limit {
-            after: nanos(after),
-            by,
-            clock: Clock::NotStarted,
-        };
-        if !K::CARRIES && matches!(waited, Waited::Nothing) {
-            return Ok(limit);
         }
         let now = Instant::now();
         let own = match waited {
@@ -394,13 +399,13 @@ impl<S, K> Timeout<S, K> {
             self.layer.carrier.set(req, own);
         }
         Ok(Limit {
-            after: if found.is_some() { FOUND } else { limit.after },
+            after: found.map_or(nanos(after), |_| FOUND),
+            by,
             clock: match found.unwrap_or(own).end(now) {
                 Some(end) if K::CARRIES => Clock::Carried(end),
                 Some(end) => Clock::Runs(Box::pin(sleep_until(end))),
                 None => Clock::Never,
             },
-            ..limit
         })
     }
 }
