@@ -181,7 +181,7 @@ impl<K> fmt::Display for TimeoutLayer<K> {
 }
 
 /// Builds a [`TimeoutLayer`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct TimeoutBuilder<K = ()> {
     settings: TimeoutSettings,
@@ -229,14 +229,6 @@ impl<K> TimeoutBuilder<K> {
             carrier: self.carrier,
             per_request: self.per_request,
         })
-    }
-}
-
-impl<K> fmt::Debug for TimeoutBuilder<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimeoutBuilder")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
     }
 }
 

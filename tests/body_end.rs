@@ -186,23 +186,64 @@ async fn a_body_that_fails_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_is_good_when_its_body_has_been_read() {
-    let (circuit, response) = through(half_open(), 200, parts([data("a")])).await;
-    assert_eq!(circuit.snapshot().probes_out, 1);
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        "a"
-    );
+async fn a_probe_is_settled_by_its_head() {
+    let (circuit, _streaming) = through(half_open(), 200, parts([data("a")])).await;
+    assert_eq!(circuit.state(), CircuitState::Closed);
+    assert_eq!(circuit.snapshot().probes_out, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_the_probe_that_closed_the_circuit_is_judged_as_any_other() {
+    let (circuit, response) = through(half_open(), 200, parts([data("a"), failure()])).await;
+    assert_eq!(circuit.state(), CircuitState::Closed);
+    let _failed = response.into_body().collect().await;
+    assert_eq!(circuit.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_a_probe_that_did_not_close_the_circuit_changes_nothing() {
+    let circuit = Circuit::builder()
+        .consecutive_failures(1)
+        .open_for(Duration::ZERO);
+    let circuit = circuit.probes(2).probe_successes(2).build().unwrap();
+    let permit = circuit.try_acquire().unwrap();
+    permit.settle(buttress::Verdict::TRANSIENT);
+    let (circuit, response) = through(circuit, 200, parts([data("a"), failure()])).await;
+    let _failed = response.into_body().collect().await;
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
+    let (circuit, _streaming) = through(circuit, 200, parts([data("a")])).await;
+    assert_eq!(circuit.state(), CircuitState::Closed);
+}
+
+/// Readers end their streams after a minute. The circuit closes all the same once an outage is over.
+#[tokio::test(start_paused = true)]
+async fn long_streams_do_not_keep_a_circuit_half_open() {
+    let circuit = Circuit::builder()
+        .open_for(SECOND)
+        .abandoned_after(Duration::MAX);
+    let circuit = circuit.build().unwrap();
+    let outage: Vec<_> = (0..20).map(|_| circuit.try_acquire().unwrap()).collect();
+    for permit in outage {
+        permit.settle(buttress::Verdict::TRANSIENT);
+    }
+    assert_eq!(circuit.state(), CircuitState::Open);
+    tokio::time::advance(SECOND).await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        streams.push(through(circuit.clone(), 200, parts([data("a")])).await);
+    }
+    assert_eq!(circuit.state(), CircuitState::Closed);
+    tokio::time::advance(60 * SECOND).await;
+    drop(streams);
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_dropped_young_says_nothing() {
-    let (circuit, response) = through(half_open(), 200, parts([data("a")])).await;
+    let (circuit, response) = guarded(200, parts([data("a")])).await;
     tokio::time::advance(Duration::from_millis(9_999)).await;
     drop(response);
-    assert_eq!(circuit.state(), CircuitState::HalfOpen);
-    assert_eq!(circuit.snapshot().probes_out, 0);
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,21 +351,21 @@ async fn both_layers_hold_on_to_one_body() {
         .until(UntilBodyEnd)
         .build()
         .unwrap();
-    let circuit = half_open();
+    let circuit = Circuit::builder().consecutive_failures(1).build().unwrap();
     let breaker = CircuitBreakerLayer::new(circuit.clone(), StatusClassifier::default());
     let service = ServiceBuilder::new()
         .layer(shed.clone())
         .layer(breaker.until(UntilBodyEnd))
         .layer(ErrorLayer)
-        .service(answering(200, parts([data("a")])));
+        .service(answering(200, parts([data("a"), failure()])));
     let response = service.oneshot(()).await.unwrap();
     assert_eq!(
-        (shed.limit().in_flight(), circuit.snapshot().probes_out),
-        (1, 1)
+        (shed.limit().in_flight(), circuit.state()),
+        (1, CircuitState::Closed)
     );
-    response.into_body().collect().await.unwrap();
+    let _failed = response.into_body().collect().await;
     assert_eq!(
         (shed.limit().in_flight(), circuit.state()),
-        (0, CircuitState::Closed)
+        (0, CircuitState::Open)
     );
 }

@@ -178,7 +178,7 @@ async fn a_long_time_of_success_does_not_outweigh_a_count_window() {
 }
 
 /// Calls and failures in a window of 10 s: three failures, then a success so much later.
-async fn counted_after(pause: Duration) -> Vec<(u32, u32)> {
+async fn counted_after(pause: Duration) -> Vec<(u64, u64)> {
     let mut counted = Vec::new();
     // From every tenth of the window, for what is special about its first and last.
     for tenth in 0..10 {

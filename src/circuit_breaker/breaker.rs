@@ -1,11 +1,12 @@
-//! The circuit breaker's core: the state's word and the windows, told the time and the draw.
+//! The circuit breaker's core: its state and its windows, told the time and the draw.
 
-use super::state::{Blocked, Event, Phase, Rules, State, Trial};
-use super::window::{Call, Counts, Row, Window};
-use crate::event::TransitionReason;
+use super::row::Row;
+use super::state::{Blocked, Epoch, Event, Gate, Phase, Reason, Rules, State};
+use super::window::{Call, Counts, Window};
 use crate::sync::{
-    AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicU64, Mutex, MutexGuard, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
+use std::sync::PoisonError;
 
 /// When a closed circuit opens.
 #[derive(Debug)]
@@ -30,30 +31,41 @@ pub(super) trait Told {
     fn draw(&self) -> f64;
 }
 
+/// A call looks at `epoch` and, if that holds it back, at `gate`: two loads. What is rare (probes and
+/// transitions) happens under the lock, which publishes both.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    word: AtomicU64,
-    /// When the latest probe went out, or a later time. Kept apart from the word: it only ever
-    /// grows, and is raised *before* a probe is issued, so that a lease never lapses early.
-    issued_at: AtomicU64,
+    epoch: AtomicU64,
+    /// Never older than the epoch, perhaps newer: who goes as a probe is decided under the lock.
+    gate: AtomicU64,
+    locked: Mutex<Locked>,
     pub(super) window: Option<Window>,
     row: Option<Row>,
     pub(super) limits: Limits,
     pub(super) rules: Rules,
 }
 
-/// A call that was let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pass {
-    epoch: u32,
-    pub(super) probe: bool,
+#[derive(Debug)]
+struct Locked {
+    state: State,
+    opened_by: Option<Opening>,
 }
 
-/// What a call came to, for the callee.
+/// A call that was let through: the epoch in which it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pass(Epoch);
+
+impl Pass {
+    pub(super) fn is_probe(self) -> bool {
+        !self.0.phase().passes()
+    }
+}
+
+/// The outcome of a call, as far as it says something about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Mark {
     Good,
-    /// With the callee's wish to be left alone, in nanoseconds.
+    /// The upstream asks to be left alone for `hint` nanoseconds.
     Bad {
         hint: u64,
     },
@@ -66,8 +78,15 @@ pub(super) enum Mark {
 pub(super) struct Change {
     pub(super) from: Phase,
     pub(super) to: Phase,
-    pub(super) reason: TransitionReason,
+    pub(super) reason: Reason,
     /// The calls that led to it, where calls did.
+    pub(super) counts: Counts,
+}
+
+/// Why a circuit opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) reason: Reason,
     pub(super) counts: Counts,
 }
 
@@ -75,9 +94,25 @@ pub(super) struct Change {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Settled {
     Nothing,
-    /// A probe's place is free again.
+    /// Another probe may go.
     Returned,
     Changed(Change),
+}
+
+/// The circuit at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// As the next call finds it: half-open if the open time is over.
+    pub(super) phase: Phase,
+    /// Why the next call cannot go.
+    pub(super) blocked: Option<Blocked>,
+    /// The calls in the window.
+    pub(super) counts: Counts,
+    /// Failures in a row, if there is a limit on them.
+    pub(super) row: Option<u32>,
+    pub(super) probes_out: u32,
+    /// Why the circuit is open or half-open.
+    pub(super) opened_by: Option<Opening>,
 }
 
 impl Breaker {
@@ -87,9 +122,14 @@ impl Breaker {
         limits: Limits,
         rules: Rules,
     ) -> Self {
+        let state = State::NEW;
         Self {
-            word: AtomicU64::new(State::NEW.into()),
-            issued_at: AtomicU64::new(0),
+            epoch: AtomicU64::new(state.epoch.into()),
+            gate: AtomicU64::new(state.gate(&rules).0),
+            locked: Mutex::new(Locked {
+                state,
+                opened_by: None,
+            }),
             window,
             row,
             limits,
@@ -97,31 +137,29 @@ impl Breaker {
         }
     }
 
-    #[inline]
-    pub(super) fn state(&self) -> State {
-        // Acquire: what led to the state comes before whatever is done because of it.
-        self.word.load(Acquire).into()
+    fn epoch(&self) -> Epoch {
+        // Acquire: the gate is then at least as new, and the windows have started over.
+        self.epoch.load(Acquire).into()
+    }
+
+    fn gate(&self) -> Gate {
+        // Relaxed: it is read after an epoch, and published before it.
+        Gate(self.gate.load(Relaxed))
     }
 
     /// Whether a call could go now; takes nothing.
-    #[inline]
     pub(super) fn look(&self, told: &impl Told) -> Result<(), Blocked> {
-        let state = self.state();
-        if state.passes() {
+        if self.epoch().phase().passes() {
             return Ok(());
         }
-        state.look(&self.rules, told.now(), self.issued_at())
+        self.gate().look(told.now())
     }
 
-    /// Lets a call through that needs no probe. Only the short way: [`admit_probe`](Self::admit_probe)
-    /// decides the same.
+    /// Lets a call through that needs no probe.
     #[inline]
     pub(super) fn pass(&self) -> Option<Pass> {
-        let state = self.state();
-        state.passes().then_some(Pass {
-            epoch: state.epoch,
-            probe: false,
-        })
+        let epoch = self.epoch();
+        epoch.phase().passes().then_some(Pass(epoch.started()))
     }
 
     /// Lets a call through, or not.
@@ -132,50 +170,24 @@ impl Breaker {
     }
 
     /// Lets a call through as a probe, or not.
-    #[cold]
     pub(super) fn admit_probe(&self, now: u64) -> Result<(Pass, Option<Change>), Blocked> {
-        let mut word = self.word.load(Acquire);
-        loop {
-            let state = State::from(word);
-            if state.passes() {
-                return Ok((
-                    Pass {
-                        epoch: state.epoch,
-                        probe: false,
-                    },
-                    None,
-                ));
-            }
-            let issued_at = self.issued_at();
-            state.look(&self.rules, now, issued_at)?;
-            let event = Event::Admit { now, issued_at };
-            let next = state
-                .after(event, &self.rules)
-                .expect("what may go is let through");
-            // Before the probe exists. Release: with the exchange below, whoever sees the probe
-            // issued sees this too.
-            self.issued_at.fetch_max(now, Release);
-            match self
-                .word
-                .compare_exchange_weak(word, next.into(), AcqRel, Acquire)
-            {
-                Ok(_) => {
-                    let pass = Pass {
-                        epoch: next.epoch,
-                        probe: true,
-                    };
-                    let reason = match state.phase {
-                        Phase::HalfOpen(_) => TransitionReason::LeaseLapsed,
-                        _ => TransitionReason::OpenTimeOver,
-                    };
-                    return Ok((pass, change(state, next, reason, Counts::default())));
-                }
-                Err(newer) => word = newer,
-            }
-        }
+        // Most calls are rejected here, without the lock.
+        self.gate().look(now)?;
+        let mut locked = self.lock();
+        let before = locked.state;
+        let Some(next) = before.after(Event::Admit { now }, &self.rules) else {
+            before.gate(&self.rules).look(now)?;
+            return Ok((Pass(before.epoch), None)); // closed by now
+        };
+        let reason = match before.epoch.phase() {
+            Phase::HalfOpen => Reason::LeaseLapsed,
+            _ => Reason::OpenTimeOver,
+        };
+        let change = self.enter(&mut locked, next, reason, Counts::default());
+        Ok((Pass(next.epoch), change))
     }
 
-    /// Takes what a call came to, which was in flight since then; `None` for no time at all.
+    /// Takes the outcome of a call that has been in flight since then, `None` for no time at all.
     #[inline]
     pub(super) fn settle(
         &self,
@@ -184,21 +196,18 @@ impl Breaker {
         since: Option<u64>,
         told: &impl Told,
     ) -> Settled {
-        if self.state().epoch != pass.epoch {
+        if !self.lasts(pass) {
             return Settled::Nothing; // an outcome of another epoch
         }
-        match (mark, pass.probe) {
-            (Mark::None, true) => match self.update(pass, Event::Return) {
-                Some(_) => Settled::Returned,
-                None => Settled::Nothing,
-            },
+        match (mark, pass.is_probe()) {
+            (Mark::None, true) => self.give_back(pass),
             (Mark::None, false) => Settled::Nothing,
             (_, true) => self.settle_probe(pass, mark, since, told),
             (_, false) => self.count(pass, mark, since, told),
         }
     }
 
-    /// Takes the end of a call that came to nothing: dropped, or lost in a panic.
+    /// Takes the end of a call that had no outcome: it was dropped, or lost in a panic.
     pub(super) fn abandon(
         &self,
         pass: Pass,
@@ -215,54 +224,57 @@ impl Breaker {
         self.settle(pass, mark, since, told)
     }
 
-    pub(super) fn force(&self, event: Event, reason: TransitionReason) -> Change {
-        let mut word = self.word.load(Acquire);
-        loop {
-            let state = State::from(word);
-            let next = state
-                .after(event, &self.rules)
-                .expect("a forced state is always reached");
-            match self
-                .word
-                .compare_exchange_weak(word, next.into(), AcqRel, Acquire)
-            {
-                Ok(_) => {
-                    let counts = Counts::default();
-                    return Change {
-                        from: state.phase,
-                        to: next.phase,
-                        reason,
-                        counts,
-                    };
-                }
-                Err(newer) => word = newer,
-            }
-        }
+    /// The pass with which a call goes on after its head has been settled, to be settled once more at
+    /// its end. A probe goes on as a call of the closed circuit if its trial closed the circuit;
+    /// `None` says that the call no longer counts.
+    pub(super) fn renew(&self, pass: Pass) -> Option<Pass> {
+        let renewed = self.pass()?;
+        let closed = pass.is_probe() && renewed.0 == pass.0.next(renewed.0.phase());
+        (closed || renewed == pass).then_some(renewed)
     }
 
-    /// State, window and failures in a row, of one epoch.
-    pub(super) fn snapshot(&self, now: u64) -> (State, Counts, u32) {
-        loop {
-            let state = self.state();
-            let counts = self
-                .window
+    /// Does what is asked by hand. `None` if the circuit stays in its phase.
+    pub(super) fn force(&self, event: Event, reason: Reason) -> Option<Change> {
+        let mut locked = self.lock();
+        let next = locked.state.after(event, &self.rules)?;
+        self.enter(&mut locked, next, reason, Counts::default())
+            .filter(|change| change.from != change.to)
+    }
+
+    /// What the next call finds, and what blocks it.
+    pub(super) fn phase(&self, now: impl FnOnce() -> u64) -> (Phase, Option<Blocked>) {
+        found(self.epoch().phase(), || self.gate().look(now()))
+    }
+
+    pub(super) fn snapshot(&self, now: u64) -> Seen {
+        let locked = self.lock();
+        let Locked { state, opened_by } = *locked;
+        let (phase, blocked) = found(state.epoch.phase(), || state.gate(&self.rules).look(now));
+        let counted = phase.passes();
+        let window = self.window.as_ref().filter(|_| counted);
+        Seen {
+            phase,
+            blocked,
+            // Under the lock no window starts over.
+            counts: window.map_or(Counts::default(), |window| window.read(now)),
+            row: self
+                .row
                 .as_ref()
-                .map_or(Counts::default(), |window| window.read(state.epoch, now));
-            let row = self.row.as_ref().map_or(0, |row| row.read(state.epoch));
-            let after = self.state();
-            if after.epoch == state.epoch {
-                return (after, counts, row);
-            }
+                .map(|row| if counted { row.read() } else { 0 }),
+            probes_out: u32::from(state.trial.issued - state.trial.ok - state.trial.bad),
+            opened_by,
         }
     }
 
-    #[inline]
-    pub(super) fn issued_at(&self) -> u64 {
-        // Read after the word: at least as late as the issue of any probe that the word counts.
-        self.issued_at.load(Relaxed)
+    fn give_back(&self, pass: Pass) -> Settled {
+        let mut locked = self.lock();
+        let Some(next) = locked.after(pass, Event::Return, &self.rules) else {
+            return Settled::Nothing;
+        };
+        self.enter(&mut locked, next, Reason::LeaseLapsed, Counts::default());
+        Settled::Returned
     }
 
-    #[cold]
     fn settle_probe(
         &self,
         pass: Pass,
@@ -271,41 +283,27 @@ impl Breaker {
         told: &impl Told,
     ) -> Settled {
         let now = told.now();
-        let slow = self.is_slow(since, now);
-        let (event, reason) = match mark {
-            Mark::Good if !slow => (Event::Good, TransitionReason::ProbesSucceeded),
-            Mark::Bad { hint } => (
-                Event::Bad {
-                    now,
-                    hint,
-                    draw: told.draw(),
-                },
-                TransitionReason::ProbesFailed,
-            ),
-            _ => (
-                Event::Bad {
-                    now,
-                    hint: 0,
-                    draw: told.draw(),
-                },
-                TransitionReason::ProbesFailed,
-            ),
+        let (event, reason) = if mark == Mark::Good && !self.is_slow(since, now) {
+            (Event::Good, Reason::ProbesSucceeded)
+        } else {
+            let (hint, draw) = (mark.hint(), told.draw());
+            (Event::Bad { now, hint, draw }, Reason::ProbesFailed)
         };
-        let Some((before, after)) = self.update(pass, event) else {
+        let mut locked = self.lock();
+        let Some(next) = locked.after(pass, event, &self.rules) else {
             return Settled::Nothing;
         };
-        let counts = match before.phase {
-            Phase::HalfOpen(Trial { ok, bad, .. }) => Counts {
-                calls: u32::from(ok) + u32::from(bad) + 1,
-                bad: u32::from(bad) + u32::from(event != Event::Good),
-                slow: 0,
-            },
-            _ => Counts::default(),
+        let before = locked.state.trial;
+        let counts = Counts {
+            calls: u64::from(before.ok) + u64::from(before.bad) + 1,
+            bad: u64::from(before.bad) + u64::from(event != Event::Good),
+            slow: 0,
         };
-        change(before, after, reason, counts).map_or(Settled::Nothing, Settled::Changed)
+        self.enter(&mut locked, next, reason, counts)
+            .map_or(Settled::Nothing, Settled::Changed)
     }
 
-    /// Counts a call of a closed circuit, and opens it where that was one too many.
+    /// Counts a call of a closed circuit, and opens the circuit if a limit is reached.
     #[inline]
     fn count(&self, pass: Pass, mark: Mark, since: Option<u64>, told: &impl Told) -> Settled {
         let timed = self.limits.slow.is_some() || matches!(self.window, Some(Window::Time(_)));
@@ -314,65 +312,91 @@ impl Breaker {
             bad: mark != Mark::Good,
             slow: self.is_slow(since, now),
         };
-        let current = || self.state().epoch == pass.epoch;
+        let current = move || self.lasts(pass);
         if let Some(window) = &self.window {
-            window.record(pass.epoch, now, call, current);
+            window.record(now, call, current);
         }
         let row = self
             .row
             .as_ref()
-            .map_or(0, |row| row.record(pass.epoch, call.bad, current));
-        // Only a failed or a slow call opens a circuit, never a success that came fast.
+            .map_or(0, |row| row.record(call.bad, current));
+        // Only a failed or a slow call opens a circuit, never a fast success.
         if !call.bad && !call.slow {
             return Settled::Nothing;
         }
         self.trip(pass, mark, row, now, told)
     }
 
-    #[cold]
     fn trip(&self, pass: Pass, mark: Mark, row: u32, now: u64, told: &impl Told) -> Settled {
+        if pass.0.phase() == Phase::ForcedClosed {
+            return Settled::Nothing;
+        }
         let counts = self
             .window
             .as_ref()
-            .map_or(Counts::default(), |window| window.read(pass.epoch, now));
+            .map_or(Counts::default(), |window| window.read(now));
         let Some(reason) = self.limits.exceeded(counts, row) else {
             return Settled::Nothing;
         };
-        let hint = if let Mark::Bad { hint } = mark {
-            hint
-        } else {
-            0
+        let (now, hint, draw) = (told.now(), mark.hint(), told.draw());
+        let mut locked = self.lock();
+        locked
+            .after(pass, Event::Trip { now, hint, draw }, &self.rules)
+            .and_then(|next| self.enter(&mut locked, next, reason, counts))
+            .map_or(Settled::Nothing, Settled::Changed)
+    }
+
+    /// Moves into a state and publishes it. The change, if it begins an epoch.
+    fn enter(
+        &self,
+        locked: &mut Locked,
+        next: State,
+        reason: Reason,
+        counts: Counts,
+    ) -> Option<Change> {
+        let before = locked.state.epoch;
+        let begins = next.epoch != before;
+        let (from, to) = (before.phase(), next.epoch.phase());
+        if begins && to.passes() {
+            // First, so that no call of the epoch before counts in the windows that have started
+            // over. Relaxed: whoever sees a window that has, sees this.
+            self.epoch.store(next.epoch.starting().into(), Relaxed);
+            self.start_over();
+        }
+        // Relaxed: the epoch releases it.
+        self.gate.store(next.gate(&self.rules).0, Relaxed);
+        // Release: see `epoch()`.
+        self.epoch.store(next.epoch.into(), Release);
+        locked.state = next;
+        if !begins {
+            return None;
+        }
+        locked.opened_by = match to {
+            Phase::Open => Some(Opening { reason, counts }),
+            Phase::HalfOpen => locked.opened_by,
+            _ => None,
         };
-        let event = Event::Trip {
-            now: told.now(),
-            hint,
-            draw: told.draw(),
-        };
-        match self.update(pass, event) {
-            Some((before, after)) => {
-                change(before, after, reason, counts).map_or(Settled::Nothing, Settled::Changed)
-            }
-            None => Settled::Nothing,
+        Some(Change {
+            from,
+            to,
+            reason,
+            counts,
+        })
+    }
+
+    fn start_over(&self) {
+        if let Some(window) = &self.window {
+            window.start_over();
+        }
+        if let Some(row) = &self.row {
+            row.start_over();
         }
     }
 
-    /// Applies an event of a call, while its epoch lasts. The states before and after.
-    fn update(&self, pass: Pass, event: Event) -> Option<(State, State)> {
-        let mut word = self.word.load(Acquire);
-        loop {
-            let state = State::from(word);
-            let next = state
-                .after(event, &self.rules)
-                .filter(|_| state.epoch == pass.epoch)?;
-            // AcqRel: the new state comes after all that its epoch's calls did.
-            match self
-                .word
-                .compare_exchange_weak(word, next.into(), AcqRel, Acquire)
-            {
-                Ok(_) => return Some((state, next)),
-                Err(newer) => word = newer,
-            }
-        }
+    /// Whether the epoch of a call is still the circuit's.
+    #[inline]
+    pub(super) fn lasts(&self, pass: Pass) -> bool {
+        self.epoch() == pass.0
     }
 
     #[inline]
@@ -381,26 +405,79 @@ impl Breaker {
             .slow
             .is_some_and(|(slow, _)| age(since, now) >= slow)
     }
+
+    fn lock(&self) -> MutexGuard<'_, Locked> {
+        // Nothing panics under the lock.
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Breaker {
+    /// As after so many epochs.
+    pub(super) fn aged(self, epochs: u64) -> Self {
+        self.set_epoch(epochs);
+        self
+    }
+
+    fn set_epoch(&self, number: u64) {
+        let epoch = Epoch::from(number << 4);
+        self.lock().state.epoch = epoch;
+        self.epoch.store(epoch.into(), Release);
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.lock().state
+    }
+}
+
+impl Locked {
+    /// The state after an event of a call; `None` if the call's epoch is over.
+    fn after(&self, pass: Pass, event: Event, rules: &Rules) -> Option<State> {
+        (self.state.epoch == pass.0)
+            .then(|| self.state.after(event, rules))
+            .flatten()
+    }
+}
+
+impl Mark {
+    fn hint(self) -> u64 {
+        match self {
+            Self::Bad { hint } => hint,
+            _ => 0,
+        }
+    }
 }
 
 impl Limits {
     /// Which limit is exceeded, if any.
-    fn exceeded(&self, counts: Counts, row: u32) -> Option<TransitionReason> {
-        let reached = |part: u32, ppm: u32| {
-            u64::from(part) * 1_000_000 >= u64::from(counts.calls) * u64::from(ppm)
+    fn exceeded(&self, counts: Counts, row: u32) -> Option<Reason> {
+        let reached = |part: u64, ppm: u32| {
+            u128::from(part) * 1_000_000 >= u128::from(counts.calls) * u128::from(ppm)
         };
         if self.row > 0 && row >= self.row {
-            return Some(TransitionReason::ConsecutiveFailures);
+            return Some(Reason::ConsecutiveFailures);
         }
-        if counts.calls < self.min_calls {
+        if counts.calls < self.min_calls.into() {
             return None;
         }
         if reached(counts.bad, self.failed_ppm) {
-            return Some(TransitionReason::FailureRate);
+            return Some(Reason::FailureRate);
         }
         self.slow
             .is_some_and(|(_, ppm)| reached(counts.slow, ppm))
-            .then_some(TransitionReason::SlowCalls)
+            .then_some(Reason::SlowCalls)
+    }
+}
+
+/// What a call finds. A circuit that lets probes through reads as half-open.
+fn found(phase: Phase, look: impl FnOnce() -> Result<(), Blocked>) -> (Phase, Option<Blocked>) {
+    if phase.passes() {
+        return (phase, None);
+    }
+    match look() {
+        Ok(()) => (Phase::HalfOpen, None),
+        Err(blocked) => (phase, Some(blocked)),
     }
 }
 
@@ -408,24 +485,15 @@ fn age(since: Option<u64>, now: u64) -> u64 {
     since.map_or(0, |since| now.saturating_sub(since))
 }
 
-/// A change of phase, as its winner reports it.
-fn change(from: State, to: State, reason: TransitionReason, counts: Counts) -> Option<Change> {
-    (from.epoch != to.epoch).then_some(Change {
-        from: from.phase,
-        to: to.phase,
-        reason,
-        counts,
-    })
-}
-
-#[cfg(all(test, buttress_loom))]
-mod models {
-    use super::super::window::{CountWindow, TimeWindow};
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::super::count_window::CountWindow;
+    use super::super::time_window::TimeWindow;
     use super::*;
-    use loom::sync::Arc;
-    use loom::thread;
 
     const MS: u64 = 1_000_000;
+    const SECOND: u64 = 1_000 * MS;
+    const BAD: Mark = Mark::Bad { hint: 0 };
 
     /// A fixed time, and the smallest draw.
     struct At(u64);
@@ -440,176 +508,277 @@ mod models {
         }
     }
 
-    fn breaker(window: Option<Window>, row: u32, probes: u8) -> Arc<Breaker> {
+    /// Opens at half of two calls, or at two failures in a row, for 10 ms; two of three probes decide.
+    fn breaker(window: Option<Window>, row: Option<Row>) -> Breaker {
         let limits = Limits {
-            failed_ppm: 400_000,
+            failed_ppm: 500_000,
             slow: None,
             min_calls: 2,
-            row,
-            abandoned_after: 10 * MS,
+            row: if row.is_some() { 2 } else { 0 },
+            abandoned_after: SECOND,
         };
         let rules = Rules {
             open_for: 10 * MS,
             max_open_for: 10 * MS,
-            probes,
-            successes: probes / 2 + 1,
-            lease: 5 * MS,
+            probes: 3,
+            successes: 2,
+            lease: SECOND,
         };
-        Arc::new(Breaker::new(
-            window,
-            (row > 0).then(Row::new),
-            limits,
-            rules,
-        ))
+        Breaker::new(window, row, limits, rules)
     }
 
-    /// Open since 0; the first probe may go at 10 ms.
-    fn opened(probes: u8) -> Arc<Breaker> {
-        let breaker = breaker(None, 1, probes);
-        let pass = breaker.admit(&At(0)).unwrap().0;
-        assert!(changed(breaker.settle(pass, BAD, None, &At(0))));
-        breaker
+    fn time() -> Option<Window> {
+        Some(Window::Time(TimeWindow::new(10 * SECOND, false)))
     }
 
-    const BAD: Mark = Mark::Bad { hint: 0 };
-
-    fn changed(settled: Settled) -> bool {
-        matches!(settled, Settled::Changed(_))
+    fn count() -> Option<Window> {
+        Some(Window::Count(CountWindow::new(100, false)))
     }
 
-    fn trial(breaker: &Breaker) -> Trial {
-        let Phase::HalfOpen(trial) = breaker.state().phase else {
-            panic!("{:?}", breaker.state());
-        };
-        trial
+    /// Each way of counting, alone.
+    fn breakers() -> [Breaker; 3] {
+        [
+            breaker(time(), None),
+            breaker(count(), None),
+            breaker(None, Some(Row::new())),
+        ]
     }
 
-    /// Two failures and a success after two successes: 2 of 5 reach the threshold in every order.
-    fn trips_once(window: Window, times: [u64; 3]) {
-        let breaker = breaker(Some(window), 0, 1);
-        let pass = breaker.admit(&At(0)).unwrap().0;
-        for _ in 0..2 {
-            breaker.settle(pass, Mark::Good, None, &At(times[0]));
+    fn settle(breaker: &Breaker, pass: Pass, mark: Mark) -> Option<Change> {
+        match breaker.settle(pass, mark, None, &At(0)) {
+            Settled::Changed(change) => Some(change),
+            _ => None,
         }
-        let settle = |mark, at| {
-            let breaker = breaker.clone();
-            thread::spawn(move || changed(breaker.settle(pass, mark, None, &At(at))))
-        };
-        let (one, two) = (settle(BAD, times[0]), settle(BAD, times[1]));
-        let three = changed(breaker.settle(pass, Mark::Good, None, &At(times[2])));
-        let changes = [one.join().unwrap(), two.join().unwrap(), three];
-        assert_eq!(changes.into_iter().filter(|changed| *changed).count(), 1);
-        assert!(matches!(breaker.state().phase, Phase::Open { .. }));
+    }
+
+    fn trip(breaker: &Breaker) -> Change {
+        let pass = breaker.pass().unwrap();
+        assert_eq!(settle(breaker, pass, BAD), None);
+        settle(breaker, pass, BAD).unwrap()
+    }
+
+    /// Trips a circuit, and lets its three probes through.
+    fn probes(breaker: &Breaker) -> [Pass; 3] {
+        trip(breaker);
+        [10, 10, 10].map(|ms| breaker.admit(&At(ms * MS)).unwrap().0)
+    }
+
+    fn counted(breaker: &Breaker) -> u64 {
+        let seen = breaker.snapshot(0);
+        seen.row.map_or(seen.counts.bad, u64::from)
     }
 
     #[test]
-    fn two_failures_and_a_success_at_the_threshold_trip_a_time_window_once() {
-        // The failures fall into different buckets, read by threads with different clocks.
-        loom::model(|| trips_once(Window::Time(TimeWindow::new(2 * MS, false)), [0, MS, MS]));
-    }
-
-    #[test]
-    fn two_failures_and_a_success_at_the_threshold_trip_a_count_window_once() {
-        loom::model(|| trips_once(Window::Count(CountWindow::new(8, false)), [0, 0, 0]));
-    }
-
-    #[test]
-    fn two_admits_at_the_end_of_the_open_time_issue_no_more_than_the_probes() {
-        for probes in [1, 2] {
-            loom::model(move || {
-                let breaker = opened(probes);
-                let admit = || {
-                    let breaker = breaker.clone();
-                    thread::spawn(move || breaker.admit(&At(10 * MS)).is_ok())
-                };
-                let (one, two) = (admit(), admit());
-                let admitted = [one.join().unwrap(), two.join().unwrap()];
-                let admitted = admitted.into_iter().filter(|admitted| *admitted).count();
-                assert_eq!(admitted, usize::from(probes));
-                assert_eq!(trial(&breaker).issued, probes);
-            });
+    fn a_reset_of_a_closed_circuit_forgets_and_is_no_change() {
+        for breaker in breakers() {
+            let stale = breaker.pass().unwrap();
+            settle(&breaker, stale, BAD);
+            assert_eq!(breaker.force(Event::Reset, Reason::Reset), None);
+            assert_eq!(counted(&breaker), 0);
+            assert_eq!(settle(&breaker, stale, BAD), None);
+            assert_eq!(counted(&breaker), 0);
+            trip(&breaker);
         }
     }
 
     #[test]
-    fn a_probe_that_ends_while_another_is_dropped_leaves_its_result_and_the_others_place() {
-        loom::model(|| {
-            let breaker = opened(3);
-            let [one, two] = [0, 0].map(|_| breaker.admit(&At(10 * MS)).unwrap().0);
-            let other = breaker.clone();
-            let dropped =
-                thread::spawn(move || other.abandon(two, false, Some(10 * MS), &At(11 * MS)));
-            breaker.settle(one, Mark::Good, None, &At(11 * MS));
-            assert_eq!(dropped.join().unwrap(), Settled::Returned);
-            let trial = trial(&breaker);
-            assert_eq!((trial.issued, trial.ok, trial.bad), (1, 1, 0));
-        });
-    }
-
-    #[test]
-    fn a_probe_that_ends_as_its_lease_lapses_counts_once_or_not_at_all() {
-        loom::model(|| {
-            let breaker = opened(1);
-            let old = breaker.admit(&At(10 * MS)).unwrap().0;
-            let other = breaker.clone();
-            let late =
-                thread::spawn(move || changed(other.settle(old, Mark::Good, None, &At(15 * MS))));
-            let new = breaker.admit(&At(15 * MS)).unwrap().0;
-            let closed_by_late = late.join().unwrap();
-            let by_now = breaker.state().phase;
-            if closed_by_late {
-                assert_eq!((by_now, new.probe), (Phase::Closed, false));
-            } else {
-                assert_eq!((trial(&breaker).issued, new.probe), (1, true));
-                assert!(changed(breaker.settle(new, Mark::Good, None, &At(15 * MS))));
+    fn a_state_set_by_hand_is_a_change_the_first_time_only() {
+        let forced = [
+            (Event::ForceOpen, Phase::ForcedOpen),
+            (Event::ForceClosed, Phase::ForcedClosed),
+            (Event::Reset, Phase::Closed),
+        ];
+        for breaker in breakers() {
+            let mut from = Phase::Closed;
+            for (event, to) in forced {
+                let change = breaker.force(event, Reason::Forced).unwrap();
+                assert_eq!((change.from, change.to), (from, to));
+                assert_eq!(breaker.force(event, Reason::Forced), None);
+                assert_eq!(breaker.phase(|| 0).0, to);
+                from = to;
             }
-        });
+        }
     }
 
     #[test]
-    fn a_lease_never_lapses_under_a_probe_that_has_just_gone_out() {
-        loom::model(|| {
-            let breaker = opened(2);
-            breaker.admit(&At(10 * MS)).unwrap();
-            let other = breaker.clone();
-            // The second place goes to one of the two; the other sees a fresh probe, with no lease
-            // to lapse, whichever way it saw the places taken.
-            let one = thread::spawn(move || other.admit(&At(20 * MS)).is_ok());
-            let two = breaker.admit(&At(20 * MS)).is_ok();
-            assert!(one.join().unwrap() ^ two);
-        });
+    fn a_circuit_forced_closed_once_more_counts_from_nothing() {
+        for breaker in breakers() {
+            breaker.force(Event::ForceClosed, Reason::Forced);
+            settle(&breaker, breaker.pass().unwrap(), BAD);
+            breaker.force(Event::ForceClosed, Reason::Forced);
+            assert_eq!(counted(&breaker), 0);
+        }
     }
 
     #[test]
-    fn an_outcome_that_comes_as_the_circuit_trips_and_closes_changes_nothing() {
-        loom::model(|| {
-            let breaker = breaker(None, 1, 1);
-            let [first, late] = [0, 0].map(|_| breaker.admit(&At(0)).unwrap().0);
-            assert!(changed(breaker.settle(first, BAD, None, &At(0))));
-            let other = breaker.clone();
-            let outcome = thread::spawn(move || other.settle(late, BAD, None, &At(10 * MS)));
-            let probe = breaker.admit(&At(10 * MS)).unwrap().0;
-            assert!(changed(breaker.settle(
-                probe,
-                Mark::Good,
-                None,
-                &At(10 * MS)
-            )));
-            assert_eq!(outcome.join().unwrap(), Settled::Nothing);
-            let (state, _, row) = breaker.snapshot(10 * MS);
-            assert_eq!((state.phase, row), (Phase::Closed, 0));
-        });
+    fn what_opened_the_circuit_is_seen_until_it_closes() {
+        for breaker in breakers() {
+            assert_eq!(breaker.snapshot(0).opened_by, None);
+            let change = trip(&breaker);
+            let opening = Some(Opening {
+                reason: change.reason,
+                counts: change.counts,
+            });
+            for now in [0, 10 * MS, SECOND] {
+                assert_eq!(breaker.snapshot(now).opened_by, opening);
+            }
+            let [one, two, _] = [10, 10, 10].map(|ms| breaker.admit(&At(ms * MS)).unwrap().0);
+            assert_eq!(breaker.snapshot(10 * MS).opened_by, opening);
+            settle(&breaker, one, Mark::Good);
+            assert_eq!(breaker.snapshot(10 * MS).opened_by, opening);
+            settle(&breaker, two, Mark::Good);
+            assert_eq!(breaker.snapshot(10 * MS).opened_by, None);
+        }
     }
 
     #[test]
-    fn of_two_outcomes_that_trip_one_reports_it() {
-        loom::model(|| {
-            let breaker = breaker(None, 1, 1);
-            let passes = [0, 0].map(|_| breaker.admit(&At(0)).unwrap().0);
-            let other = breaker.clone();
-            let one = thread::spawn(move || changed(other.settle(passes[0], BAD, None, &At(0))));
-            let two = changed(breaker.settle(passes[1], BAD, None, &At(0)));
-            assert!(one.join().unwrap() ^ two);
+    fn what_opened_the_circuit_are_the_probes_that_failed_last() {
+        for breaker in breakers() {
+            let [one, two, three] = probes(&breaker);
+            settle(&breaker, one, BAD);
+            settle(&breaker, two, Mark::Good);
+            settle(&breaker, three, BAD);
+            let (calls, bad, slow) = (3, 2, 0);
+            let opening = Opening {
+                reason: Reason::ProbesFailed,
+                counts: Counts { calls, bad, slow },
+            };
+            assert_eq!(breaker.snapshot(0).opened_by, Some(opening));
+            breaker.force(Event::ForceOpen, Reason::Forced);
+            assert_eq!(breaker.snapshot(0).opened_by, None);
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_are_unknown_where_none_are_counted() {
+        let [time, count, row] = breakers().map(|breaker| {
+            let before = breaker.snapshot(0).row;
+            trip(&breaker);
+            (before, breaker.snapshot(0).row)
         });
+        assert_eq!([time, count], [(None, None); 2]);
+        assert_eq!(row, (Some(0), Some(0)));
+    }
+
+    #[test]
+    fn a_probe_that_closes_the_circuit_goes_on_as_a_call_of_the_new_epoch() {
+        for breaker in breakers() {
+            let [one, two, _] = probes(&breaker);
+            settle(&breaker, one, Mark::Good);
+            assert_eq!(breaker.renew(one), None, "not closed yet");
+            settle(&breaker, two, Mark::Good).unwrap();
+            let renewed = breaker.renew(two).unwrap();
+            assert!(!renewed.is_probe());
+            settle(&breaker, renewed, BAD);
+            assert_eq!(counted(&breaker), 1);
+        }
+    }
+
+    #[test]
+    fn a_probe_whose_head_comes_when_the_others_have_closed_the_circuit_goes_on_too() {
+        for breaker in breakers() {
+            let [one, two, late] = probes(&breaker);
+            for probe in [one, two, late] {
+                settle(&breaker, probe, Mark::Good);
+            }
+            assert_eq!(counted(&breaker), 0);
+            settle(&breaker, breaker.renew(late).unwrap(), BAD);
+            assert_eq!(counted(&breaker), 1);
+        }
+    }
+
+    #[test]
+    fn a_probe_goes_on_in_no_epoch_but_the_one_its_trial_began() {
+        for breaker in breakers() {
+            let [one, two, three] = probes(&breaker);
+            for probe in [one, two] {
+                settle(&breaker, probe, Mark::Good);
+            }
+            breaker.force(Event::Reset, Reason::Reset);
+            assert_eq!(breaker.renew(three), None, "reset");
+            trip(&breaker);
+            assert_eq!(breaker.renew(three), None, "open");
+            breaker.force(Event::ForceClosed, Reason::Forced);
+            assert_eq!(breaker.renew(three), None, "closed by hand");
+        }
+    }
+
+    #[test]
+    fn a_probe_that_was_written_off_does_not_go_on() {
+        for breaker in breakers() {
+            let [lost, ..] = probes(&breaker);
+            let later = At(10 * MS + SECOND);
+            for _ in 0..2 {
+                let (probe, _) = breaker.admit(&later).unwrap();
+                settle(&breaker, probe, Mark::Good);
+            }
+            assert_eq!(breaker.phase(|| 0).0, Phase::Closed);
+            assert_eq!(breaker.renew(lost), None);
+        }
+    }
+
+    #[test]
+    fn a_call_that_was_let_through_closed_goes_on_while_its_epoch_lasts() {
+        for breaker in breakers() {
+            let pass = breaker.pass().unwrap();
+            assert_eq!(breaker.renew(pass), Some(pass));
+            trip(&breaker);
+            assert_eq!(breaker.renew(pass), None, "open");
+            for _ in 0..2 {
+                let (probe, _) = breaker.admit(&At(10 * MS)).unwrap();
+                settle(&breaker, probe, Mark::Good);
+            }
+            assert_eq!(breaker.renew(pass), None, "closed again");
+        }
+    }
+
+    #[test]
+    fn a_pass_is_spent_after_any_number_of_transitions() {
+        for breaker in breakers() {
+            for bit in 0..59 {
+                let breaker = &breaker;
+                let stale = breaker.pass().unwrap();
+                let past = u64::from(breaker.state().epoch) >> 4;
+                breaker.set_epoch(past + (1 << bit));
+                assert_eq!(settle(breaker, stale, BAD), None);
+                assert_eq!((counted(breaker), breaker.renew(stale)), (0, None), "{bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_of_resets_brings_back_a_count_or_a_pass() {
+        for breaker in breakers() {
+            let stale = breaker.pass().unwrap();
+            for n in 1..=(1_u32 << 20) + 1 {
+                settle(&breaker, breaker.pass().unwrap(), BAD);
+                breaker.force(Event::Reset, Reason::Reset);
+                if n.is_power_of_two() || n % 4_096 < 2 {
+                    settle(&breaker, stale, BAD);
+                    assert_eq!(counted(&breaker), 0, "{n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rates_are_compared_without_overflow() {
+        let mut limits = breaker(time(), None).limits;
+        limits.min_calls = u32::MAX;
+        for calls in [u64::from(u32::MAX), 1 << 45, 1 << 60] {
+            let counts = |bad| {
+                let slow = 0;
+                Counts { calls, bad, slow }
+            };
+            assert_eq!(
+                limits.exceeded(counts(calls / 2), 0).is_some(),
+                calls % 2 == 0
+            );
+            assert_eq!(
+                limits.exceeded(counts(calls / 2 + 1), 0),
+                Some(Reason::FailureRate)
+            );
+            assert_eq!(limits.exceeded(counts(calls / 100 * 7), 0), None);
+        }
     }
 }

@@ -1,7 +1,7 @@
 use super::breaker::{Breaker, Change, Settled, Told};
 use super::permit::{Call, Permit};
 use super::settings::{CircuitBreakerSettings, WhenOpen, circuit_setters};
-use super::state::{Blocked, Event, LONGEST, Phase, State as Inner, Trial};
+use super::state::{Blocked, Event, LONGEST, Phase, Reason};
 use super::window::Window as Record;
 use crate::chance::Chance;
 use crate::error::{InvalidConfig, Rejected, Rejection};
@@ -57,12 +57,28 @@ impl Told for Shared {
     }
 }
 
+impl From<Reason> for TransitionReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::FailureRate => Self::FailureRate,
+            Reason::SlowCalls => Self::SlowCalls,
+            Reason::ConsecutiveFailures => Self::ConsecutiveFailures,
+            Reason::OpenTimeOver => Self::OpenTimeOver,
+            Reason::ProbesFailed => Self::ProbesFailed,
+            Reason::ProbesSucceeded => Self::ProbesSucceeded,
+            Reason::LeaseLapsed => Self::LeaseLapsed,
+            Reason::Forced => Self::Forced,
+            Reason::Reset => Self::Reset,
+        }
+    }
+}
+
 impl From<Phase> for CircuitState {
     fn from(phase: Phase) -> Self {
         match phase {
             Phase::Closed => Self::Closed,
-            Phase::Open { .. } | Phase::OpenForEver => Self::Open,
-            Phase::HalfOpen(_) => Self::HalfOpen,
+            Phase::Open => Self::Open,
+            Phase::HalfOpen => Self::HalfOpen,
             Phase::ForcedOpen => Self::ForcedOpen,
             Phase::ForcedClosed => Self::ForcedClosed,
         }
@@ -97,34 +113,32 @@ impl Circuit {
         })
     }
 
-    /// What it does at this moment.
+    /// What the circuit does at this moment.
     #[must_use]
     pub fn state(&self) -> CircuitState {
-        self.seen_at(self.shared.breaker.state(), || self.shared.now())
-            .0
+        self.shared.breaker.phase(|| self.shared.now()).0.into()
     }
 
     /// State and counts, of one epoch.
     #[must_use]
     pub fn snapshot(&self) -> CircuitSnapshot {
-        let now = self.shared.now();
-        let (inner, counts, consecutive_failures) = self.shared.breaker.snapshot(now);
-        let (state, retry_after) = self.seen_at(inner, || now);
-        let probes_out = match inner.phase {
-            Phase::HalfOpen(Trial {
-                issued, ok, bad, ..
-            }) => u32::from(issued - ok - bad),
-            _ => 0,
-        };
+        let seen = self.shared.breaker.snapshot(self.shared.now());
+        let retry_after = seen.blocked.and_then(Blocked::retry_after);
         CircuitSnapshot {
             name: self.shared.name,
-            state,
-            retry_after,
-            calls: counts.calls,
-            failures: counts.bad,
-            slow_calls: counts.slow,
-            consecutive_failures,
-            probes_out,
+            state: seen.phase.into(),
+            retry_after: retry_after.map(Duration::from_nanos),
+            opened_by: seen.opened_by.map(|opening| Opening {
+                reason: opening.reason.into(),
+                calls: opening.counts.calls,
+                failures: opening.counts.bad,
+                slow_calls: opening.counts.slow,
+            }),
+            calls: seen.counts.calls,
+            failures: seen.counts.bad,
+            slow_calls: seen.counts.slow,
+            consecutive_failures: seen.row,
+            probes_out: seen.probes_out,
             rejected: self.shared.rejected.get(),
             probes: self.shared.probes.get(),
             transitions: (&self.shared.transitions).into(),
@@ -135,18 +149,18 @@ impl Circuit {
     /// Opens the circuit until [`reset`](Self::reset) or [`force_closed`](Self::force_closed).
     /// Outcomes of calls that are under way no longer count.
     pub fn force_open(&self) {
-        self.force(Event::ForceOpen, TransitionReason::Forced);
+        self.force(Event::ForceOpen, Reason::Forced);
     }
 
     /// Closes the circuit until [`reset`](Self::reset) or [`force_open`](Self::force_open); calls
     /// are counted, from nothing, but do not open it.
     pub fn force_closed(&self) {
-        self.force(Event::ForceClosed, TransitionReason::Forced);
+        self.force(Event::ForceClosed, Reason::Forced);
     }
 
     /// Closes the circuit, with nothing counted, as if new.
     pub fn reset(&self) {
-        self.force(Event::Reset, TransitionReason::Reset);
+        self.force(Event::Reset, Reason::Reset);
     }
 
     /// Lets a call through, or not. The permit is spent with the verdict on the call.
@@ -171,7 +185,7 @@ impl Circuit {
         let (pass, change) = self.shared.breaker.admit_probe(self.shared.now())?;
         // Before anybody is told: a subscriber that panics must not take the probe with it.
         let permit = Permit::new(self.shared.clone(), Call::new(pass));
-        if pass.probe {
+        if pass.is_probe() {
             self.shared.probes.add();
         }
         if let Some(change) = change {
@@ -185,25 +199,10 @@ impl Circuit {
         self.shared.breaker.look(&*self.shared)
     }
 
-    /// A state as its users see it, and the time until a probe may be sent. An open time that is over
-    /// reads as what the next call will find.
-    fn seen_at(&self, state: Inner, now: impl FnOnce() -> u64) -> (CircuitState, Option<Duration>) {
-        if state.passes() {
-            return (state.phase.into(), None);
+    fn force(&self, event: Event, reason: Reason) {
+        if let Some(change) = self.shared.breaker.force(event, reason) {
+            self.shared.report(change);
         }
-        let breaker = &self.shared.breaker;
-        match state.look(&breaker.rules, now(), breaker.issued_at()) {
-            Ok(()) => (CircuitState::HalfOpen, None),
-            Err(blocked) => (
-                state.phase.into(),
-                blocked.retry_after().map(Duration::from_nanos),
-            ),
-        }
-    }
-
-    fn force(&self, event: Event, reason: TransitionReason) {
-        let change = self.shared.breaker.force(event, reason);
-        self.shared.report(change);
     }
 
     /// The rejection of a call, counted and reported.
@@ -238,15 +237,16 @@ impl Shared {
     /// Reports a transition. Called by its only winner.
     fn report(&self, change: Change) {
         self.changed.notify_waiters();
-        self.transitions.add(change.reason);
+        let reason = TransitionReason::from(change.reason);
+        self.transitions.add(reason);
         event::Event::Transition {
             name: self.name,
             from: change.from.into(),
             to: change.to.into(),
-            reason: change.reason,
-            calls: change.counts.calls.into(),
-            failures: change.counts.bad.into(),
-            slow_calls: change.counts.slow.into(),
+            reason,
+            calls: change.counts.calls,
+            failures: change.counts.bad,
+            slow_calls: change.counts.slow,
         }
         .emit();
     }
@@ -328,14 +328,17 @@ pub struct CircuitSnapshot {
     pub state: CircuitState,
     /// How long until a probe may be sent, where that is known.
     pub retry_after: Option<Duration>,
-    /// The calls in the window, since the circuit was last closed or forced closed.
-    pub calls: u32,
+    /// Why the circuit last opened, while it is open or half-open.
+    pub opened_by: Option<Opening>,
+    /// The calls in the window, since the circuit was last closed or forced closed; 0 while calls do
+    /// not pass.
+    pub calls: u64,
     /// The failed ones among them.
-    pub failures: u32,
+    pub failures: u64,
     /// The slow ones among them; 0 unless slow calls are set.
-    pub slow_calls: u32,
-    /// The failures in a row; 0 unless consecutive failures are set.
-    pub consecutive_failures: u32,
+    pub slow_calls: u64,
+    /// The failures in a row; `None` unless consecutive failures are set.
+    pub consecutive_failures: Option<u32>,
     /// The probes under way.
     pub probes_out: u32,
     /// How many calls were rejected since the circuit was made.
@@ -360,9 +363,23 @@ impl CircuitSnapshot {
         self.rate(self.slow_calls)
     }
 
-    fn rate(&self, part: u32) -> Option<f64> {
-        (self.calls >= self.min_calls).then(|| f64::from(part) / f64::from(self.calls))
+    fn rate(&self, part: u64) -> Option<f64> {
+        (self.calls >= self.min_calls.into()).then(|| part as f64 / self.calls as f64)
     }
+}
+
+/// Why a circuit opened, as its `opened` event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opening {
+    /// What led to it.
+    pub reason: TransitionReason,
+    /// The calls in the window that opened the circuit, or the probes that have a result.
+    pub calls: u64,
+    /// The failed ones among them; of probes, the slow ones, too.
+    pub failures: u64,
+    /// The slow ones among the calls in the window; 0 unless slow calls are set.
+    pub slow_calls: u64,
 }
 
 /// Builds a [`Circuit`].

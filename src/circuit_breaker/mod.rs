@@ -120,16 +120,21 @@
 
 mod breaker;
 mod circuit;
+mod count_window;
 mod layer;
+#[cfg(all(test, buttress_loom))]
+mod models;
 mod permit;
 #[cfg(all(test, not(buttress_loom)))]
 mod reference;
+mod row;
 mod settings;
 mod state;
+mod time_window;
 mod window;
 
 pub use crate::event::CircuitState;
-pub use circuit::{Circuit, CircuitBuilder, CircuitSnapshot};
+pub use circuit::{Circuit, CircuitBuilder, CircuitSnapshot, Opening};
 pub use layer::{
     CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerFuture, CircuitBreakerLayer, Guarded,
     Watch,

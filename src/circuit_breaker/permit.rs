@@ -96,6 +96,19 @@ impl Call {
         }
     }
 
+    /// A probe is settled by its head, or a long body would hold its place. If that closed the circuit,
+    /// the call goes on as any other; otherwise its body no longer counts.
+    fn settle_head(&mut self, shared: &Shared) {
+        let settled = shared
+            .breaker
+            .settle(self.pass, Mark::Good, self.since(), shared);
+        match shared.breaker.renew(self.pass) {
+            Some(renewed) => self.pass = renewed,
+            None => self.stage = Stage::Settled,
+        }
+        shared.after(settled);
+    }
+
     /// Learns the outcome. If the call `goes_on`, a success by its head alone is none yet.
     fn learn<C, Res, E>(
         &mut self,
@@ -111,7 +124,12 @@ impl Call {
         let verdict = judge(classify, outcome);
         self.stage = Stage::Idle;
         match (outcome, verdict) {
-            (Ok(_), Verdict::Healthy) if goes_on => self.in_flight(shared),
+            (Ok(_), Verdict::Healthy) if goes_on => {
+                self.in_flight(shared);
+                if self.pass.is_probe() {
+                    self.settle_head(shared);
+                }
+            }
             // The caller had no more time for the call: as if it had left.
             (Err(error), Verdict::Ignored) if ended_by_deadline(error) => self.abandon(shared),
             _ => self.spend(verdict, shared),
@@ -153,7 +171,7 @@ impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
             .field("name", &self.shared.name)
-            .field("probe", &self.call.pass.probe)
+            .field("probe", &self.call.pass.is_probe())
             .finish_non_exhaustive()
     }
 }

@@ -1,8 +1,11 @@
 //! The breaker against a plain sequential reference, over random scripts.
 
-use super::breaker::{Breaker, Limits, Mark, Pass, Settled, Told};
-use super::state::{Phase, Rules};
-use super::window::{CountWindow, Counts, Row, TimeWindow, Window};
+use super::breaker::{Breaker, Limits, Mark, Opening, Pass, Settled, Told};
+use super::count_window::CountWindow;
+use super::row::Row;
+use super::state::{Blocked, Event, Phase, Reason, Rules};
+use super::time_window::TimeWindow;
+use super::window::{Counts, Window};
 use proptest::prelude::*;
 use std::cell::Cell;
 
@@ -14,6 +17,9 @@ struct Reference {
     state: State,
     /// Counts transitions, without end.
     epoch: u64,
+    /// The epoch of the trial that the present one ended.
+    trial: Option<u64>,
+    opened_by: Option<Opening>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +31,8 @@ struct Setup {
     slow: Option<u64>,
     rules: Rules,
     abandoned_after: u64,
+    /// How many epochs and calls went before.
+    past: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +44,11 @@ enum Kind {
 #[derive(Clone, Debug, PartialEq)]
 enum State {
     Closed {
+        forced: bool,
         records: Vec<Record>,
         row: u32,
     },
+    ForcedOpen,
     Open {
         reopened: u32,
         until: u64,
@@ -66,24 +76,71 @@ struct Permit {
     since: u64,
 }
 
+impl State {
+    fn closed(forced: bool) -> Self {
+        Self::Closed {
+            forced,
+            records: vec![],
+            row: 0,
+        }
+    }
+}
+
 impl Reference {
     fn new(setup: Setup) -> Self {
         Self {
             setup,
-            state: State::Closed {
-                records: vec![],
-                row: 0,
-            },
+            state: State::closed(false),
             epoch: 0,
+            trial: None,
+            opened_by: None,
         }
     }
 
     fn enter(&mut self, state: State) {
+        self.trial = matches!(self.state, State::HalfOpen { .. }).then_some(self.epoch);
+        if !matches!(state, State::HalfOpen { .. }) {
+            self.opened_by = None;
+        }
         self.state = state;
         self.epoch += 1;
     }
 
-    fn open(&mut self, reopened: u32, now: u64, hint: u64) {
+    /// Whether the phase changed.
+    fn force(&mut self, event: Event) -> bool {
+        let next = match event {
+            Event::ForceOpen => State::ForcedOpen,
+            event => State::closed(event == Event::ForceClosed),
+        };
+        let before = self.phase();
+        if before != Phase::ForcedOpen || next != State::ForcedOpen {
+            self.enter(next);
+        }
+        self.phase() != before
+    }
+
+    fn phase(&self) -> Phase {
+        match self.state {
+            State::Closed { forced: false, .. } => Phase::Closed,
+            State::Closed { forced: true, .. } => Phase::ForcedClosed,
+            State::ForcedOpen => Phase::ForcedOpen,
+            State::Open { .. } => Phase::Open,
+            State::HalfOpen { .. } => Phase::HalfOpen,
+        }
+    }
+
+    fn renew(&self, permit: Permit) -> Option<Permit> {
+        let lasts = permit.epoch == self.epoch && !permit.probe;
+        let closed = permit.probe && self.trial == Some(permit.epoch);
+        let passes = matches!(self.state, State::Closed { .. });
+        (passes && (lasts || closed)).then_some(Permit {
+            epoch: self.epoch,
+            probe: false,
+            ..permit
+        })
+    }
+
+    fn open(&mut self, reopened: u32, now: u64, hint: u64, opening: Opening) {
         let Rules {
             open_for,
             max_open_for,
@@ -94,6 +151,7 @@ impl Reference {
             .max(hint.min(max_open_for));
         let until = (now + time).div_ceil(MS) * MS;
         self.enter(State::Open { reopened, until });
+        self.opened_by = Some(opening);
     }
 
     fn admit(&mut self, now: u64) -> Option<Permit> {
@@ -101,6 +159,7 @@ impl Reference {
         let mut probe = true;
         match &mut self.state {
             State::Closed { .. } => probe = false,
+            State::ForcedOpen => return None,
             State::Open { until, .. } if now < *until => return None,
             &mut State::Open { reopened, .. } => {
                 self.enter(State::HalfOpen {
@@ -141,6 +200,7 @@ impl Reference {
         let Rules { probes, lease, .. } = self.setup.rules;
         match self.state {
             State::Closed { .. } => true,
+            State::ForcedOpen => false,
             State::Open { until, .. } => now >= until,
             State::HalfOpen {
                 out,
@@ -152,8 +212,8 @@ impl Reference {
         }
     }
 
-    /// The calls, failures and slow calls that a transition is reported with.
-    fn settle(&mut self, permit: Permit, mark: Mark, now: u64) -> Option<Counts> {
+    /// The reason and the counts that a transition is reported with.
+    fn settle(&mut self, permit: Permit, mark: Mark, now: u64) -> Option<Opening> {
         if permit.epoch != self.epoch {
             return None;
         }
@@ -170,17 +230,26 @@ impl Reference {
             }
         };
         match &mut self.state {
-            State::Open { .. } => unreachable!("no permit is of an open epoch"),
-            State::Closed { records, row } => {
+            State::Open { .. } | State::ForcedOpen => unreachable!("no permit is of an open epoch"),
+            State::Closed {
+                forced,
+                records,
+                row,
+            } => {
                 records.push(Record { at: now, bad, slow });
                 *row = if bad { *row + 1 } else { 0 };
                 let in_row = setup.row > 0 && *row >= setup.row;
-                if !bad && !slow || !in_row && !self.rate_exceeded(now) {
+                if *forced || !bad && !slow {
                     return None;
                 }
+                let reason = if in_row {
+                    Reason::ConsecutiveFailures
+                } else {
+                    self.rate_exceeded(now)?
+                };
                 let counts = self.counts(now);
-                self.open(0, now, hint);
-                Some(counts)
+                self.open(0, now, hint, Opening { reason, counts });
+                self.opened_by
             }
             State::HalfOpen {
                 reopened,
@@ -196,23 +265,28 @@ impl Reference {
                     *ok += 1;
                 }
                 let counts = Counts {
-                    calls: *ok + *failed,
-                    bad: *failed,
+                    calls: (*ok + *failed).into(),
+                    bad: (*failed).into(),
                     slow: 0,
                 };
                 let reopened = *reopened;
                 let (probes, successes) = (setup.rules.probes, setup.rules.successes);
                 if *ok == u32::from(successes) {
-                    self.enter(State::Closed {
-                        records: vec![],
-                        row: 0,
-                    });
-                } else if *failed == u32::from(probes + 1 - successes) {
-                    self.open((reopened + 1).min(31), now, hint);
-                } else {
+                    self.enter(State::closed(false));
+                    let reason = Reason::ProbesSucceeded;
+                    return Some(Opening { reason, counts });
+                }
+                if *failed < u32::from(probes + 1 - successes) {
                     return None;
                 }
-                Some(counts)
+                let reason = Reason::ProbesFailed;
+                self.open(
+                    (reopened + 1).min(63),
+                    now,
+                    hint,
+                    Opening { reason, counts },
+                );
+                self.opened_by
             }
         }
     }
@@ -220,14 +294,14 @@ impl Reference {
     fn counts(&self, now: u64) -> Counts {
         let recent = self.recent(now);
         let count =
-            |of: fn(&Record) -> bool| recent.iter().filter(|record| of(record)).count() as u32;
+            |of: fn(&Record) -> bool| recent.iter().filter(|record| of(record)).count() as u64;
         let slow = if self.setup.slow.is_some() {
             count(|record| record.slow)
         } else {
             0
         };
         Counts {
-            calls: recent.len() as u32,
+            calls: recent.len() as u64,
             bad: count(|record| record.bad),
             slow,
         }
@@ -259,15 +333,17 @@ impl Reference {
         }
     }
 
-    fn rate_exceeded(&self, now: u64) -> bool {
-        let recent = self.recent(now);
-        let calls = recent.len();
-        let reached = |part: usize| part * 100 >= calls * self.setup.percent as usize;
-        self.setup.window.is_some()
-            && calls >= self.setup.min_calls as usize
-            && (reached(recent.iter().filter(|record| record.bad).count())
-                || self.setup.slow.is_some()
-                    && reached(recent.iter().filter(|record| record.slow).count()))
+    /// The rate that is too high, if any.
+    fn rate_exceeded(&self, now: u64) -> Option<Reason> {
+        let counts = self.counts(now);
+        let reached = |part: u64| part * 100 >= counts.calls * u64::from(self.setup.percent);
+        if self.setup.window.is_none() || counts.calls < self.setup.min_calls.into() {
+            None
+        } else if reached(counts.bad) {
+            Some(Reason::FailureRate)
+        } else {
+            (self.setup.slow.is_some() && reached(counts.slow)).then_some(Reason::SlowCalls)
+        }
     }
 }
 
@@ -286,8 +362,8 @@ impl Told for Clock {
 fn built(setup: Setup) -> Breaker {
     let with_slow = setup.slow.is_some();
     let window = setup.window.map(|kind| match kind {
-        Kind::Time(length) => Window::Time(TimeWindow::new(length, with_slow)),
-        Kind::Count(n) => Window::Count(CountWindow::new(n, with_slow)),
+        Kind::Time(length) => Window::Time(TimeWindow::new(length, with_slow).aged(setup.past)),
+        Kind::Count(n) => Window::Count(CountWindow::new(n, with_slow).aged(setup.past)),
     });
     let ppm = setup.percent * 10_000;
     let limits = Limits {
@@ -297,7 +373,18 @@ fn built(setup: Setup) -> Breaker {
         row: setup.row,
         abandoned_after: setup.abandoned_after,
     };
-    Breaker::new(window, (setup.row > 0).then(Row::new), limits, setup.rules)
+    let row = (setup.row > 0).then(Row::new);
+    Breaker::new(window, row, limits, setup.rules).aged(setup.past)
+}
+
+fn reported(settled: Settled) -> Option<Opening> {
+    match settled {
+        Settled::Changed(change) => Some(Opening {
+            reason: change.reason,
+            counts: change.counts,
+        }),
+        _ => None,
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -306,6 +393,9 @@ enum Step {
     /// Ends the permit at this place among those that are out.
     End(usize, Mark),
     Drop(usize, bool),
+    /// Settles that permit at its head, and goes on with it if it is renewed.
+    Head(usize, Mark),
+    Force(Event),
     Advance(u64),
     /// One call after another, each at once.
     Run(u32, bool),
@@ -323,13 +413,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..60_u64).prop_map(|tenths| tenths * MS),
         1 => 0..2_000 * MS,
         1 => Just(30 * 86_400_000 * MS),
+        // Up to 2.3 years; 120 of them are less than 292 years.
+        1 => (0..56_u32, -1..2_i64).prop_map(|(bit, odd)| (1_u64 << bit).saturating_add_signed(odd)),
+    ];
+    let force = prop_oneof![
+        1 => Just(Event::ForceOpen),
+        1 => Just(Event::ForceClosed),
+        2 => Just(Event::Reset),
     ];
     let step = prop_oneof![
         4 => Just(Step::Admit),
-        4 => (any::<usize>(), mark).prop_map(|(at, mark)| Step::End(at, mark)),
+        4 => (any::<usize>(), mark.clone()).prop_map(|(at, mark)| Step::End(at, mark)),
+        2 => (any::<usize>(), mark).prop_map(|(at, mark)| Step::Head(at, mark)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, panicked)| Step::Drop(at, panicked)),
         2 => time.prop_map(Step::Advance),
         1 => (1..40_u32, any::<bool>()).prop_map(|(n, bad)| Step::Run(n, bad)),
+        1 => force.prop_map(Step::Force),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -350,6 +449,11 @@ fn setups() -> impl Strategy<Value = Setup> {
             lease,
         },
     );
+    // Just below where a field of any width would wrap.
+    let past = prop_oneof![
+        Just(0),
+        (1..60_u32, 0..200_u64).prop_map(|(bit, before)| (1_u64 << bit).saturating_sub(before)),
+    ];
     (
         window,
         0..4_u32,
@@ -358,9 +462,10 @@ fn setups() -> impl Strategy<Value = Setup> {
         slow,
         rules,
         0..30 * MS,
+        past,
     )
         .prop_map(
-            |(window, row, min_calls, percent, slow, rules, abandoned_after)| Setup {
+            |(window, row, min_calls, percent, slow, rules, abandoned_after, past)| Setup {
                 window,
                 row: if window.is_none() { row.max(1) } else { row },
                 min_calls,
@@ -368,6 +473,7 @@ fn setups() -> impl Strategy<Value = Setup> {
                 slow,
                 rules,
                 abandoned_after,
+                past,
             },
         )
 }
@@ -391,25 +497,33 @@ proptest! {
                     let theirs = reference.admit(now);
                     prop_assert_eq!(ours.is_ok(), theirs.is_some());
                     if let (Ok((pass, _)), Some(permit)) = (ours, theirs) {
-                        prop_assert_eq!(pass.probe, permit.probe);
+                        prop_assert_eq!(pass.is_probe(), permit.probe);
                         out.push((pass, permit));
                     }
                 }
                 Step::End(at, mark) if !out.is_empty() => {
                     let (pass, permit) = out.remove(at % out.len());
                     let settled = breaker.settle(pass, mark, Some(permit.since), &clock);
-                    let reported = match settled {
-                        Settled::Changed(change) => Some(change.counts),
-                        _ => None,
-                    };
-                    prop_assert_eq!(reported, reference.settle(permit, mark, now));
+                    prop_assert_eq!(reported(settled), reference.settle(permit, mark, now));
+                }
+                Step::Head(at, mark) if !out.is_empty() => {
+                    let (pass, permit) = out.remove(at % out.len());
+                    let settled = breaker.settle(pass, mark, Some(permit.since), &clock);
+                    prop_assert_eq!(reported(settled), reference.settle(permit, mark, now));
+                    let (ours, theirs) = (breaker.renew(pass), reference.renew(permit));
+                    prop_assert_eq!(ours.is_some(), theirs.is_some());
+                    out.extend(ours.zip(theirs));
+                }
+                Step::Force(event) => {
+                    let told = breaker.force(event, Reason::Forced);
+                    prop_assert_eq!(told.is_some(), reference.force(event));
                 }
                 Step::Drop(at, panicked) if !out.is_empty() => {
                     let (pass, permit) = out.remove(at % out.len());
                     breaker.abandon(pass, panicked, Some(permit.since), &clock);
                     reference.abandon(permit, panicked, now);
                 }
-                Step::End(..) | Step::Drop(..) => {}
+                Step::End(..) | Step::Head(..) | Step::Drop(..) => {}
                 Step::Advance(time) => clock.0.set(now + time),
                 Step::Run(calls, bad) => {
                     let mark = if bad { Mark::Bad { hint: 0 } } else { Mark::Good };
@@ -424,29 +538,43 @@ proptest! {
             }
             let now = clock.now();
             prop_assert_eq!(breaker.look(&clock).is_ok(), reference.would_admit(now));
-            let (state, counts, row) = breaker.snapshot(now);
-            match (&reference.state, state.phase) {
-                (State::Closed { row: expected, .. }, Phase::Closed) => {
-                    if setup.row > 0 {
-                        prop_assert_eq!(row, *expected);
-                    }
-                    prop_assert_eq!(counts, reference.counts(now));
+            let seen = breaker.snapshot(now);
+            prop_assert_eq!(seen.opened_by, reference.opened_by);
+            prop_assert_eq!(breaker.phase(|| now), (seen.phase, seen.blocked));
+            let state = breaker.state();
+            let (mut phase, mut probes_out) = (reference.phase(), 0);
+            let (mut row, mut counts) = (0, Counts::default());
+            match &reference.state {
+                State::Closed { row: in_row, .. } => {
+                    (row, counts) = (*in_row, reference.counts(now));
                 }
-                (State::Open { reopened, until }, Phase::Open { reopened: ours, .. }) => {
-                    prop_assert_eq!(u32::from(ours), *reopened);
+                State::Open { until, reopened } => {
+                    prop_assert_eq!(u32::from(state.reopened), *reopened);
                     let left = until.checked_sub(now).filter(|left| *left > 0);
-                    let seen = state.look(&setup.rules, now, breaker.issued_at());
-                    prop_assert_eq!(seen.err().and_then(super::state::Blocked::retry_after), left);
+                    prop_assert_eq!(seen.blocked.and_then(Blocked::retry_after), left);
+                    if left.is_none() {
+                        phase = Phase::HalfOpen;
+                    }
                 }
-                (State::HalfOpen { reopened, out, ok, bad, .. }, Phase::HalfOpen(trial)) => {
-                    prop_assert_eq!(u32::from(trial.reopened), *reopened);
+                State::HalfOpen {
+                    reopened,
+                    out,
+                    ok,
+                    bad,
+                    ..
+                } => {
+                    probes_out = *out;
+                    let trial = state.trial;
                     prop_assert_eq!(
-                        [trial.issued, trial.ok, trial.bad].map(u32::from),
-                        [out + ok + bad, *ok, *bad]
+                        [state.reopened, trial.issued, trial.ok, trial.bad].map(u32::from),
+                        [*reopened, out + ok + bad, *ok, *bad]
                     );
                 }
-                (expected, found) => prop_assert!(false, "{:?} for {:?}", found, expected),
+                State::ForcedOpen => {}
             }
+            prop_assert_eq!((seen.phase, seen.counts), (phase, counts));
+            prop_assert_eq!(seen.row, (setup.row > 0).then_some(row));
+            prop_assert_eq!(seen.probes_out, probes_out);
         }
     }
 }

@@ -1,6 +1,9 @@
 use super::breaker::{Breaker, Limits};
+use super::count_window::{CountWindow, MAX_CALLS};
+use super::row::Row;
 use super::state::{MAX_PROBES, Rules};
-use super::window::{CountWindow, MAX_CALLS, Row, TimeWindow, Window as Record};
+use super::time_window::TimeWindow;
+use super::window::Window as Record;
 use crate::error::InvalidConfig;
 use crate::name::Name;
 use crate::time::nanos;

@@ -1,0 +1,342 @@
+//! The last so many calls.
+
+use super::window::{Call, Counts};
+use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+/// The last N calls as a ring of bits. Exact for calls that do not overlap; one that does reads as
+/// good between its number and its bit.
+///
+/// Every call of every epoch has a number of its own: 2^64 of them last for 58 000 years at 10^7 a
+/// second. A block `[number:32][bits:32]` holds 32 calls, and the low half of its number. The call
+/// that is first in a block takes it over, so the block that it finds there is one round old, or as
+/// many more as there are such calls that have not come to it yet.
+#[derive(Debug)]
+pub(super) struct CountWindow {
+    n: u64,
+    /// The number of the next call.
+    next: AtomicU64,
+    /// The number of the first call of the epoch.
+    first: AtomicU64,
+    bad: Box<[AtomicU64]>,
+    slow: Option<Box<[AtomicU64]>>,
+}
+
+/// The longest count window.
+pub(super) const MAX_CALLS: u32 = 4_096;
+
+/// Two are enough for a model.
+const BLOCK: u64 = if cfg!(buttress_loom) { 2 } else { 32 };
+
+impl CountWindow {
+    pub(super) fn calls(&self) -> u64 {
+        self.n
+    }
+
+    pub(super) fn new(n: u32, with_slow: bool) -> Self {
+        // One block more than N calls fill, since they seldom begin at a block's edge.
+        let blocks = u64::from(n).div_ceil(BLOCK) + 1;
+        // The number of the block before the first.
+        let ring = || {
+            (0..blocks)
+                .map(|_| AtomicU64::new(u64::MAX << 32))
+                .collect()
+        };
+        Self {
+            n: n.into(),
+            next: AtomicU64::new(0),
+            first: AtomicU64::new(0),
+            bad: ring(),
+            slow: with_slow.then(ring),
+        }
+    }
+
+    pub(super) fn record(&self, call: Call, current: impl Fn() -> bool) {
+        let number = loop {
+            // Acquire, and before the check: with a number from after a start over, it sees that the
+            // epoch before is over.
+            let next = self.next.load(Acquire);
+            if !current() {
+                return;
+            }
+            // Relaxed: what a call writes under its number stands in one word, its block.
+            if self
+                .next
+                .compare_exchange_weak(next, next + 1, Relaxed, Relaxed)
+                .is_ok()
+            {
+                break next;
+            }
+        };
+        // A good call that is not the first in its block writes nothing more.
+        let first = number % BLOCK == 0;
+        if first || call.bad {
+            mark(&self.bad, number, call.bad);
+        }
+        if let Some(slow) = self.slow.as_ref().filter(|_| first || call.slow) {
+            mark(slow, number, call.slow);
+        }
+    }
+
+    pub(super) fn read(&self) -> Counts {
+        // Relaxed: the epoch that this thread counts in began after `first` was stored.
+        let first = self.first.load(Relaxed);
+        let end = self.next.load(Relaxed);
+        let calls = end.saturating_sub(first).min(self.n);
+        let marked = |ring: &[AtomicU64]| ones_in(ring, end - calls, end);
+        Counts {
+            calls,
+            bad: marked(&self.bad),
+            slow: self.slow.as_deref().map_or(0, marked),
+        }
+    }
+
+    pub(super) fn start_over(&self) {
+        // Release: whoever sees the new number sees that the epoch before is over.
+        let taken = self.next.fetch_add(1, Release);
+        // Relaxed: the next epoch's word is stored after it, for all to see.
+        self.first.store(taken + 1, Relaxed);
+    }
+}
+
+/// A block further ahead than this is one behind.
+const AHEAD: u32 = 1 << 31;
+
+/// Writes a call into its block.
+fn mark(ring: &[AtomicU64], number: u64, hit: bool) {
+    let block = number / BLOCK;
+    let bits = u64::from(hit) << (number % BLOCK);
+    let next = |seen: u64| {
+        // Numbers of blocks wrap, so they are compared by their distance.
+        match (block as u32).wrapping_sub((seen >> 32) as u32) {
+            // Each number is written once, so the bit was clear.
+            0 => Some(seen | bits),
+            // An old block gives way.
+            1..AHEAD => Some(block << 32 | bits),
+            // This call is older than the window: its block has been taken over.
+            _ => None,
+        }
+    };
+    // Relaxed: all that is told stands in this word.
+    let _overtaken = word_of(ring, block).fetch_update(Relaxed, Relaxed, next);
+}
+
+/// How many of the calls numbered `from..to` are marked.
+fn ones_in(ring: &[AtomicU64], from: u64, to: u64) -> u64 {
+    let mut ones = 0;
+    for block in from / BLOCK..to.div_ceil(BLOCK) {
+        // Relaxed: as above.
+        let seen = word_of(ring, block).load(Relaxed);
+        if seen >> 32 != block & u64::from(u32::MAX) {
+            continue;
+        }
+        // Without the calls before `from`, and those that came since `to` was read.
+        let before = from.saturating_sub(block * BLOCK);
+        let after = 32 - BLOCK + ((block + 1) * BLOCK).saturating_sub(to);
+        let bits = (seen as u32) >> before << before;
+        ones += (bits << after).count_ones();
+    }
+    ones.into()
+}
+
+fn word_of(ring: &[AtomicU64], block: u64) -> &AtomicU64 {
+    &ring[(block % ring.len() as u64) as usize]
+}
+
+#[cfg(test)]
+impl CountWindow {
+    /// As after so many calls.
+    pub(super) fn aged(self, calls: u64) -> Self {
+        self.next.store(calls, Relaxed);
+        self.first.store(calls, Relaxed);
+        // No block has been taken over since the first call of this one.
+        let before = (calls / BLOCK).wrapping_sub(1) << 32;
+        for word in self.bad.iter().chain(self.slow.iter().flatten()) {
+            word.store(before, Relaxed);
+        }
+        if calls % BLOCK != 0 {
+            let block = calls / BLOCK;
+            for ring in [Some(&self.bad), self.slow.as_ref()].into_iter().flatten() {
+                word_of(ring, block).store(block << 32, Relaxed);
+            }
+        }
+        self
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    const GOOD: Call = Call {
+        bad: false,
+        slow: false,
+    };
+    const BAD: Call = Call {
+        bad: true,
+        slow: false,
+    };
+
+    fn record(window: &CountWindow, calls: &[Call]) {
+        for &call in calls {
+            window.record(call, || true);
+        }
+    }
+
+    fn counts(calls: impl Into<u64>, bad: impl Into<u64>, slow: impl Into<u64>) -> Counts {
+        Counts {
+            calls: calls.into(),
+            bad: bad.into(),
+            slow: slow.into(),
+        }
+    }
+
+    #[test]
+    fn a_count_window_forgets_the_oldest_call_with_each_new_one() {
+        for n in [1, 2, 4, 10, 31, 32, 33, 63, 64, 65, 100, 4_096] {
+            let window = CountWindow::new(n, true);
+            let mut calls = Vec::new();
+            for i in 0..2 * n + 70 {
+                // Runs of uneven length, so that every edge is crossed both ways.
+                let call = Call {
+                    bad: i % 7 < 3,
+                    slow: i % 11 < 2,
+                };
+                record(&window, &[call]);
+                calls.push(call);
+                let last = &calls[calls.len().saturating_sub(n as usize)..];
+                let tally =
+                    |of: fn(&Call) -> bool| last.iter().filter(|call| of(call)).count() as u64;
+                let expected = counts(
+                    last.len() as u64,
+                    tally(|call| call.bad),
+                    tally(|call| call.slow),
+                );
+                assert_eq!(window.read(), expected, "{n} {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reading_holds_no_call_that_came_after_its_end() {
+        let window = CountWindow::new(4, false);
+        record(&window, &[BAD; 3]);
+        // As if two of them had come between the two looks of a reading.
+        assert_eq!(ones_in(&window.bad, 0, 1), 1);
+        assert_eq!(ones_in(&window.bad, 1, 3), 2);
+    }
+
+    #[test]
+    fn a_count_window_goes_on_where_the_numbers_of_its_blocks_start_over() {
+        for n in [1, 10, 32, 100, 4_096] {
+            for bits in [31, 32, 40] {
+                let window = CountWindow::new(n, false).aged((BLOCK << bits) - 40);
+                for i in 1..=n + 40 {
+                    record(&window, &[BAD]);
+                    assert_eq!(window.read(), counts(n.min(i), n.min(i), 0_u8), "{n} {i}");
+                }
+                for i in 1..=n {
+                    record(&window, &[GOOD]);
+                    assert_eq!(window.read(), counts(n, n - i, 0_u8), "{n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_call_of_a_block_takes_it_over_and_a_late_one_does_not() {
+        let window = CountWindow::new(1, false);
+        let numbers = || [&window.bad[0], &window.bad[1]].map(|word| word.load(Relaxed) >> 32);
+        for block in 0..6 {
+            record(&window, &[GOOD]);
+            // Two blocks in turn: the one that begins, and the one before it.
+            let other = if block == 0 {
+                u64::from(u32::MAX)
+            } else {
+                block - 1
+            };
+            let expected = if block % 2 == 0 {
+                [block, other]
+            } else {
+                [other, block]
+            };
+            assert_eq!(numbers(), expected);
+            for _ in 1..BLOCK {
+                record(&window, &[GOOD]);
+            }
+        }
+        let before = numbers();
+        mark(&window.bad, 2 * BLOCK, true);
+        mark(&window.bad, 3 * BLOCK + 5, true);
+        assert_eq!(numbers(), before);
+        assert_eq!(window.read(), counts(1_u8, 0_u8, 0_u8));
+    }
+
+    #[test]
+    fn a_call_that_is_late_to_write_does_not_count_in_the_next_epoch() {
+        let window = CountWindow::new(8, false);
+        record(&window, &[GOOD; 3]);
+        window.start_over();
+        record(&window, &[GOOD]);
+        // The last call before, and the number that starting over took.
+        mark(&window.bad, 2, true);
+        mark(&window.bad, 3, true);
+        assert_eq!(window.read(), counts(1_u8, 0_u8, 0_u8));
+    }
+
+    #[test]
+    fn no_number_of_start_overs_brings_a_count_back() {
+        let window = CountWindow::new(40, true);
+        record(&window, &[BAD; 40]);
+        for n in 0..(1 << 20) + 10_u32 {
+            window.start_over();
+            if n % 1_023 == 0 || n.is_power_of_two() {
+                assert_eq!(window.read(), Counts::default(), "{n}");
+                record(&window, &[BAD, GOOD]);
+                assert_eq!(window.read(), counts(2_u8, 1_u8, 0_u8), "{n}");
+            }
+        }
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::super::models::race;
+    use super::*;
+
+    const BAD: Call = Call {
+        bad: true,
+        slow: false,
+    };
+
+    fn record(window: &CountWindow) {
+        window.record(BAD, || true);
+    }
+
+    #[test]
+    fn failures_that_share_blocks_are_all_counted() {
+        race(
+            || {
+                // The second failure ends a block, the third begins the next.
+                let window = CountWindow::new(3, false);
+                record(&window);
+                window
+            },
+            record,
+            record,
+            |window, (), ()| {
+                let seen = window.read();
+                assert_eq!((seen.calls, seen.bad), (3, 3));
+            },
+        );
+    }
+
+    #[test]
+    fn a_writer_that_is_a_round_late_takes_no_block_back() {
+        race(
+            || CountWindow::new(1, false).aged(1),
+            |window| mark(&window.bad, 0, true),
+            |window| (0..4).for_each(|_| record(window)),
+            |window, (), ()| assert_eq!(window.read().bad, 1),
+        );
+    }
+}

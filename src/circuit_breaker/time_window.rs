@@ -1,0 +1,502 @@
+//! The calls that ended within a time.
+
+use super::window::{Call, Counts};
+use crate::sync::{
+    AtomicU64, Mutex, MutexGuard, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+use std::array;
+use std::sync::PoisonError;
+
+/// A window that advances by a bucket, a tenth of its length.
+///
+/// `counted` counts the calls since the window was made and is never cleared. When a bucket begins,
+/// the counts it begins with are kept; the calls in the window are the difference between now and
+/// the oldest bucket's beginning. So a record is one exchange, and a reading takes the same time
+/// whatever the window holds.
+///
+/// Whoever finds that the latest bucket is over *turns* the window, under a lock. A turn adds one to
+/// every count, see [`Window`](super::window::Window): a record that began before the turn looks
+/// again, and lands in the bucket of its own time or not at all.
+#[derive(Debug)]
+pub(super) struct TimeWindow {
+    /// Nanoseconds per bucket, rounded up.
+    bucket: u64,
+    /// How many kinds of calls are told apart.
+    kinds: usize,
+    /// When the latest bucket began, or [`TURNING`].
+    start: AtomicU64,
+    /// The calls of each kind, and the turns.
+    counted: Tally<AtomicU64>,
+    /// What `counted` was when the window's oldest bucket began, and the turns since.
+    base: Tally<AtomicU64>,
+    turns: Mutex<Turns>,
+}
+
+/// One count for each kind of call: good, bad and, where slow calls are asked for, slow, bad and
+/// slow. Each call is counted once, so no reading finds more failures than calls.
+type Tally<T> = [T; 4];
+
+#[derive(Debug)]
+struct Turns {
+    made: u64,
+    /// The number of the latest bucket, from the origin of time on.
+    slot: u64,
+    /// The calls that had been counted when each bucket began, the oldest first.
+    begun: [Tally<u64>; BUCKETS],
+}
+
+/// Two are enough for a model, which tries every order of every access.
+const BUCKETS: usize = if cfg!(buttress_loom) { 2 } else { 10 };
+
+/// The bits of a kind.
+const BAD: usize = 1;
+const SLOW: usize = 2;
+
+/// A time in no bucket.
+const TURNING: u64 = u64::MAX;
+
+impl TimeWindow {
+    /// `length` in nanoseconds, at least 1.
+    pub(super) fn new(length: u64, with_slow: bool) -> Self {
+        Self {
+            bucket: length.div_ceil(BUCKETS as u64),
+            kinds: if with_slow { 4 } else { 2 },
+            start: AtomicU64::new(0),
+            counted: array::from_fn(|_| AtomicU64::new(0)),
+            base: array::from_fn(|_| AtomicU64::new(0)),
+            turns: Mutex::new(Turns {
+                made: 0,
+                slot: 0,
+                begun: [[0; 4]; BUCKETS],
+            }),
+        }
+    }
+
+    /// Nanoseconds.
+    pub(super) fn length(&self) -> u64 {
+        self.bucket.saturating_mul(BUCKETS as u64)
+    }
+
+    pub(super) fn record(&self, now: u64, call: Call, current: impl Fn() -> bool) {
+        let mut counts_at = now;
+        let counted = &self.counted[usize::from(call.bad) * BAD + usize::from(call.slow) * SLOW];
+        loop {
+            // Acquire, and before both checks: with a count from after a turn or a start over, they
+            // see what that changed.
+            let seen = counted.load(Acquire);
+            if !current() {
+                return;
+            }
+            if !self.is_latest(self.start(), counts_at) {
+                match self.turn(now) {
+                    Some(at) => counts_at = at,
+                    None => return,
+                }
+            } else if counted
+                // Relaxed: the count is all that is told.
+                .compare_exchange_weak(seen, seen + 1, Relaxed, Relaxed)
+                .is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn read(&self, mut now: u64) -> Counts {
+        loop {
+            let start = self.start();
+            if start != TURNING && now < start {
+                now = start; // another thread's clock was ahead
+            }
+            if !self.is_latest(start, now) {
+                now = self.turn(now).unwrap_or(now);
+                continue;
+            }
+            let mut counts = Counts::default();
+            for kind in 0..self.kinds {
+                // Acquire, both: with a value from after a turn, the look below sees the turn.
+                let base = self.base[kind].load(Acquire);
+                let calls = self.counted[kind].load(Acquire).saturating_sub(base);
+                counts.calls += calls;
+                if kind & BAD != 0 {
+                    counts.bad += calls;
+                }
+                if kind & SLOW != 0 {
+                    counts.slow += calls;
+                }
+            }
+            if self.start.load(Relaxed) == start {
+                return counts;
+            }
+        }
+    }
+
+    pub(super) fn start_over(&self) {
+        let mut turns = self.turns();
+        let slot = turns.slot;
+        self.begin(&mut turns, slot, BUCKETS);
+    }
+
+    fn start(&self) -> u64 {
+        // Acquire: whoever counts or reads in a bucket does so after the turn to it.
+        self.start.load(Acquire)
+    }
+
+    /// Whether a time falls into the latest bucket.
+    fn is_latest(&self, start: u64, now: u64) -> bool {
+        now.checked_sub(start)
+            .is_some_and(|since| since < self.bucket)
+    }
+
+    /// Begins the bucket of `now` unless another thread has. The time at which a call counts: a
+    /// clock that is late counts in the latest bucket, or not at all if it is late by a window.
+    fn turn(&self, now: u64) -> Option<u64> {
+        let mut turns = self.turns();
+        let slot = now / self.bucket;
+        if let Some(late) = turns.slot.checked_sub(slot) {
+            return (late < BUCKETS as u64).then_some(turns.slot * self.bucket);
+        }
+        let passed = (slot - turns.slot).min(BUCKETS as u64) as usize;
+        self.begin(&mut turns, slot, passed);
+        Some(now)
+    }
+
+    /// Begins the bucket of `slot`, `passed` buckets after the latest.
+    fn begin(&self, turns: &mut Turns, slot: u64, passed: usize) {
+        // From here to the end nobody counts and no reading is valid.
+        self.start.store(TURNING, Relaxed);
+        turns.made += 1;
+        turns.slot = slot;
+        turns.begun.rotate_left(passed);
+        for kind in 0..self.kinds {
+            // Release, both: whoever sees the new value sees that the window is turning.
+            let counted = self.counted[kind].fetch_add(1, Release) + 1;
+            for begun in &mut turns.begun[BUCKETS - passed..] {
+                begun[kind] = counted - turns.made;
+            }
+            self.base[kind].store(turns.begun[0][kind] + turns.made, Release);
+        }
+        // Release: see `start()`.
+        self.start.store(slot * self.bucket, Release);
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        // Nothing panics under the lock.
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl TimeWindow {
+    /// As after so many calls of each kind.
+    pub(super) fn aged(self, calls: u64) -> Self {
+        for kind in 0..4 {
+            self.counted[kind].store(calls, Relaxed);
+            self.base[kind].store(calls, Relaxed);
+        }
+        self.turns().begun = [[calls; 4]; BUCKETS];
+        self
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: Call = Call {
+        bad: false,
+        slow: false,
+    };
+    const BAD: Call = Call {
+        bad: true,
+        slow: false,
+    };
+    const SLOW: Call = Call {
+        bad: false,
+        slow: true,
+    };
+    const SECOND: u64 = 1_000_000_000;
+    const YEAR: u64 = 365 * 86_400 * SECOND;
+
+    fn window() -> TimeWindow {
+        TimeWindow::new(10 * SECOND, true)
+    }
+
+    fn record(window: &TimeWindow, now: u64, calls: &[Call]) {
+        for &call in calls {
+            window.record(now, call, || true);
+        }
+    }
+
+    /// Counts so many calls of a kind at once.
+    fn add(window: &TimeWindow, calls: u64, call: Call) {
+        let kind = usize::from(call.bad) | usize::from(call.slow) << 1;
+        window.counted[kind].fetch_add(calls, Relaxed);
+    }
+
+    fn counts(calls: u64, bad: u64, slow: u64) -> Counts {
+        Counts { calls, bad, slow }
+    }
+
+    #[test]
+    fn a_call_leaves_the_time_window_when_the_window_has_passed() {
+        let window = window();
+        record(&window, 0, &[BAD; 3]);
+        assert_eq!(window.read(10 * SECOND - 1), counts(3, 3, 0));
+        record(&window, 10 * SECOND, &[SLOW]);
+        assert_eq!(window.read(10 * SECOND), counts(1, 0, 1));
+    }
+
+    /// Idle times from a nanosecond to a hundred years and more: the powers of two, of ten, and
+    /// multiples of the window, each with its neighbours.
+    fn idle_times() -> Vec<u64> {
+        let two = (0..62).map(|bit| 1 << bit);
+        let ten = (0..19).map(|digits| 10_u64.pow(digits));
+        let windows = (0..29).map(|bit| (1 << bit) * 10 * SECOND);
+        let years = [1, 2, 3, 10, 30, 50, 99, 100, 101].map(|years| years * YEAR);
+        let all = two.chain(ten).chain(windows).chain(years);
+        all.flat_map(|idle| [idle - 1, idle, idle + 1]).collect()
+    }
+
+    #[test]
+    fn a_time_window_counts_again_after_any_idling() {
+        for idle in idle_times() {
+            let window = window();
+            for second in 0..20 {
+                record(&window, second * SECOND, &[BAD; 5]);
+            }
+            let now = 20 * SECOND - 1 + idle;
+            record(&window, now, &[BAD, GOOD]);
+            // The buckets of 5 calls that are younger than the window.
+            let left = (10..20).filter(|second| second + 10 > now / SECOND);
+            let left = 5 * left.count() as u64;
+            assert_eq!(window.read(now), counts(2 + left, 1 + left, 0), "{idle} ns");
+        }
+    }
+
+    #[test]
+    fn a_reading_after_any_idling_holds_nothing_old() {
+        for idle in idle_times() {
+            let window = window();
+            record(&window, 0, &[BAD; 5]);
+            let seen = if idle < 10 * SECOND { 5 } else { 0 };
+            assert_eq!(window.read(idle), counts(seen, seen, 0), "{idle} ns");
+            // Nor does the reading bring anything back.
+            assert_eq!(window.read(idle), counts(seen, seen, 0), "{idle} ns");
+        }
+    }
+
+    #[test]
+    fn one_window_counts_through_all_idle_times_one_after_the_other() {
+        let window = window();
+        let mut now = 0;
+        for idle in idle_times().into_iter().filter(|&idle| idle < 10 * YEAR) {
+            record(&window, now, &[BAD; 3]);
+            now += idle.max(10 * SECOND);
+            record(&window, now, &[GOOD]);
+            assert_eq!(window.read(now), counts(1, 0, 0), "{idle} ns");
+            now += 10 * SECOND;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn a_call_is_in_the_window_from_its_bucket_to_nine_buckets_later(
+            length in prop_oneof![1..100_u64, any::<u64>(), Just(u64::MAX), Just(10 * SECOND)],
+            now in prop_oneof![0..1_000_u64, any::<u64>()],
+            edge in -2..3_i64,
+        ) {
+            let bucket = length.max(1).div_ceil(BUCKETS as u64);
+            for now in [now, (now / bucket * bucket).saturating_add_signed(edge)] {
+                let begin = now / bucket * bucket;
+                let Some(end) = bucket.checked_mul(BUCKETS as u64).and_then(|length| begin.checked_add(length)) else {
+                    continue; // beyond the end of time
+                };
+                let window = TimeWindow::new(length.max(1), true);
+                record(&window, now, &[BAD]);
+                prop_assert_eq!(window.read(end - 1), counts(1, 1, 0));
+                prop_assert_eq!(window.read(end), counts(0, 0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn more_calls_than_fit_any_narrow_field_are_counted_one_by_one() {
+        for calls in [1 << 16, 700_000] {
+            let window = window();
+            for _ in 0..calls {
+                record(&window, 0, &[GOOD, BAD]);
+            }
+            assert_eq!(window.read(0), counts(2 * calls, calls, 0));
+        }
+    }
+
+    #[test]
+    fn an_hour_at_ten_million_calls_a_second_is_counted_exactly() {
+        const BUCKET: u64 = 360 * SECOND;
+        const CALLS: u64 = 3_600_000_000; // of each bucket
+        let window = TimeWindow::new(3_600 * SECOND, true);
+        for bucket in 0..35 {
+            let now = bucket * BUCKET;
+            record(&window, now, &[GOOD]);
+            add(&window, CALLS - 7, GOOD);
+            record(&window, now + BUCKET - 1, &[BAD, BAD, SLOW, BAD, BAD, SLOW]);
+            let buckets = (bucket + 1).min(10);
+            let expected = counts(buckets * CALLS, 4 * buckets, 2 * buckets);
+            assert_eq!(window.read(now + BUCKET - 1), expected, "{bucket}");
+        }
+    }
+
+    #[test]
+    fn a_window_holds_more_calls_than_32_bits() {
+        let window = TimeWindow::new(u64::MAX, true);
+        record(&window, 0, &[BAD]);
+        for (calls, call) in [(1 << 40, GOOD), (1 << 33, BAD), (1 << 32, SLOW)] {
+            add(&window, calls, call);
+        }
+        let (good, bad, slow) = (1 << 40, (1 << 33) + 1, 1 << 32);
+        assert_eq!(window.read(YEAR), counts(good + bad + slow, bad, slow));
+    }
+
+    #[test]
+    fn a_call_recorded_a_window_late_is_dropped_and_a_slot_late_is_counted() {
+        let window = window();
+        record(&window, 25 * SECOND, &[GOOD]);
+        record(&window, 15 * SECOND, &[BAD]);
+        assert_eq!(window.read(25 * SECOND), counts(1, 0, 0));
+        record(&window, 24 * SECOND, &[BAD]);
+        assert_eq!(window.read(25 * SECOND), counts(2, 1, 0));
+        // Whoever reads with an older clock sees the newer call.
+        assert_eq!(window.read(24 * SECOND), counts(2, 1, 0));
+    }
+
+    #[test]
+    fn a_window_that_starts_over_forgets_every_bucket_and_goes_on() {
+        let window = window();
+        for second in 0..15 {
+            record(&window, second * SECOND, &[BAD, SLOW]);
+        }
+        window.start_over();
+        assert_eq!(window.read(14 * SECOND), counts(0, 0, 0));
+        record(&window, 14 * SECOND, &[BAD, GOOD]);
+        record(&window, 20 * SECOND, &[GOOD]);
+        assert_eq!(window.read(20 * SECOND), counts(3, 1, 0));
+        assert_eq!(window.read(24 * SECOND), counts(1, 0, 0));
+    }
+
+    #[test]
+    fn no_number_of_start_overs_brings_a_count_back() {
+        let window = window();
+        record(&window, 0, &[BAD, BAD, SLOW]);
+        for n in 0..(1 << 20) + 10_u32 {
+            window.start_over();
+            if n % 1_023 == 0 || n.is_power_of_two() {
+                assert_eq!(window.read(0), counts(0, 0, 0), "{n}");
+                record(&window, 0, &[BAD]);
+                assert_eq!(window.read(0), counts(1, 1, 0), "{n}");
+            }
+        }
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::super::models::race;
+    use super::*;
+
+    const BAD: Call = Call {
+        bad: true,
+        slow: false,
+    };
+
+    fn bad(calls: u64) -> Counts {
+        Counts {
+            calls,
+            bad: calls,
+            slow: 0,
+        }
+    }
+
+    fn record(window: &TimeWindow, now: u64) {
+        window.record(now, BAD, || true);
+    }
+
+    /// A window of two nanoseconds that holds calls of these times.
+    fn window<const N: usize>(calls: [u64; N]) -> TimeWindow {
+        let window = TimeWindow::new(2, false);
+        for now in calls {
+            record(&window, now);
+        }
+        window
+    }
+
+    #[test]
+    fn a_bucket_rotated_by_two_writers_keeps_both_records() {
+        race(
+            || window([0]),
+            |window| record(window, 2),
+            |window| record(window, 2),
+            |window, (), ()| assert_eq!(window.read(2), bad(2)),
+        );
+    }
+
+    #[test]
+    fn a_bucket_rotated_under_a_late_writer_keeps_the_newer_record() {
+        race(
+            || window([]),
+            |window| record(window, 0),
+            |window| record(window, 2),
+            |window, (), ()| assert_eq!(window.read(2), bad(1)),
+        );
+    }
+
+    #[test]
+    fn a_record_raced_by_a_turn_to_the_next_bucket_is_counted_for_a_window() {
+        race(
+            || window([]),
+            |window| record(window, 0),
+            |window| record(window, 1),
+            |window, (), ()| assert_eq!(window.read(1), bad(2)),
+        );
+    }
+
+    #[test]
+    fn turns_that_race_from_different_buckets_keep_both_records() {
+        race(
+            || window([0]),
+            |window| record(window, 1),
+            |window| record(window, 2),
+            |window, (), ()| assert_eq!(window.read(2), bad(2)),
+        );
+    }
+
+    #[test]
+    fn a_reading_raced_by_a_turn_is_of_before_or_after() {
+        race(
+            || window([0, 0, 0, 1]),
+            |window| record(window, 2),
+            // With a clock that is late, or not.
+            |window| window.read(1),
+            |window, (), seen| {
+                assert!([bad(4), bad(1), bad(2)].contains(&seen), "{seen:?}");
+                assert_eq!(window.read(2), bad(2));
+            },
+        );
+    }
+
+    #[test]
+    fn a_call_recorded_as_the_window_starts_over_is_forgotten_or_counted() {
+        race(
+            || window([0, 0]),
+            |window| record(window, 1),
+            TimeWindow::start_over,
+            |window, (), ()| {
+                let seen = window.read(1);
+                assert!([bad(0), bad(1)].contains(&seen), "{seen:?}");
+            },
+        );
+    }
+}
