@@ -20,7 +20,7 @@ async fn callee(_: Request<()>) -> Result<Response<()>, Infallible> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let budget = Budget::builder().capacity(3).reserve(0.0).build()?;
+    let budget = Budget::builder().floor(3).reserve(0.0).build()?;
     let client = ServiceBuilder::new()
         .layer(
             RetryLayer::builder()

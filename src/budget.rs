@@ -1,20 +1,21 @@
 //! How many retries there may be, in one word: `[milli-tokens:32][stamp:32 in 2^27 ns]`.
 //!
-//! The stamp is the time up to which the reserve has been credited. It is compared modulo 2^32, 18
-//! years; what lies in the half behind it is taken for a clock that is a little late, so that two
-//! threads with slightly different times never mint tokens.
+//! The stamp is the time up to which the reserve has been credited and the decay applied. It is
+//! compared modulo 2^32, 18 years; what lies in the half behind it is a clock that is a little
+//! late, so that two threads with slightly different times never mint tokens.
 
 use crate::error::InvalidConfig;
 use crate::name::Name;
-use crate::sync::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
-use crate::time::Timeline;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::time::{Shown, Timeline};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One retry, in thousandths.
 const TOKEN: u32 = 1_000;
-/// The largest bucket, in tokens.
-const MAX_CAPACITY: u32 = u32::MAX / TOKEN;
+/// The largest floor, in tokens.
+const MAX_FLOOR: u32 = u32::MAX / TOKEN;
 /// Nanoseconds per unit of the stamp, 0.13 s.
 const UNIT: u64 = 1 << 27;
 
@@ -22,11 +23,14 @@ const UNIT: u64 = 1 << 27;
 #[derive(Debug)]
 struct Bucket {
     word: AtomicU64,
-    capacity: u32,
+    /// Up to here the reserve fills it, and down to here it decays.
+    floor: u32,
     /// What a deposit adds.
     earned: u32,
     /// What a second adds.
     reserve: u32,
+    /// What a unit of time leaves above the floor, in 2^-63.
+    kept: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,33 +56,53 @@ impl From<Level> for u64 {
 }
 
 impl Bucket {
-    /// A full one.
-    fn new(capacity: u32, earned: u32, reserve: u32) -> Self {
-        let full = Level {
-            tokens: capacity,
+    /// At its floor.
+    fn new(settings: &BudgetSettings) -> Result<Self, InvalidConfig> {
+        let BudgetSettings {
+            floor,
+            ratio,
+            reserve,
+            ttl,
+        } = *settings;
+        if floor > MAX_FLOOR {
+            return Err(InvalidConfig::new("floor", floor, "at most 4294967"));
+        }
+        let unit = Duration::from_nanos(UNIT).as_secs_f64();
+        let start = Level {
+            tokens: floor * TOKEN,
             stamp: 0,
         };
-        Self {
-            word: AtomicU64::new(full.into()),
-            capacity,
-            earned,
-            reserve,
-        }
+        Ok(Self {
+            word: AtomicU64::new(start.into()),
+            floor: floor * TOKEN,
+            earned: thousandths("ratio", ratio)?,
+            reserve: thousandths("reserve", reserve)?,
+            // Rounded down, so that nothing lasts longer than asked for. A `ttl` of zero leaves 0.
+            kept: ((-unit / ttl.as_secs_f64()).exp() * (1_u64 << 63) as f64) as u64,
+        })
     }
 
-    /// The level with the reserve credited up to `now`.
-    fn refilled(&self, level: Level, now: u64) -> Level {
-        let elapsed = ((now / UNIT) as u32).wrapping_sub(level.stamp);
-        if self.reserve == 0 || elapsed > u32::MAX / 2 {
+    /// The level at `now`: decayed down to the floor, or filled up to it by the reserve.
+    fn settled(&self, level: Level, now: u64) -> Level {
+        let stamp = (now / UNIT) as u32;
+        let elapsed = stamp.wrapping_sub(level.stamp);
+        if elapsed > u32::MAX / 2 {
             return level;
+        }
+        if level.tokens > self.floor {
+            let tokens = decayed(level.tokens, self.kept, elapsed).max(self.floor);
+            return Level { tokens, stamp };
+        }
+        if self.reserve == 0 {
+            return Level { stamp, ..level };
         }
         // Rounded down; in parts of a second that no unit divides evenly.
         let per_unit = u128::from(self.reserve) * u128::from(UNIT);
         let credit = u128::from(elapsed) * per_unit / 1_000_000_000;
-        if credit >= u128::from(self.capacity.saturating_sub(level.tokens)) {
+        if credit >= u128::from(self.floor - level.tokens) {
             // Clipped: what would not fit is gone. Rounded up, so that no time is credited twice.
             return Level {
-                tokens: self.capacity,
+                tokens: self.floor,
                 stamp: now.div_ceil(UNIT) as u32,
             };
         }
@@ -92,53 +116,82 @@ impl Bucket {
 
     fn withdraw(&self, now: u64) -> bool {
         self.update(|level| {
-            let level = self.refilled(level, now);
+            let level = self.settled(level, now);
             let tokens = level.tokens.checked_sub(TOKEN)?;
             Some(Level { tokens, ..level })
         })
     }
 
-    fn deposit(&self) {
-        self.add(self.earned);
+    /// Asks for the time only when a token becomes whole, because a clock costs more than the rest.
+    /// What is earned meanwhile, less than a token, decays from the stamp on: early, never late.
+    fn deposit(&self, now: impl Fn() -> u64) {
+        if self.earned == 0 {
+            return;
+        }
+        self.update(|level| {
+            let tokens = level.tokens.saturating_add(self.earned);
+            if tokens / TOKEN == level.tokens / TOKEN {
+                return Some(Level { tokens, ..level });
+            }
+            let level = self.settled(level, now());
+            let tokens = level.tokens.saturating_add(self.earned);
+            Some(Level { tokens, ..level })
+        });
     }
 
     fn refund(&self) {
-        self.add(TOKEN);
-    }
-
-    /// Up to the capacity; a full bucket is only looked at.
-    fn add(&self, tokens: u32) {
         self.update(|level| {
-            let room = self.capacity - level.tokens;
-            let tokens = level.tokens + tokens.min(room);
-            (tokens > level.tokens).then_some(Level { tokens, ..level })
+            let tokens = level.tokens.saturating_add(TOKEN);
+            Some(Level { tokens, ..level })
         });
     }
 
     fn tokens(&self, now: u64) -> u32 {
-        self.refilled(self.word.load(Acquire).into(), now).tokens
+        self.settled(self.word.load(Relaxed).into(), now).tokens
     }
 
     fn update(&self, next: impl Fn(Level) -> Option<Level>) -> bool {
-        // AcqRel: tokens are all that is passed on, but whoever spends one may as well see what
-        // earned it.
+        // Relaxed: the word is all there is. Nobody who takes a token reads what another thread
+        // wrote before that token was earned.
         self.word
-            .fetch_update(AcqRel, Acquire, |word| next(word.into()).map(u64::from))
+            .fetch_update(Relaxed, Relaxed, |word| next(word.into()).map(u64::from))
             .is_ok()
     }
 }
 
+/// `tokens · kept^units`, each step rounded down.
+fn decayed(mut tokens: u32, mut kept: u64, mut units: u32) -> u32 {
+    let part = |of: u64, kept: u64| (u128::from(of) * u128::from(kept)) >> 63;
+    while units > 0 {
+        if units & 1 == 1 {
+            tokens = part(tokens.into(), kept) as u32;
+        }
+        kept = part(kept, kept) as u64;
+        units >>= 1;
+    }
+    tokens
+}
+
 /// A budget of retries, shared by all its clones. Usable without Tower and without a runtime.
 ///
-/// A token bucket, full at the start: each first attempt that went well adds `ratio` tokens, each
-/// second adds `reserve`, each retry takes one. In any time since it was made it grants at most
-/// `capacity + ratio · deposits + reserve · seconds` (the scheme of Finagle's `RetryBudget`).
+/// A token bucket. Each first attempt that succeeds adds `ratio` tokens, each retry takes one.
+/// What a client may add is therefore bounded by its own traffic:
+///
+/// * A client with traffic has about `ratio` tokens for each success of the last `ttl`. While the
+///   bucket holds more than `floor`, it decays exponentially, with `ttl` as the time constant.
+/// * A client with little traffic has `floor` tokens. The bucket starts with them, and `reserve`
+///   tokens per second fill it up to them.
+/// * In any time since the budget was made, it grants at most this many retries:
+///   `floor + ratio · successful first attempts + reserve · seconds`.
+///
+/// The scheme is that of Finagle's and linkerd's retry budgets (`retryRatio`,
+/// `minRetriesPerSecond`, `ttl`) with a floor.
 ///
 /// ```
 /// use buttress::retry::Budget;
 ///
-/// let budget = Budget::builder().capacity(1).ratio(0.5).reserve(0.0).build()?;
-/// budget.try_withdraw().expect("a full bucket").spend();
+/// let budget = Budget::builder().floor(1).ratio(0.5).reserve(0.0).build()?;
+/// budget.try_withdraw().expect("the floor").spend();
 /// assert!(budget.try_withdraw().is_none());
 /// budget.deposit();
 /// budget.deposit();
@@ -153,6 +206,7 @@ pub struct Budget {
 struct Shared {
     bucket: Bucket,
     timeline: Timeline,
+    settings: BudgetSettings,
     name: Name,
 }
 
@@ -160,9 +214,7 @@ impl Budget {
     /// Starts from the defaults.
     pub fn builder() -> BudgetBuilder {
         BudgetBuilder {
-            capacity: 100,
-            ratio: 0.2,
-            reserve: 1.0,
+            settings: BudgetSettings::default(),
             name: Name::default(),
         }
     }
@@ -188,9 +240,12 @@ impl Budget {
         })
     }
 
-    /// Adds what one first attempt that went well earns. A full bucket is left as it is.
+    /// Adds what one successful first attempt earns.
     pub fn deposit(&self) {
-        self.shared.bucket.deposit();
+        let Shared {
+            bucket, timeline, ..
+        } = &*self.shared;
+        bucket.deposit(|| timeline.now());
     }
 
     /// Puts a token back that was spent on a retry which was not sent after all.
@@ -208,20 +263,17 @@ impl Default for Budget {
 /// Its settings, for people.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tokens = |thousandths| f64::from(thousandths) / f64::from(TOKEN);
-        let Bucket {
-            capacity,
-            earned,
+        let BudgetSettings {
+            floor,
+            ratio,
             reserve,
-            ..
-        } = self.shared.bucket;
+            ttl,
+        } = self.shared.settings;
         write!(
             f,
-            "budget{} of {} tokens, {} per success, {} per second",
+            "budget{} of {ratio} per success of the last {}, at least {floor} (+{reserve} per second)",
             self.shared.name,
-            tokens(capacity),
-            tokens(earned),
-            tokens(reserve)
+            Shown(ttl)
         )
     }
 }
@@ -258,35 +310,103 @@ impl Drop for Withdrawal {
     }
 }
 
+/// The settings of a [`Budget`].
+///
+/// | field | meaning | default |
+/// |---|---|---|
+/// | `floor` | retries at once, however little the traffic | 2 |
+/// | `ratio` | retries per success of a first attempt | 0.1 |
+/// | `reserve` | retries per second, while the bucket is below `floor` | 0.1 |
+/// | `ttl` | how long a success counts | 5 s |
+///
+/// With `floor` 0 and `ratio` 0 there are no retries.
+///
+/// ```
+/// use buttress::retry::{Budget, BudgetSettings};
+///
+/// let settings = BudgetSettings { floor: 10, ..BudgetSettings::default() };
+/// let budget = Budget::builder().settings(settings).build()?;
+/// assert_eq!(budget.tokens(), 10.0);
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetSettings {
+    /// The tokens at the start, those that `reserve` fills the bucket up to, and those that decay
+    /// leaves. At most 4 294 967. Default: 2.
+    pub floor: u32,
+    /// Tokens for each first attempt that succeeds, in steps of 0.001, rounded down; 0 for none.
+    /// Default: 0.1.
+    pub ratio: f64,
+    /// Tokens per second while there are fewer than `floor`, in steps of 0.001, rounded down; 0
+    /// for none. They let a client probe an upstream that does not respond. Default: 0.1.
+    pub reserve: f64,
+    /// How long a success counts: the time constant with which tokens above `floor` decay, in
+    /// steps of 0.13 s. `Duration::MAX` for ever. Default: 5 s.
+    pub ttl: Duration,
+}
+
+impl Default for BudgetSettings {
+    fn default() -> Self {
+        Self {
+            floor: 2,
+            ratio: 0.1,
+            reserve: 0.1,
+            ttl: Duration::from_secs(5),
+        }
+    }
+}
+
+impl BudgetSettings {
+    /// Whether a budget can be built with these settings.
+    ///
+    /// # Errors
+    /// A floor above 4 294 967; a ratio or reserve that is negative, not finite, or so small that
+    /// it would round to 0.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        Bucket::new(self).map(drop)
+    }
+}
+
 /// Builds a [`Budget`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct BudgetBuilder {
-    capacity: u32,
-    ratio: f64,
-    reserve: f64,
+    settings: BudgetSettings,
     name: Name,
 }
 
 impl BudgetBuilder {
-    /// The most tokens, and as many at the start. Up to 4 294 967; with 0 there are no retries.
-    /// Default: 100.
-    pub fn capacity(mut self, capacity: u32) -> Self {
-        self.capacity = capacity;
+    /// All settings at once.
+    pub fn settings(mut self, settings: BudgetSettings) -> Self {
+        self.settings = settings;
         self
     }
 
-    /// Tokens for each first attempt that went well, in steps of 0.001, rounded down; 0 for none.
-    /// Default: 0.2.
+    /// The tokens of a client without traffic: at the start, and those that `reserve` fills the
+    /// bucket up to. At most 4 294 967. Default: 2.
+    pub fn floor(mut self, floor: u32) -> Self {
+        self.settings.floor = floor;
+        self
+    }
+
+    /// Tokens for each first attempt that succeeds, in steps of 0.001, rounded down; 0 for none.
+    /// Default: 0.1.
     pub fn ratio(mut self, ratio: f64) -> Self {
-        self.ratio = ratio;
+        self.settings.ratio = ratio;
         self
     }
 
-    /// Tokens per second, in steps of 0.001, rounded down, so that a callee that answers nothing is still tried;
-    /// 0 for none. Default: 1.
+    /// Tokens per second while there are fewer than `floor`, in steps of 0.001, rounded down; 0
+    /// for none. Default: 0.1.
     pub fn reserve(mut self, reserve: f64) -> Self {
-        self.reserve = reserve;
+        self.settings.reserve = reserve;
+        self
+    }
+
+    /// How long a success counts: the time constant with which tokens above `floor` decay.
+    /// `Duration::MAX` for ever. Default: 5 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = ttl;
         self
     }
 
@@ -296,25 +416,15 @@ impl BudgetBuilder {
         self
     }
 
-    /// The budget, full.
+    /// The budget, with `floor` tokens.
     ///
     /// # Errors
-    /// A capacity above 4 294 967; a ratio or reserve that is negative, not finite, or so small
-    /// that it would round to 0.
+    /// As [`BudgetSettings::check`].
     pub fn build(self) -> Result<Budget, InvalidConfig> {
-        if self.capacity > MAX_CAPACITY {
-            return Err(InvalidConfig::new(
-                "capacity",
-                self.capacity,
-                "at most 4294967",
-            ));
-        }
-        let earned = thousandths("ratio", self.ratio)?;
-        let reserve = thousandths("reserve", self.reserve)?;
-        let bucket = Bucket::new(self.capacity * TOKEN, earned, reserve);
         let shared = Shared {
-            bucket,
+            bucket: Bucket::new(&self.settings)?,
             timeline: Timeline::start(),
+            settings: self.settings,
             name: self.name,
         };
         Ok(Budget {
@@ -341,25 +451,44 @@ fn thousandths(field: &'static str, value: f64) -> Result<u32, InvalidConfig> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::cell::Cell;
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn bucket(capacity: u32, ratio: f64, reserve: f64) -> Bucket {
-        let (ratio, reserve) = (
-            thousandths("", ratio).unwrap(),
-            thousandths("", reserve).unwrap(),
-        );
-        Bucket::new(capacity * TOKEN, ratio, reserve)
+    fn settings(floor: u32, ratio: f64, reserve: f64) -> BudgetSettings {
+        BudgetSettings {
+            floor,
+            ratio,
+            reserve,
+            ..BudgetSettings::default()
+        }
     }
 
-    fn drained(capacity: u32, ratio: f64, reserve: f64) -> Bucket {
-        let bucket = bucket(capacity, ratio, reserve);
-        bucket.word.store(0, crate::sync::Ordering::SeqCst);
+    fn bucket(floor: u32, ratio: f64, reserve: f64) -> Bucket {
+        Bucket::new(&settings(floor, ratio, reserve)).unwrap()
+    }
+
+    fn drained(floor: u32, ratio: f64, reserve: f64) -> Bucket {
+        let bucket = bucket(floor, ratio, reserve);
+        set(&bucket, 0, 0);
         bucket
+    }
+
+    fn set(bucket: &Bucket, tokens: u32, now: u64) {
+        let stamp = (now / UNIT) as u32;
+        let level = Level { tokens, stamp };
+        bucket.word.store(level.into(), Relaxed);
     }
 
     fn grants(bucket: &Bucket, now: u64) -> usize {
         (0..10_000_000).take_while(|_| bucket.withdraw(now)).count()
+    }
+
+    /// Deposits at this rate per second, from one time to another.
+    fn traffic(bucket: &Bucket, rate: u64, from: u64, to: u64) {
+        for n in 0..(to - from) * rate / SECOND {
+            bucket.deposit(|| from + n * SECOND / rate);
+        }
     }
 
     #[test]
@@ -370,7 +499,7 @@ mod tests {
             let bucket = drained(100, ratio, 0.0);
             let granted = (0..10_000)
                 .filter(|_| {
-                    bucket.deposit();
+                    bucket.deposit(|| 0);
                     bucket.withdraw(0)
                 })
                 .count();
@@ -406,22 +535,121 @@ mod tests {
     }
 
     #[test]
-    fn a_long_idle_bucket_holds_its_capacity_and_no_more() {
-        let bucket = drained(100, 0.2, 1.0);
-        assert_eq!(grants(&bucket, 60 * 86_400 * SECOND), 100);
+    fn a_long_idle_bucket_holds_its_floor_and_no_more() {
+        for tokens in [0, 100 * TOKEN, 100_000 * TOKEN, u32::MAX] {
+            let bucket = bucket(100, 0.2, 1.0);
+            set(&bucket, tokens, 0);
+            assert_eq!(grants(&bucket, 60 * 86_400 * SECOND), 100, "{tokens}");
+        }
     }
 
     #[test]
     fn a_month_of_successes_does_not_stop_the_reserve() {
         let bucket = bucket(100, 0.2, 1.0);
         let month = 30 * 86_400;
-        for _ in 0..month {
-            bucket.deposit();
+        for second in 0..month {
+            bucket.deposit(|| second * SECOND);
         }
         let granted: usize = (0..3_600)
             .map(|second| grants(&bucket, (month + second) * SECOND))
             .sum();
         assert!((3_690..=3_700).contains(&granted), "{granted}");
+    }
+
+    #[test]
+    fn a_client_with_traffic_has_what_the_successes_of_one_ttl_earned() {
+        // 10 000 calls per second as in a busy proxy, 3 as in a small client.
+        for (rate, expected) in [(10_000, 5_000.0), (1_000, 500.0), (100, 50.0), (3, 2.0)] {
+            let bucket = bucket(2, 0.1, 0.1);
+            traffic(&bucket, rate, 0, 60 * SECOND);
+            let tokens = f64::from(bucket.tokens(60 * SECOND)) / f64::from(TOKEN);
+            assert!((tokens / expected - 1.0).abs() < 0.05, "{rate}: {tokens}");
+        }
+    }
+
+    #[test]
+    fn what_is_above_the_floor_decays_with_the_ttl() {
+        let bucket = bucket(2, 0.1, 0.1);
+        for (seconds, expected) in [
+            (0.0, 1_000.0),
+            (1.0, 818.7),
+            (5.0, 367.9),
+            (20.0, 18.3),
+            (60.0, 2.0),
+        ] {
+            set(&bucket, 1_000 * TOKEN, 0);
+            let tokens = bucket.tokens((seconds * 1e9) as u64);
+            let tokens = f64::from(tokens) / f64::from(TOKEN);
+            // By whole steps of 0.13 s.
+            assert!(
+                tokens >= expected - 0.1 && tokens <= expected * 1.03,
+                "{seconds} s: {tokens}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_ttl_of_for_ever_keeps_what_was_earned() {
+        let ttl = Duration::MAX;
+        let bucket = Bucket::new(&BudgetSettings {
+            ttl,
+            ..settings(2, 0.1, 0.1)
+        });
+        let bucket = bucket.unwrap();
+        set(&bucket, 1_000 * TOKEN, 0);
+        assert_eq!(bucket.tokens(365 * 86_400 * SECOND), 1_000 * TOKEN);
+    }
+
+    #[test]
+    fn a_ttl_of_zero_leaves_the_floor() {
+        let ttl = Duration::ZERO;
+        let bucket = Bucket::new(&BudgetSettings {
+            ttl,
+            ..settings(2, 0.1, 0.1)
+        });
+        let bucket = bucket.unwrap();
+        set(&bucket, 1_000 * TOKEN, 0);
+        assert_eq!(bucket.tokens(UNIT), 2 * TOKEN);
+    }
+
+    #[test]
+    fn a_success_asks_for_the_time_once_per_whole_token() {
+        let bucket = bucket(2, 0.1, 0.1);
+        let asked = Cell::new(0);
+        for _ in 0..10_000 {
+            bucket.deposit(|| {
+                asked.set(asked.get() + 1);
+                0
+            });
+        }
+        assert_eq!(asked.get(), 1_000);
+    }
+
+    #[test]
+    fn the_success_that_makes_a_token_whole_counts_in_full() {
+        let bucket = bucket(0, 1.0, 0.0);
+        for now in [60 * SECOND, 120 * SECOND] {
+            bucket.deposit(|| now);
+            assert_eq!(grants(&bucket, now), 1);
+        }
+    }
+
+    #[test]
+    fn a_success_that_earns_nothing_is_not_written() {
+        let bucket = bucket(2, 0.0, 0.1);
+        let before = bucket.word.load(Relaxed);
+        bucket.deposit(|| SECOND);
+        assert_eq!(bucket.word.load(Relaxed), before);
+    }
+
+    #[test]
+    fn a_bucket_that_overflows_keeps_what_fits() {
+        let bucket = bucket(MAX_FLOOR, f64::MAX, 0.0);
+        for _ in 0..3 {
+            bucket.deposit(|| 0);
+            bucket.refund();
+            assert_eq!(bucket.tokens(0), u32::MAX);
+        }
     }
 
     #[test]
@@ -443,12 +671,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_is_not_written() {
-        let bucket = bucket(100, 0.2, 1.0);
-        let before = bucket.word.load(Acquire);
-        bucket.deposit();
-        bucket.refund();
-        assert_eq!(bucket.word.load(Acquire), before);
+    fn a_thread_with_a_late_clock_takes_nothing_away() {
+        let bucket = bucket(2, 0.1, 0.1);
+        set(&bucket, 1_000 * TOKEN, 50 * SECOND);
+        assert_eq!(bucket.tokens(20 * SECOND), 1_000 * TOKEN);
     }
 
     #[test]
@@ -477,42 +703,111 @@ mod tests {
         ] {
             let ratio = Budget::builder().ratio(value).build().unwrap_err();
             assert_eq!(ratio.field(), "ratio");
-            let reserve = Budget::builder().reserve(value).build().unwrap_err();
+            let reserve = settings(2, 0.1, value).check().unwrap_err();
             assert_eq!(reserve.field(), "reserve");
         }
-        let capacity = Budget::builder().capacity(u32::MAX).build().unwrap_err();
-        assert_eq!(capacity.field(), "capacity");
+        let floor = Budget::builder().floor(u32::MAX).build().unwrap_err();
+        assert_eq!(floor.field(), "floor");
         let widest = Budget::builder()
-            .capacity(MAX_CAPACITY)
+            .floor(MAX_FLOOR)
             .ratio(1e300)
-            .reserve(f64::MAX);
+            .reserve(f64::MAX)
+            .ttl(Duration::MAX);
         assert!(widest.build().unwrap().tokens() >= 4_294_967.0);
+    }
+
+    fn times() -> impl Strategy<Value = u64> {
+        prop_oneof![0..SECOND, 0..100 * SECOND, 0..u64::MAX / 64]
+    }
+
+    fn ttls() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            Just(Duration::ZERO),
+            Just(Duration::MAX),
+            times().prop_map(Duration::from_nanos),
+        ]
+    }
+
+    fn buckets() -> impl Strategy<Value = Bucket> {
+        let floor = prop_oneof![0..5_u32, 0..=MAX_FLOOR];
+        let ratio = prop_oneof![Just(0.0), 0.001..3.0_f64, Just(f64::MAX)];
+        let reserve = prop_oneof![Just(0.0), 0.001..50.0_f64, Just(f64::MAX)];
+        (floor, ratio, reserve, ttls()).prop_map(|(floor, ratio, reserve, ttl)| {
+            let settings = BudgetSettings {
+                floor,
+                ratio,
+                reserve,
+                ttl,
+            };
+            Bucket::new(&settings).unwrap()
+        })
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
 
         #[test]
-        fn grants_stay_within_capacity_deposits_and_time(
-            capacity in prop_oneof![0..5_u32, 0..=MAX_CAPACITY],
-            ratio in prop_oneof![Just(0.0), 0.001..3.0_f64, Just(f64::MAX)],
-            reserve in prop_oneof![Just(0.0), 0.001..50.0_f64, Just(f64::MAX)],
-            steps in prop::collection::vec((0..4_u8, prop_oneof![0..SECOND, 0..u64::MAX / 64]), 1..60),
+        fn grants_stay_within_floor_deposits_and_time(
+            bucket in buckets(),
+            steps in prop::collection::vec((0..4_u8, times()), 1..60),
         ) {
-            let bucket = bucket(capacity, ratio, reserve);
             let (mut now, mut granted, mut deposits) = (0, 0_u128, 0_u128);
             for (step, time) in steps {
                 match step {
-                    0 => { deposits += 1; bucket.deposit(); }
+                    0 => { deposits += 1; bucket.deposit(|| now); }
                     1 => now += time,
                     2 => granted += u128::from(bucket.withdraw(now)),
                     _ => if bucket.withdraw(now) { bucket.refund() },
                 }
                 let earned = deposits * u128::from(bucket.earned);
-                let bound = u128::from(bucket.capacity) + earned
+                let bound = u128::from(bucket.floor) + earned
                     + u128::from(now) * u128::from(bucket.reserve) / 1_000_000_000;
                 prop_assert!(granted * u128::from(TOKEN) <= bound);
-                prop_assert!(bucket.tokens(now) <= bucket.capacity);
+            }
+        }
+
+        /// So the bound on tokens does not depend on how often somebody looks.
+        #[test]
+        fn it_does_not_matter_in_how_many_steps_a_bucket_decays(
+            tokens in 0..=u32::MAX,
+            ttl in 1..1_000_u64,
+            steps in prop::collection::vec(0..20 * SECOND, 1..20),
+        ) {
+            let ttl = Duration::from_secs(ttl);
+            let bucket = Bucket::new(&BudgetSettings { ttl, ..settings(2, 0.1, 0.0) }).unwrap();
+            set(&bucket, tokens, 0);
+            let end = steps.iter().sum();
+            let at_once = bucket.tokens(end);
+            let (mut level, mut now) = (Level::from(bucket.word.load(Relaxed)), 0);
+            for step in steps {
+                now += step;
+                level = bucket.settled(level, now);
+            }
+            // Up to eight roundings down per step.
+            prop_assert!(level.tokens.abs_diff(at_once) <= 160, "{} {}", level.tokens, at_once);
+        }
+
+        /// Whatever the times of its deposits.
+        #[test]
+        fn a_bucket_holds_no_more_than_its_floor_and_what_decays_exactly(
+            ratio in 0.001..2.0_f64,
+            steps in prop::collection::vec((any::<bool>(), prop_oneof![0..SECOND / 10, 0..10 * SECOND]), 1..60),
+        ) {
+            let bucket = bucket(2, ratio, 0.1);
+            let (mut now, mut earned) = (0, Vec::new());
+            for (deposit, time) in steps {
+                now += time;
+                if deposit {
+                    bucket.deposit(|| now);
+                    earned.push(now);
+                }
+                // A stamp may be two of its steps behind.
+                let exact: f64 = earned.iter()
+                    .map(|then| (-((now - then).saturating_sub(2 * UNIT) as f64) / 5e9).exp())
+                    .sum();
+                let bound = f64::from(bucket.floor) + exact * f64::from(bucket.earned);
+                let tokens = f64::from(bucket.tokens(now));
+                prop_assert!(tokens <= bound + 1.0, "{tokens} {bound}");
             }
         }
     }
@@ -524,11 +819,21 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
 
+    fn bucket(floor: u32, ratio: f64, reserve: f64) -> Arc<Bucket> {
+        let bucket = Bucket::new(&BudgetSettings {
+            floor,
+            ratio,
+            reserve,
+            ttl: Duration::from_secs(5),
+        });
+        Arc::new(bucket.unwrap())
+    }
+
     #[test]
     fn deposits_and_withdrawals_never_grant_more_than_there_is() {
         loom::model(|| {
-            // Room for two, one inside; a deposit adds half a token.
-            let bucket = Arc::new(Bucket::new(2 * TOKEN, TOKEN / 2, 0));
+            // A token and a half; a deposit adds half a token.
+            let bucket = bucket(2, 0.5, 0.0);
             assert!(bucket.withdraw(0));
             let spawn = |work: fn(&Bucket) -> bool| {
                 let bucket = bucket.clone();
@@ -536,7 +841,7 @@ mod models {
             };
             let one = spawn(|bucket| bucket.withdraw(0));
             let two = spawn(|bucket| {
-                bucket.deposit();
+                bucket.deposit(|| 0);
                 bucket.withdraw(0)
             });
             let granted = [one.join().unwrap(), two.join().unwrap()];
@@ -549,7 +854,7 @@ mod models {
     #[test]
     fn a_second_is_credited_once_to_threads_that_race_for_it() {
         loom::model(|| {
-            let bucket = Arc::new(Bucket::new(2 * TOKEN, 0, TOKEN));
+            let bucket = bucket(2, 0.0, 1.0);
             assert!(bucket.withdraw(0) && bucket.withdraw(0));
             let spawn = |now| {
                 let bucket = bucket.clone();
@@ -558,6 +863,24 @@ mod models {
             let (one, two) = (spawn(10 * UNIT), spawn(8 * UNIT));
             // 1.3 and 1.07 tokens' worth of time: one token between them.
             assert!(one.join().unwrap() ^ two.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn no_deposit_is_lost_to_a_decay() {
+        loom::model(|| {
+            // 100 tokens of which 10 s leave 13.5; a deposit adds 100.
+            let bucket = bucket(0, 100.0, 0.0);
+            bucket.deposit(|| 0);
+            let depositing = {
+                let bucket = bucket.clone();
+                thread::spawn(move || bucket.deposit(|| 75 * UNIT))
+            };
+            assert!(bucket.withdraw(75 * UNIT));
+            depositing.join().unwrap();
+            // Before or after: what is there decays once, and the deposit counts as a fresh one.
+            let left = decayed(100 * TOKEN, bucket.kept, 75) - TOKEN + 100 * TOKEN;
+            assert_eq!(bucket.tokens(75 * UNIT), left);
         });
     }
 }

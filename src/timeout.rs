@@ -103,7 +103,6 @@ pub struct TimeoutLayer<K = ()> {
 
 /// The settings of a [`TimeoutLayer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct TimeoutSettings {
     /// How long a call may take.
     pub after: Duration,

@@ -160,7 +160,7 @@ async fn a_classifier_that_panics_is_no_failure_of_the_callee() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replay_that_panics_costs_no_token() {
-    let budget = Budget::builder().capacity(5).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(5).reserve(0.0).build().unwrap();
     let copies = AtomicU32::new(0);
     let replay = Arc::new(move |(): &()| {
         assert_eq!(
@@ -503,7 +503,7 @@ async fn a_retry_that_gets_ready_too_late_is_not_sent_and_costs_no_token() {
         }
     }
 
-    let budget = Budget::builder().capacity(10).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(10).reserve(0.0).build().unwrap();
     let retry = RetryLayer::builder()
         .backoff(Backoff::constant(SECOND).jitter(Jitter::None))
         .budget(budget.clone())

@@ -470,8 +470,8 @@ async fn a_probe_ended_young_by_its_deadline_gives_its_place_back() {
 /// Sends again a second later, as often as it takes.
 fn retry() -> RetryLayer {
     let backoff = Backoff::constant(SECOND).jitter(Jitter::None);
-    let builder = RetryLayer::builder().attempts(u32::MAX).backoff(backoff);
-    builder.build().unwrap()
+    let builder = RetryLayer::builder().attempts(u32::MAX).no_budget();
+    builder.backoff(backoff).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]

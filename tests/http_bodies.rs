@@ -713,7 +713,7 @@ async fn a_call_that_gives_up_on_a_long_body_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn giving_up_on_a_long_body_costs_no_token() {
-    let budget = Budget::builder().capacity(1).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     let retry = retrying().budget(budget.clone()).build().unwrap();
     let callee = failing(1, &Log::default());
     let service = ReplayBodyLayer::new().keep(4).layer(retry.layer(callee));
@@ -733,7 +733,7 @@ async fn a_policy_of_ones_own_repeats_any_method_and_knows_of_long_bodies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_nothing_is_left_to_pay_for_lets_the_upload_go_on() {
-    let budget = Budget::builder().capacity(1).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     budget.try_withdraw().unwrap().spend();
     let (_sender, body) = streaming();
     let upload = Arc::new(Mutex::new(None));

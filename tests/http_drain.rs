@@ -288,7 +288,7 @@ async fn the_permit_of_an_attempt_is_free_while_its_response_is_drained() {
 
 #[tokio::test(start_paused = true)]
 async fn the_token_of_a_retry_that_is_cancelled_while_it_drains_goes_back() {
-    let budget = Budget::builder().capacity(1).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     let callee =
         service_fn(|(): ()| ready(Ok::<_, Error<Infallible>>(unavailable(Frames::silent()))));
     let retry = retrying().discard(Drain::new()).budget(budget.clone());
@@ -330,7 +330,8 @@ where
 {
     let (uri, sockets) = serve(Version::HTTP_11, |_| async { page() }).await;
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let retry = retry.attempts(5).backoff(Backoff::constant(30 * MILLI));
+    let retry = retry.attempts(5).no_budget();
+    let retry = retry.backoff(Backoff::constant(30 * MILLI));
     let mut client = ServiceBuilder::new()
         .layer(retry.build().unwrap())
         .layer(ErrorLayer)

@@ -79,7 +79,7 @@ fn retrying(budget: &Budget) -> RetryBuilder<Judge, Cloned> {
 
 #[tokio::test(start_paused = true)]
 async fn a_shortage_is_sent_again_within_the_budget_and_earns_nothing() {
-    let budget = Budget::builder().capacity(3).ratio(1.0).reserve(0.0);
+    let budget = Budget::builder().floor(3).ratio(1.0).reserve(0.0);
     let budget = budget.build().unwrap();
     let (client, calls) = short_of_descriptors(0);
     let client = client.map_err(Error::Service);
@@ -93,7 +93,7 @@ async fn a_shortage_is_sent_again_within_the_budget_and_earns_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shortage_is_told_by_its_name() {
-    let budget = Budget::builder().capacity(1).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     let (client, _) = short_of_descriptors(0);
     let client = client.map_err(Error::Service);
     let service = retrying(&budget).build().unwrap().layer(client);

@@ -186,9 +186,9 @@ fn transient(retry_after: Duration) -> Verdict {
     }
 }
 
-/// Ten tokens at most, and as many at the start; none comes by itself, one for each deposit.
+/// Ten tokens at the start; none comes by itself, one for each deposit.
 fn ten_tokens() -> Budget {
-    let budget = Budget::builder().capacity(10).ratio(1.0).reserve(0.0);
+    let budget = Budget::builder().floor(10).ratio(1.0).reserve(0.0);
     budget.build().unwrap()
 }
 
@@ -224,7 +224,7 @@ async fn the_success_of_a_retry_is_returned() {
 #[tokio::test(start_paused = true)]
 async fn a_call_is_sent_as_often_as_attempts_says_and_no_more() {
     for attempts in 1..=5 {
-        let retrying = retrying().attempts(attempts);
+        let retrying = retrying().attempts(attempts).no_budget();
         assert_eq!(sends(retrying, &[BAD]).await, attempts as usize);
     }
 }
@@ -375,7 +375,7 @@ async fn the_last_response_is_not_discarded() {
 async fn the_waits_are_those_of_the_backoff() {
     let backoff = Backoff::exponential(2 * WAIT, SECOND).jitter(Jitter::None);
     assert_eq!(
-        waits(retrying().backoff(backoff).attempts(7), &[BAD]).await,
+        waits(retrying().backoff(backoff).attempts(7).no_budget(), &[BAD]).await,
         [100, 200, 400, 800, 1_000, 1_000].map(Duration::from_millis)
     );
 }
@@ -384,7 +384,7 @@ async fn the_waits_are_those_of_the_backoff() {
 async fn a_decorrelated_wait_grows_from_the_wait_before() {
     let backoff = Backoff::exponential(SECOND, HOUR).jitter(Jitter::Decorrelated);
     let retrying = retrying().backoff(backoff).attempts(100).seed(1);
-    let waits = waits(retrying, &[BAD]).await;
+    let waits = waits(retrying.no_budget(), &[BAD]).await;
     assert!(waits.iter().any(|wait| *wait > 9 * SECOND), "{waits:?}");
 }
 
@@ -725,7 +725,7 @@ fn breaker() -> CircuitBreakerLayer<AsAnswered> {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_once_the_breaker_inside_opens() {
     let callee = Callee::new([BAD]);
-    let layer = retrying().attempts(7).build().unwrap();
+    let layer = retrying().attempts(7).no_budget().build().unwrap();
     let service = layer.layer(breaker().layer(callee.clone()));
     let _answer = service.oneshot(()).await;
     assert_eq!(callee.sent(), 3);
@@ -733,7 +733,7 @@ async fn nothing_is_sent_once_the_breaker_inside_opens() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_whose_retry_meets_an_open_breaker_hears_so() {
-    let layer = retrying().attempts(7).build().unwrap();
+    let layer = retrying().attempts(7).no_budget().build().unwrap();
     let service = layer.layer(breaker().layer(Callee::new([BAD])));
     let error = service.oneshot(()).await.unwrap_err();
     assert!(
@@ -1091,34 +1091,54 @@ async fn a_callee_that_is_down_is_sent_little_more_than_its_calls() {
         calls.spawn(service.oneshot(http::Request::new(())));
     }
     calls.join_all().await;
-    // A capacity of 100, and a reserve of 1 a second for 60 s.
-    let bound = CALLS + 100..=CALLS + 100 + 60;
+    // A floor of 2, and a reserve of 0.1 per second for 60 s.
+    let bound = CALLS + 2..=CALLS + 2 + 6;
     assert!(bound.contains(&callee.sent()), "{}", callee.sent());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_that_is_there_by_default_is_full_at_the_start() {
-    assert_eq!(drain(RetryLayer::default().budget().unwrap()), 100);
+async fn the_budget_that_is_there_by_default_has_two_tokens_at_the_start() {
+    assert_eq!(drain(RetryLayer::default().budget().unwrap()), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_comes_back_each_second_by_default() {
+async fn a_token_comes_back_every_ten_seconds_by_default() {
     let layer = RetryLayer::default();
     drain(layer.budget().unwrap());
     // Time is credited in steps of 134.2 ms, once they are over.
     advance(10 * SECOND + Duration::from_millis(135)).await;
-    assert_eq!(drain(layer.budget().unwrap()), 10);
+    assert_eq!(drain(layer.budget().unwrap()), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_attempt_that_succeeds_earns_a_fifth_of_a_retry_by_default() {
+async fn the_reserve_brings_back_two_tokens_and_no_more_by_default() {
+    let layer = RetryLayer::default();
+    drain(layer.budget().unwrap());
+    advance(HOUR).await;
+    assert_eq!(drain(layer.budget().unwrap()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_attempt_that_succeeds_earns_a_tenth_of_a_retry_by_default() {
     let layer = retrying().build().unwrap();
     drain(layer.budget().unwrap());
     for _ in 0..100 {
         let service = layer.layer(Callee::new([GOOD]));
         service.oneshot(()).await.unwrap();
     }
-    assert_eq!(drain(layer.budget().unwrap()), 20);
+    assert_eq!(drain(layer.budget().unwrap()), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_earned_long_ago_is_gone_by_default() {
+    let layer = retrying().build().unwrap();
+    for _ in 0..1_000 {
+        let service = layer.layer(Callee::new([GOOD]));
+        service.oneshot(()).await.unwrap();
+    }
+    // 102 tokens, of which 30 s leave less than the floor.
+    advance(30 * SECOND).await;
+    assert_eq!(drain(layer.budget().unwrap()), 2);
 }
 
 /// Whether a call through this service, to a callee that is down, is retried.
@@ -1132,7 +1152,7 @@ where
 
 /// A layer with a token for one retry.
 fn one_token() -> RetryLayer<AsAnswered, Cloned> {
-    let budget = Budget::builder().capacity(1).reserve(0.0).build().unwrap();
+    let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     retrying().attempts(2).budget(budget).build().unwrap()
 }
 

@@ -34,7 +34,7 @@ pub const BACKOFF: Duration = Duration::from_millis(50);
 /// The longest wait before any retry.
 pub const BACKOFF_CAP: Duration = Duration::from_millis(400);
 /// Retries at once, before successes have earned more.
-pub const BUDGET_CAPACITY: u32 = 20;
+pub const BUDGET_FLOOR: u32 = 20;
 /// Retries earned by a success.
 pub const BUDGET_RATIO: f64 = 0.2;
 /// Retries per second that need no success.
@@ -82,7 +82,7 @@ pub fn in_words() -> Vec<(&'static str, String)> {
             "buttress",
             format!(
                 "deadline {DEADLINE:?}; {ATTEMPTS} attempts of {ATTEMPT:?}, backoff {BACKOFF:?} to {BACKOFF_CAP:?}, \
-                 retry budget {BUDGET_CAPACITY} (+{BUDGET_RATIO} a success, +{BUDGET_RESERVE}/s); \
+                 retry budget {BUDGET_FLOOR} (+{BUDGET_RATIO} a success, +{BUDGET_RESERVE}/s); \
                  {IN_FLIGHT} in flight; {RATE}/s, {BURST} at once; \
                  breaker over {WINDOW:?}, open for {OPEN_FOR:?} to {MAX_OPEN_FOR:?}"
             ),

@@ -15,7 +15,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::callee::{
-    ATTEMPT, ATTEMPTS, BACKOFF, BACKOFF_CAP, BUDGET_CAPACITY, BUDGET_RATIO, BUDGET_RESERVE, BURST,
+    ATTEMPT, ATTEMPTS, BACKOFF, BACKOFF_CAP, BUDGET_FLOOR, BUDGET_RATIO, BUDGET_RESERVE, BURST,
     DEADLINE, IN_FLIGHT, MAX_OPEN_FOR, OPEN_FOR, RATE, WINDOW,
 };
 use crate::client::{Http, Request};
@@ -26,7 +26,7 @@ pub type Stack = BoxCloneSyncService<Request, Response<Incoming>, Error<legacy::
 
 pub fn new(http: Http) -> Result<(Stack, Circuit), InvalidConfig> {
     let budget = Budget::builder()
-        .capacity(BUDGET_CAPACITY)
+        .floor(BUDGET_FLOOR)
         .ratio(BUDGET_RATIO)
         .reserve(BUDGET_RESERVE)
         .build()?;

@@ -14,7 +14,6 @@ use std::time::Duration;
 ///
 /// `None` stands for a default that depends on other settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct CircuitBreakerSettings {
     /// The share of failed calls in the window at which the circuit opens, above 0 to 1. Default: 0.5.
     pub failure_rate: Option<f64>,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 /// The settings of a [`LoadShedLayer`](super::LoadShedLayer) and its [`ConcurrencyLimit`](super::ConcurrencyLimit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LoadShedSettings {
     /// How many calls may be in flight, 0 to 2^24 − 1.
     pub max_in_flight: usize,

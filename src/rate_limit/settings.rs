@@ -6,7 +6,6 @@ use std::time::Duration;
 /// The settings of a [`RateLimitLayer`](super::RateLimitLayer) and its
 /// [`RateLimiter`](super::RateLimiter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct RateLimitSettings {
     /// How many calls per how long.
     pub quota: Quota,

@@ -27,7 +27,7 @@
 //! |---|---|---|
 //! | sends of a call in all | `attempts` | 3 |
 //! | waits between them | `backoff` | [`Backoff::exponential`] from 50 ms to 5 s, [`Jitter::Full`] |
-//! | budget | `budget`, `no_budget` | the layer's own: 100 tokens, full at the start, 0.2 more for each first attempt that went well, 1 more per second |
+//! | budget | `budget`, `no_budget` | the layer's own: 0.1 retries per success of the last 5 s, or 2 (0.1 more per second) if that is more |
 //! | the longest wait that the callee may ask for | `max_retry_after` | 60 s |
 //! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
 //! | which requests are sent again | `replay` | [`Idempotent`](crate::http::Idempotent), for HTTP requests only |
@@ -53,12 +53,17 @@
 //! HTTP/1.1 connection that has not been read to the end. With another [`Discard`] (the feature
 //! `http-body` brings `http::Drain`) the next attempt is sent when both the wait and the discarding are over.
 //!
-//! **The budget** bounds what retries add to the load of a callee that is down: over any time, at
-//! most `capacity + ratio · first attempts that went well + reserve · seconds` retries. Successes of
-//! retries earn nothing. A token that was taken for a retry which is not sent after all, because
-//! its caller left or a layer of this crate rejected it, is put back; a retry that timed out counts
-//! as sent. (Of retries within retries only the last send is known, so the bound is the inner one's.) The budget is shared by all services of a layer and their clones, and by several layers
-//! if it is given to them.
+//! **The budget** bounds what a client's retries add to the load of an upstream by the client's own
+//! traffic. In any time since it was made, it grants at most this many retries:
+//! `floor + ratio · successful first attempts + reserve · seconds`. What was earned above `floor`
+//! decays, so that a long good time does not pay for a storm. Successes of retries earn nothing.
+//! By default a call that is alone has two retries: set a higher `floor` for more `attempts`.
+//!
+//! A token that was taken for a retry which is not sent after all, because its caller left or a
+//! layer of this crate rejected it, is put back; a retry that timed out counts as sent. (Of retries
+//! within retries only the last send is known, so the bound is the inner one's.) The budget is
+//! shared by all services of a layer and their clones, and by several layers if it is given to them.
+//! See [`Budget`].
 //!
 //! **Readiness.** The first attempt is made by the instance that the caller readied. A clone, made
 //! when the first retry is due, makes the others: it is readied when the wait is over, so that no
@@ -87,7 +92,7 @@ mod policy;
 mod service;
 mod settings;
 
-pub use crate::budget::{Budget, BudgetBuilder, Withdrawal};
+pub use crate::budget::{Budget, BudgetBuilder, BudgetSettings, Withdrawal};
 pub use crate::event::GiveUps;
 pub use crate::replay::{Cloned, Idempotent, Replay, Within};
 pub use backoff::{Backoff, Jitter};

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 /// The settings of a [`RetryLayer`](super::RetryLayer), but for its budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct RetrySettings {
     /// How often a call is sent in all, the first attempt included. At least 1. Default: 3.
     pub attempts: u32,
