@@ -77,6 +77,20 @@ pub enum Way {
     Threads(usize),
 }
 
+impl Way {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Task => "in a task",
+            Self::CurrentThread => "in a task, current thread",
+            Self::Hand => "by hand",
+            Self::Workers(1) => "in tasks, one worker",
+            Self::Workers(_) => "in tasks, two workers",
+            Self::Threads(1) => "by hand, one thread",
+            Self::Threads(_) => "by hand, two threads",
+        }
+    }
+}
+
 /// Who takes part in a case, and the ways in which its calls are made.
 pub struct Contender {
     pub who: &'static str,

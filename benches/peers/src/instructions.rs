@@ -11,61 +11,71 @@ use std::process::{Child, Command, Stdio};
 const CALLS: u64 = 1000;
 const ONE_RUN: &str = "--one-run";
 
+/// Neither has another thread that does a part of the work.
+const WAYS: [Way; 2] = [Way::CurrentThread, Way::Hand];
+
 /// If this process is one of those: makes its calls. Says whether it is.
 pub fn is_one_run() -> bool {
     let mut args = env::args().skip_while(|arg| arg != ONE_RUN).skip(1);
-    let (Some(case), Some(who), Some(calls)) = (args.next(), args.next(), args.next()) else {
+    let mut next = || args.next();
+    let (Some(case), Some(who), Some(how), Some(calls)) = (next(), next(), next(), next()) else {
         return false;
     };
     let case = cases().find(|known| known.name() == case).expect("a case");
     let mut contenders = (case.contenders)();
     let contender = contenders.iter_mut().find(|known| known.who == who);
-    let contender = contender.expect("a contender");
-    let way = if contender.ways().any(|way| way == Way::Hand) {
-        Way::Hand
-    } else {
-        Way::CurrentThread
-    };
-    contender.run(way, calls.parse().expect("a number"), case.work);
+    let way = WAYS.into_iter().find(|way| way.name() == how);
+    contender.expect("a contender").run(
+        way.expect("a way"),
+        calls.parse().expect("a number"),
+        case.work,
+    );
     true
 }
 
 /// The table of instructions per call: ours, tower's, and of the stack that is assembled.
 pub fn table() -> io::Result<String> {
-    let mut table = String::from("| case | buttress | tower | assembled |\n|---|---|---|---|\n");
+    let mut table =
+        String::from("| case | how | buttress | tower | assembled |\n|---|---|---|---|---|\n");
     // Of what is pending once, only what then sets timers.
     let counted = |case: &Case| !case.is_pending_variant() || case.name().contains("timeout");
     for case in cases().filter(counted) {
-        let ours = per_call(&case, BUTTRESS)?;
-        let _ = write!(table, "| {} | {ours:.0} |", case.name());
-        for who in [TOWER, ASSEMBLED] {
-            let mut contenders = (case.contenders)().into_iter();
-            if contenders.any(|known| known.who == who) {
-                let theirs = per_call(&case, who)?;
-                let _ = write!(table, " {theirs:.0} (× {:.2}) |", ours / theirs);
-            } else {
-                table.push_str(" – |");
+        let contenders = (case.contenders)();
+        let takes_part = |who: &str, way: Way| {
+            let mut ways = contenders.iter().filter(|known| known.who == who);
+            ways.any(|known| known.ways().any(|known| known == way))
+        };
+        for way in WAYS.into_iter().filter(|way| takes_part(BUTTRESS, *way)) {
+            let ours = per_call(&case, BUTTRESS, way)?;
+            let _ = write!(table, "| {} | {} | {ours:.0} |", case.name(), way.name());
+            for who in [TOWER, ASSEMBLED] {
+                if takes_part(who, way) {
+                    let theirs = per_call(&case, who, way)?;
+                    let _ = write!(table, " {theirs:.0} (× {:.2}) |", ours / theirs);
+                } else {
+                    table.push_str(" – |");
+                }
             }
+            table.push('\n');
         }
-        table.push('\n');
     }
     Ok(table)
 }
 
-fn per_call(case: &Case, who: &str) -> io::Result<f64> {
-    let case = &case.name();
-    let (once, twice) = (start(case, who, CALLS)?, start(case, who, 2 * CALLS)?);
+fn per_call(case: &Case, who: &str, way: Way) -> io::Result<f64> {
+    let start = |calls: u64| start([ONE_RUN, &case.name(), who, way.name(), &calls.to_string()]);
+    let (once, twice) = (start(CALLS)?, start(2 * CALLS)?);
     let (once, twice) = (collected(once)?, collected(twice)?);
     Ok((twice as f64 - once as f64) / CALLS as f64)
 }
 
-fn start(case: &str, who: &str, calls: u64) -> io::Result<Child> {
+fn start(args: [&str; 5]) -> io::Result<Child> {
     Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         // Only what is counted below `Contender::run`: some contenders calibrate a clock before.
         .arg("--toggle-collect=*Contender::run*")
         .arg(env::current_exe()?)
-        .args([ONE_RUN, case, who, &calls.to_string()])
+        .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

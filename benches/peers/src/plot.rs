@@ -11,8 +11,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
 use std::path::Path;
 
-const LEFT: i32 = 400;
-const RIGHT: i32 = 1060;
+const LEFT: i32 = 500;
+const RIGHT: i32 = 1160;
 const TOP: u32 = 60;
 const LINE: u32 = 24;
 /// Powers of ten.
@@ -34,7 +34,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 pub fn draw(rows: &[Row], file: &Path) -> Result<(), Box<dyn Error>> {
     let height = TOP + LINE * rows.len() as u32;
-    let area = SVGBackend::new(file, (1100, height + 50)).into_drawing_area();
+    let area = SVGBackend::new(file, (1200, height + 50)).into_drawing_area();
     let bottom = height.cast_signed();
     area.fill(&WHITE)?;
     for (x, (who, colour)) in (LEFT..).step_by(130).zip(LEGEND) {

@@ -50,20 +50,6 @@ impl Cell {
     }
 }
 
-impl Way {
-    fn name(self) -> String {
-        match self {
-            Self::Task => "in a task".to_owned(),
-            Self::CurrentThread => "in a task, current thread".to_owned(),
-            Self::Hand => "by hand".to_owned(),
-            Self::Workers(1) => "in tasks, one worker".to_owned(),
-            Self::Workers(_) => "in tasks, two workers".to_owned(),
-            Self::Threads(1) => "by hand, one thread".to_owned(),
-            Self::Threads(_) => "by hand, two threads".to_owned(),
-        }
-    }
-}
-
 pub const DETAILS: &str = "\
 | case | contender | how | ns per call, median | min | max |
 |---|---|---|---|---|---|
@@ -214,7 +200,7 @@ pub fn ratios(rows: &[Row], shared: &[Row]) -> String {
     }
     for row in rows {
         for way in [Way::Task, Way::Hand] {
-            table.line(row, &way.name(), |cell| {
+            table.line(row, way.name(), |cell| {
                 let time = cell.median(way)?;
                 Some((number(time), Some(time)))
             });
@@ -320,7 +306,9 @@ impl Table {
             "\nNanoseconds per call, medians, unless the case says otherwise. In brackets the time of \
              buttress by theirs: below 1, buttress is the faster one.\n\n",
         );
-        let _ = writeln!(table, "The floor: {}.\n", self.floor.join(" · "));
+        if !self.floor.is_empty() {
+            let _ = writeln!(table, "The floor: {}.\n", self.floor.join(" · "));
+        }
         for (at, note) in self.notes.iter().enumerate() {
             let _ = writeln!(table, "- [{}] {note}", at + 1);
         }
