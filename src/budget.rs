@@ -124,6 +124,7 @@ impl Bucket {
 
     /// Asks for the time only when a token becomes whole, because a clock costs more than the rest.
     /// What is earned meanwhile, less than a token, decays from the stamp on: early, never late.
+    #[inline]
     fn deposit(&self, now: impl Fn() -> u64) {
         if self.earned == 0 {
             return;
@@ -150,6 +151,7 @@ impl Bucket {
         self.settled(self.word.load(Relaxed).into(), now).tokens
     }
 
+    #[inline]
     fn update(&self, next: impl Fn(Level) -> Option<Level>) -> bool {
         // Relaxed: the word is all there is. Nobody who takes a token reads what another thread
         // wrote before that token was earned.

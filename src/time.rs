@@ -19,11 +19,13 @@ impl Timeline {
         }
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.at(Instant::now())
     }
 
     /// An instant before the origin reads as the origin.
+    #[inline]
     pub(crate) fn at(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.origin))
     }
@@ -41,6 +43,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 pub(crate) const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// `None` for what lies ages away: that never comes.
+#[inline]
 pub(crate) fn later(now: Instant, wait: Duration) -> Option<Instant> {
     if wait < AGES {
         now.checked_add(wait)
@@ -65,6 +68,7 @@ pub(crate) fn poll_until(
 }
 
 /// Saturates at 2^64 − 1 ns, which stands for "never".
+#[inline]
 pub(crate) const fn nanos(duration: Duration) -> u64 {
     // Not by `as_nanos`, whose 128 bits are felt on the way of a call.
     match duration.as_secs().checked_mul(1_000_000_000) {

@@ -137,6 +137,7 @@ impl Breaker {
         }
     }
 
+    #[inline]
     fn epoch(&self) -> Epoch {
         // Acquire: the gate is then at least as new, and the windows have started over.
         self.epoch.load(Acquire).into()
@@ -148,6 +149,7 @@ impl Breaker {
     }
 
     /// Whether a call could go now; takes nothing.
+    #[inline]
     pub(super) fn look(&self, told: &impl Told) -> Result<(), Blocked> {
         if self.epoch().phase().passes() {
             return Ok(());

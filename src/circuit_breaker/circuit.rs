@@ -178,10 +178,15 @@ impl Circuit {
     }
 
     /// Lets a call through that is not in flight yet. It must be spent or abandoned.
+    #[inline]
     pub(super) fn admit(&self) -> Result<Call, Blocked> {
         if let Some(pass) = self.shared.breaker.pass() {
             return Ok(Call::new(pass));
         }
+        self.admit_probe()
+    }
+
+    fn admit_probe(&self) -> Result<Call, Blocked> {
         let (pass, change) = self.shared.breaker.admit_probe(self.shared.now())?;
         // Before anybody is told: a subscriber that panics must not take the probe with it.
         let permit = Permit::new(self.shared.clone(), Call::new(pass));
@@ -195,6 +200,7 @@ impl Circuit {
     }
 
     /// Whether a call could go now.
+    #[inline]
     pub(super) fn look(&self) -> Result<(), Blocked> {
         self.shared.breaker.look(&*self.shared)
     }
@@ -226,6 +232,7 @@ impl Circuit {
 }
 
 impl Shared {
+    #[inline]
     pub(super) fn after(&self, settled: Settled) {
         match settled {
             Settled::Nothing => {}

@@ -50,6 +50,7 @@ impl CountWindow {
         }
     }
 
+    #[inline]
     pub(super) fn record(&self, call: Call, current: impl Fn() -> bool) {
         let number = loop {
             // Acquire, and before the check: with a number from after a start over, it sees that the

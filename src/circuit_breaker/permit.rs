@@ -52,6 +52,7 @@ impl Call {
     }
 
     /// Spends the call. Only the first verdict counts.
+    #[inline]
     fn spend(&mut self, verdict: Verdict, shared: &Shared) {
         if mem::replace(&mut self.stage, Stage::Settled) == Stage::Settled {
             return;
@@ -67,8 +68,16 @@ impl Call {
         shared.after(shared.breaker.settle(self.pass, mark, self.since(), shared));
     }
 
+    /// The permit is dropped.
+    #[inline]
+    fn end(&mut self, shared: &Shared) {
+        if self.stage != Stage::Settled {
+            self.abandon(shared);
+        }
+    }
+
     /// The call ended without an outcome: its caller left, or it panicked.
-    pub(super) fn abandon(&mut self, shared: &Shared) {
+    fn abandon(&mut self, shared: &Shared) {
         // First, as what follows runs wakers, which may panic: it must not be done again then.
         let settled: Settled = match mem::replace(&mut self.stage, Stage::Settled) {
             Stage::Settled => return,
@@ -85,6 +94,7 @@ impl Call {
         shared.after(settled);
     }
 
+    #[inline]
     fn since(&self) -> Option<u64> {
         (self.since != NOT_YET).then_some(self.since)
     }
@@ -163,7 +173,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.call.abandon(&self.shared);
+        self.call.end(&self.shared);
     }
 }
 
@@ -197,7 +207,7 @@ impl<C> Judged<C> {
 
 impl<C> Drop for Judged<C> {
     fn drop(&mut self) {
-        self.call.abandon(&self.judge.circuit.shared);
+        self.call.end(&self.judge.circuit.shared);
     }
 }
 

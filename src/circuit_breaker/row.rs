@@ -21,6 +21,7 @@ impl Row {
 
     /// Counts a call while `current` says that its epoch lasts. The failures in a row with it; 0 for
     /// a call that is not counted.
+    #[inline]
     pub(super) fn record(&self, bad: bool, current: impl Fn() -> bool) -> u32 {
         loop {
             // Acquire, and before the check: with a row from after a start over, it sees that the

@@ -43,6 +43,7 @@ const NUMBER: u32 = 4;
 impl Epoch {
     pub(super) const FIRST: Self = Self(Phase::Closed as u64);
 
+    #[inline]
     pub(super) fn phase(self) -> Phase {
         match self.0 & 7 {
             0 => Phase::Closed,
@@ -61,6 +62,7 @@ impl Epoch {
         Self(self.0 | STARTING)
     }
 
+    #[inline]
     pub(super) fn started(self) -> Self {
         Self(self.0 & !STARTING)
     }

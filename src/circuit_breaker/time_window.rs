@@ -77,6 +77,7 @@ impl TimeWindow {
         self.bucket.saturating_mul(BUCKETS as u64)
     }
 
+    #[inline]
     pub(super) fn record(&self, now: u64, call: Call, current: impl Fn() -> bool) {
         let mut counts_at = now;
         let counted = &self.counted[usize::from(call.bad) * BAD + usize::from(call.slow) * SLOW];
@@ -143,6 +144,7 @@ impl TimeWindow {
     }
 
     /// Whether a time falls into the latest bucket.
+    #[inline]
     fn is_latest(&self, start: u64, now: u64) -> bool {
         now.checked_sub(start)
             .is_some_and(|since| since < self.bucket)

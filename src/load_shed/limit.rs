@@ -104,6 +104,7 @@ impl ConcurrencyLimit {
         }
     }
 
+    #[inline]
     fn slot(&self) -> Slot {
         Slot {
             shared: self.shared.clone(),
@@ -133,6 +134,7 @@ impl ConcurrencyLimit {
     }
 
     /// A slot, if one is free and nobody waits.
+    #[inline]
     pub(super) fn take(&self) -> Option<Slot> {
         self.shared.queue.try_acquire().then(|| self.slot())
     }
@@ -173,6 +175,7 @@ impl ConcurrencyLimit {
     }
 
     /// What a call that came now would find.
+    #[inline]
     pub(super) fn occupancy(&self) -> Occupancy {
         let counts = self.shared.queue.counts();
         if counts.in_flight < counts.limit && counts.waiting == 0 {
@@ -184,6 +187,7 @@ impl ConcurrencyLimit {
         }
     }
 
+    #[inline]
     fn has_queue(&self) -> bool {
         self.shared.queue.len() > 0 && !self.shared.max_wait.is_zero()
     }

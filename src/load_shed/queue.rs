@@ -52,6 +52,7 @@ impl Queue {
         self.limiter.counts()
     }
 
+    #[inline]
     pub(super) fn len(&self) -> u16 {
         self.len
     }

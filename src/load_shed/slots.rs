@@ -36,6 +36,7 @@ impl From<Counts> for u64 {
 
 impl Counts {
     /// A newcomer's admission: at once only if nobody waits.
+    #[inline]
     fn taken(self) -> Option<Self> {
         let free = self.in_flight < self.limit && self.waiting == 0;
         free.then(|| Self {
@@ -46,6 +47,7 @@ impl Counts {
 
     /// The end of a call, where its slot is nobody's to inherit: nobody waits, or the limit has
     /// been lowered below what is in flight.
+    #[inline]
     fn released(self) -> Option<Self> {
         let free = self.waiting == 0 || self.in_flight > self.limit;
         free.then(|| Self {

@@ -172,6 +172,7 @@ impl RateLimiter {
     }
 
     /// A turn now, or later within `max_wait` and before the deadline.
+    #[inline]
     pub(super) fn take(&self, cost: u32, deadline: Option<Deadline>) -> Result<Taken, Refusal> {
         let max_wait = self.shared.max_wait;
         let (cell, now) = self.take_within(cost, |now| match deadline {
@@ -193,6 +194,7 @@ impl RateLimiter {
         }
     }
 
+    #[inline]
     fn take_within(
         &self,
         cost: u32,
