@@ -1,18 +1,20 @@
-use super::gcra::{Cell, Gcra, Refusal};
-use super::quota::{Quota, SharedRate};
+use super::gcra::{END, ORIGIN, Refusal};
+use super::queue::{Place, Queue, Ticket};
+use super::quota::Quota;
 use super::settings::RateLimitSettings;
 use crate::deadline::Deadline;
 use crate::error::{InvalidConfig, Rejected, Rejection};
 use crate::event::{Count, Event};
 use crate::name::Name;
-use crate::time::{Shown, Timeline, nanos, poll_until};
+use crate::time::{Shown, Timeline, nanos};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::runtime::{self, Handle};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A rate limit, shared by all its clones. Usable without Tower; only [`acquire`](Self::acquire)
 /// needs a runtime.
@@ -35,14 +37,11 @@ pub struct RateLimiter {
 }
 
 struct Shared {
-    gcra: Gcra,
-    rate: SharedRate,
+    queue: Queue,
     timeline: Timeline,
     /// Nanoseconds.
     max_wait: u64,
     name: Name,
-    /// Never locked by a call.
-    quota: Mutex<Quota>,
     rate_limited: Count,
     too_costly: Count,
     paused: Count,
@@ -72,12 +71,10 @@ impl RateLimiter {
         } = settings;
         Self {
             shared: Arc::new(Shared {
-                gcra: Gcra::new(),
-                rate: SharedRate::new(quota.rate()),
+                queue: Queue::new(quota),
                 timeline: Timeline::start(),
                 max_wait: nanos(max_wait),
                 name,
-                quota: Mutex::new(quota),
                 rate_limited: Count::default(),
                 too_costly: Count::default(),
                 paused: Count::default(),
@@ -92,19 +89,20 @@ impl RateLimiter {
     /// [`Rejection::RateLimited`] with how long until it would be granted if nobody else calls;
     /// [`Rejection::TooCostly`] if `n` is above the burst.
     pub fn try_acquire(&self, n: u32) -> Result<(), Rejected> {
-        self.take_within(n, |_| 0)
-            .map(drop)
-            .map_err(|refusal| Rejected(self.count(refusal, n)))
+        match self.shared.queue.take(n, self.shared.now(), || 0) {
+            Ok(_) => Ok(()), // nobody waits for no time at all
+            Err(refusal) => Err(Rejected(self.count(refusal, n))),
+        }
     }
 
     /// Takes `n` units of the quota, waiting its turn if that comes within the limiter's
-    /// `max_wait`. Turns are served in the order in which they were taken, at the first poll.
+    /// `max_wait`. Turns are served in the order in which calls came, by their first polls.
     ///
-    /// Dropped while it waits, it gives its turn back if it is the newest; an older one is lost, as
-    /// handing it out again would exceed the quota.
+    /// Dropped while it waits, it gives its place to those behind it.
     ///
     /// # Errors
-    /// At once, as [`try_acquire`](Self::try_acquire): nobody waits for what comes too late.
+    /// At once, as [`try_acquire`](Self::try_acquire): nobody waits for a turn that comes too late.
+    /// Later, if the quota changes or the limiter is paused and the turn now comes too late.
     ///
     /// # Panics
     /// If it has to wait outside a tokio runtime with time enabled.
@@ -118,99 +116,66 @@ impl RateLimiter {
         Ok(())
     }
 
-    /// Grants nothing before `until`, for a callee that asks to be left alone. From then on calls
-    /// go one by one, the burst being used up. Calls that wait already keep their turns. The
-    /// later of two pauses holds; [`resume`](Self::resume) ends one. However far away `until` is, it is
-    /// heeded: cap what comes from a header.
+    /// Grants nothing before `until`, for an upstream that asks to be left alone. From then on calls
+    /// go one by one, the burst being used up. Calls that wait are served from then on too; those
+    /// for which that is too late are rejected. The later of two pauses holds;
+    /// [`resume`](Self::resume) ends one. However far away `until` is, it is heeded: cap what comes
+    /// from a header.
     pub fn pause_until(&self, until: Instant) {
-        self.shared.gcra.pause(self.shared.timeline.at(until));
+        let until = self.shared.at(until);
+        self.shared.queue.pause(until, self.shared.now());
     }
 
     /// As [`pause_until`](Self::pause_until), from now; counted and reported.
     pub(crate) fn pause_for(&self, pause: Duration) {
-        let Shared {
-            gcra,
-            timeline,
-            name,
-            paused,
-            ..
-        } = &*self.shared;
-        gcra.pause(timeline.now().saturating_add(nanos(pause)));
-        paused.add();
-        Event::Paused { name: *name, pause }.emit();
+        let now = self.shared.now();
+        let until = now.saturating_add(nanos(pause));
+        self.shared.queue.pause(until, now);
+        self.shared.paused.add();
+        let name = self.shared.name;
+        Event::Paused { name, pause }.emit();
     }
 
-    /// Ends a pause. What the limiter would have granted but for it, it grants now.
+    /// Ends a pause. What the limiter would have granted but for it, it grants now, first to those
+    /// who wait.
     pub fn resume(&self) {
-        self.shared.gcra.resume();
+        self.shared.queue.resume(self.shared.now());
     }
 
-    /// Changes the quota, rate and burst together. Calls that wait already keep their turns.
+    /// Changes the quota, rate and burst together. Calls that wait keep their places and are served
+    /// by the new quota; those for which that is too late are rejected.
     pub fn set_quota(&self, quota: Quota) {
-        // One at a time, so that the last of two changes is the last in both places.
-        let mut current = self.quota();
-        *current = quota;
-        self.shared.rate.store(quota.rate());
+        self.shared.queue.set_quota(quota, self.shared.now());
     }
 
-    /// Quota and what is left of the burst at this moment.
+    /// Quota, what is left of the burst, and how many calls wait, at this moment.
     #[must_use]
     pub fn snapshot(&self) -> RateLimitSnapshot {
-        let quota = *self.quota();
-        let available = self
-            .shared
-            .gcra
-            .available(quota.rate(), self.shared.timeline.now());
+        let (quota, available, waiting) = self.shared.queue.look(self.shared.now());
         RateLimitSnapshot {
             name: self.shared.name,
             quota,
             available,
+            waiting,
             rate_limited: self.shared.rate_limited.get(),
             too_costly: self.shared.too_costly.get(),
             paused: self.shared.paused.get(),
         }
     }
 
-    /// A turn now, or later within `max_wait` and before the deadline.
-    #[inline]
+    /// A turn now, or a place in the queue if the turn comes within `max_wait` and before the
+    /// deadline.
     pub(super) fn take(&self, cost: u32, deadline: Option<Deadline>) -> Result<Taken, Refusal> {
-        let max_wait = self.shared.max_wait;
-        let (cell, now) = self.take_within(cost, |now| match deadline {
-            None => max_wait,
-            Some(deadline) => max_wait.min(self.last_wait(deadline, now)),
-        })?;
-        Ok(if cell.turn <= now {
-            Taken::Now
-        } else {
-            Taken::Later(self.turn(cell))
+        let (shared, now) = (&*self.shared, self.shared.now());
+        let max_wait = || shared.max_wait(deadline, now);
+        Ok(match shared.queue.take(cost, now, max_wait)? {
+            None => Taken::Now,
+            Some(ticket) => Taken::Later(Turn {
+                limiter: self.clone(),
+                ticket: Some(ticket),
+                timer: None,
+            }),
         })
-    }
-
-    fn turn(&self, cell: Cell) -> Turn {
-        Turn {
-            limiter: self.clone(),
-            cell: Some(cell),
-            timer: None,
-        }
-    }
-
-    #[inline]
-    fn take_within(
-        &self,
-        cost: u32,
-        max_wait: impl FnOnce(u64) -> u64,
-    ) -> Result<(Cell, u64), Refusal> {
-        let (now, rate) = (self.shared.timeline.now(), self.shared.rate.load());
-        self.shared
-            .gcra
-            .take(rate, cost, now, max_wait(now))
-            .map(|cell| (cell, now))
-    }
-
-    /// The longest wait that ends before the deadline: a turn that comes with it comes too late.
-    fn last_wait(&self, deadline: Deadline, now: u64) -> u64 {
-        let end = deadline.instant().map(|end| self.shared.timeline.at(end));
-        end.map_or(u64::MAX, |end| end.saturating_sub(now).saturating_sub(1))
     }
 
     /// The rejection of a call, counted.
@@ -221,7 +186,7 @@ impl RateLimiter {
             Refusal::Never => None,
             Refusal::TooCostly => {
                 self.shared.too_costly.add();
-                let burst = self.shared.rate.load().burst;
+                let burst = self.shared.queue.rate().burst;
                 return Rejection::TooCostly { cost, burst, by };
             }
         };
@@ -244,20 +209,30 @@ impl RateLimiter {
         }
         rejection
     }
+}
 
-    fn quota(&self) -> MutexGuard<'_, Quota> {
-        // Nothing panics under the lock; a poisoned one is as good as new.
-        self.shared
-            .quota
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    /// On the core's timeline, which ends after 146 years.
+    fn now(&self) -> u64 {
+        self.timeline.now().min(END - ORIGIN) + ORIGIN
+    }
+
+    fn at(&self, instant: Instant) -> u64 {
+        self.timeline.at(instant).saturating_add(ORIGIN)
+    }
+
+    /// The longest wait: a turn that comes with the deadline comes too late.
+    fn max_wait(&self, deadline: Option<Deadline>, now: u64) -> u64 {
+        let end = deadline.and_then(|deadline| deadline.instant());
+        let last_wait = |end| self.at(end).saturating_sub(now).saturating_sub(1);
+        self.max_wait.min(end.map_or(u64::MAX, last_wait))
     }
 }
 
 /// Its settings, for people.
 impl fmt::Display for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quota = *self.quota();
+        let quota = self.shared.queue.quota();
         let max_wait = Shown(Duration::from_nanos(self.shared.max_wait));
         write!(
             f,
@@ -274,6 +249,7 @@ impl fmt::Debug for RateLimiter {
             .field("name", &snapshot.name)
             .field("quota", &snapshot.quota)
             .field("available", &snapshot.available)
+            .field("waiting", &snapshot.waiting)
             .finish()
     }
 }
@@ -283,43 +259,93 @@ pub(super) enum Taken {
     Later(Turn),
 }
 
-/// A turn that lies ahead. Dropping it unspent gives it back if it is the newest.
+/// A turn that is waited for, and held once it has come.
+///
+/// Dropping it before it is spent gives the place, or the turn, to the others.
 #[derive(Debug)]
 pub struct Turn {
     limiter: RateLimiter,
-    cell: Option<Cell>,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// None once the turn is spent, refused, or taken elsewhere.
+    ticket: Option<Ticket>,
+    timer: Option<Timer>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    /// Where it runs.
+    runtime: Option<runtime::Id>,
 }
 
 impl Turn {
+    /// Ready when the turn has come, and is held from then on; or when a change of quota, a pause
+    /// or late tasks put it too far off.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
-        if let Some(cell) = self.cell {
-            let turn = self.limiter.shared.timeline.instant(cell.turn);
-            ready!(poll_until(&mut self.timer, turn, cx));
+        let ticket = self.ticket.expect(POLLED);
+        loop {
+            let (shared, waker) = (&*self.limiter.shared, cx.waker().clone());
+            // The queue comes before the timer, which a task without budget cannot poll.
+            match shared.queue.poll(ticket, shared.now(), waker) {
+                Place::Turn => return Poll::Ready(Ok(())),
+                Place::Refused(refusal) => {
+                    self.ticket = None;
+                    return Poll::Ready(Err(refusal));
+                }
+                Place::Until(at) => {
+                    let at = shared.timeline.instant(at.saturating_sub(ORIGIN));
+                    ready!(self.poll_timer(at, cx));
+                }
+            }
         }
-        Poll::Ready(Ok(()))
     }
 
+    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let here = Handle::try_current().ok().map(|runtime| runtime.id());
+        let timer = match &mut self.timer {
+            // Not one of a runtime that the call has left: that may be stuck, or have ended, or go by
+            // another clock.
+            Some(timer)
+                if timer.sleep.deadline() == at
+                    && !timer.sleep.is_elapsed()
+                    && (here.is_none() || here == timer.runtime) =>
+            {
+                timer
+            }
+            timer => timer.insert(Timer {
+                sleep: Box::pin(sleep_until(at)),
+                runtime: here,
+            }),
+        };
+        timer.sleep.as_mut().poll(cx)
+    }
+
+    /// Takes a turn that has come elsewhere.
     pub(super) fn take(&mut self) -> Self {
         Self {
             limiter: self.limiter.clone(),
-            cell: self.cell.take(),
+            ticket: self.ticket.take(),
             timer: None,
         }
     }
 
+    /// Uses the turn up.
     pub(super) fn spend(mut self) {
-        self.cell = None;
+        if let Some(ticket) = self.ticket.take() {
+            self.limiter.shared.queue.spend(ticket);
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(cell) = self.cell {
-            self.limiter.shared.gcra.give_back(cell);
+        if let Some(ticket) = self.ticket {
+            let shared = &*self.limiter.shared;
+            shared.queue.leave(ticket, shared.now());
         }
     }
 }
+
+const POLLED: &str = "a future must not be polled after it was ready";
 
 /// What a [`RateLimiter`] holds at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,6 +357,8 @@ pub struct RateLimitSnapshot {
     pub quota: Quota,
     /// How many calls of cost 1 would be granted at once; 0 while calls wait or a pause lasts.
     pub available: u32,
+    /// How many calls wait for their turn.
+    pub waiting: usize,
     /// How many calls were rejected since the limiter was made, because they had no turn in time.
     pub rate_limited: u64,
     /// How many calls were rejected since the limiter was made, because they cost too much.

@@ -34,27 +34,29 @@
 //! | name in events, snapshots and `Debug` | `name` | unnamed |
 //!
 //! **The algorithm** is the generic cell rate algorithm (GCRA, ITU-T I.371): a leaky bucket in one
-//! word, in nanoseconds. Every call takes the next *turn*; it goes at once if its turn has come.
-//! With an interval `T`, the time per call rounded up, at most `burst + ⌊W / T⌋` turns fall into
-//! any window of length `W`; with [`Quota::at_most`] at most `n` into any window of `per`.
-//! The promises are about turns: a send follows its turn by up to one tick of the timer (1 ms) and
-//! the inner service's readiness.
+//! word, in nanoseconds. With an interval `T`, the time per call rounded up, it hands out at most
+//! `burst + ⌊W / T⌋` turns in any window of length `W`; with [`Quota::at_most`] at most `n` in any
+//! window of `per`. A call is sent right after it was given its turn, or as soon as its task runs and
+//! the inner service is ready.
 //!
 //! **One limiter per layer value.** Services made by one layer, and their clones, share its
 //! limiter; so it holds in servers that apply layers once per connection.
 //!
-//! **Waiting.** Turns are served in the order in which calls came, and each waiting call sleeps
-//! once. A call whose turn would come after `max_wait`, or not before its
-//! [deadline](crate::deadline), is rejected at once and takes nothing. What
-//! waits takes an unready clone of the inner service and readies it when its turn has come; the
-//! instance that was readied stays with the caller. Readiness takes no turn: services that are
-//! ready and never called cost nothing.
+//! **Waiting.** Calls that wait stand in a queue, first come, first served: nobody overtakes, however
+//! little it costs. Each sleeps until its turn. A call whose turn would come after `max_wait`, or not
+//! before its [deadline](crate::deadline), is rejected at once and takes nothing. If the quota changes
+//! or a pause comes, those who wait are served accordingly, and those for whom that is now too late
+//! are rejected. What waits takes an unready clone of the inner service and readies it when its turn
+//! has come; the instance that was readied stays with the caller. Readiness takes no turn: services
+//! that are ready and never called cost nothing.
 //!
 //! **A callee that says 429** can pause the limiter for as long as it asks: by [`PauseOnThrottle`],
 //! around the classifier of a circuit breaker or a retry.
 //!
-//! **Cancellation.** A waiting call that is dropped gives its turn back if it is the newest; the
-//! turn of an older one is lost, as handing it out again could exceed the quota.
+//! **Cancellation.** A waiting call that is dropped gives its place to those behind it. If it had its
+//! turn but was not sent, the turn goes to the next call that waits, or back to the limiter. It is
+//! lost if it is older than what a burst holds and later turns were handed out, since the quota would
+//! be exceeded otherwise.
 //!
 //! **Place.** Below retry, since the callee counts attempts; above the circuit breaker, which would
 //! take waiting for slowness. A caller may so wait up to `max_wait` to hear that the circuit is
@@ -73,6 +75,7 @@
 mod gcra;
 mod layer;
 mod limiter;
+mod queue;
 mod quota;
 mod settings;
 

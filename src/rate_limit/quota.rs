@@ -141,10 +141,9 @@ impl Rate {
     /// A quarter of the timeline, so that sums of now and a few of these fit a `u64`.
     pub(super) const LONGEST: u64 = 1 << 62;
 
-    /// The time that this many calls take.
-    #[inline]
-    pub(super) fn span(self, cells: u32) -> u64 {
-        self.interval.saturating_mul(u64::from(cells))
+    /// The time that this many calls take, at most the burst.
+    pub(super) fn span(self, calls: u32) -> u64 {
+        self.interval * u64::from(calls)
     }
 }
 
@@ -175,7 +174,6 @@ impl SharedRate {
         }
     }
 
-    #[inline]
     pub(super) fn load(&self) -> Rate {
         loop {
             // Acquire: the slot was written before its version was published.

@@ -1,0 +1,1128 @@
+//! Who waits for a turn, in order of arrival. Calls lock the queue only if they wait, or while others
+//! do.
+//!
+//! A turn is handed out when it is due, by whoever visits the queue then: a waiter whose alarm rang,
+//! a newcomer, or a waiter that leaves. So nobody depends on one particular task.
+//!
+//! A visit holds the lock and freezes the GCRA's word. It works on a copy of the newest turn and
+//! writes it back. When the lock is free, the word's bit is set exactly if somebody waits.
+
+use super::gcra::{self, Answer, Gcra, Refusal};
+use super::quota::{Quota, Rate, SharedRate};
+use crate::sync::{Mutex, MutexGuard};
+use crate::time::{TICK, nanos};
+use std::collections::{HashMap, VecDeque};
+use std::sync::PoisonError;
+use std::task::Waker;
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    gcra: Gcra,
+    /// What [`Waiters::quota`] says, for those who do not lock.
+    rate: SharedRate,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug)]
+struct Waiters {
+    quota: Quota,
+    /// In order of arrival. Tickets ascend, so a waiter is found by bisection.
+    waiting: VecDeque<Waiter>,
+    /// What they cost together.
+    units: u64,
+    /// Those who wait no longer, until they spend their turn, give it up, or hear of their refusal.
+    settled: HashMap<Ticket, Result<Handed, Refusal>>,
+    next_ticket: u64,
+    /// How often quota or pause changed.
+    changes: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    cost: u32,
+    /// The latest turn that it waits for.
+    latest: u64,
+    /// When it visits by itself.
+    alarm: u64,
+    /// None until it is first polled, and from a wake to the next poll.
+    waker: Option<Waker>,
+}
+
+/// A turn that was handed out.
+#[derive(Clone, Copy, Debug)]
+struct Handed {
+    at: u64,
+    /// By how much it moved the newest turn.
+    span: u64,
+    /// [`Waiters::changes`] at that time.
+    changes: u64,
+}
+
+/// A place in the queue. Whoever holds one must spend it, or leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Ticket(u64);
+
+/// What a waiter finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Its turn was handed out.
+    Turn,
+    /// It must visit again at this time.
+    Until(u64),
+    Refused(Refusal),
+}
+
+impl Queue {
+    pub(super) fn new(quota: Quota) -> Self {
+        Self {
+            gcra: Gcra::new(),
+            rate: SharedRate::new(quota.rate()),
+            waiters: Mutex::new(Waiters {
+                quota,
+                waiting: VecDeque::new(),
+                units: 0,
+                settled: HashMap::new(),
+                next_ticket: 0,
+                changes: 0,
+            }),
+        }
+    }
+
+    /// Takes a turn if it has come; else a place in the queue, if the turn comes within `max_wait`.
+    #[inline]
+    pub(super) fn take(
+        &self,
+        cost: u32,
+        now: u64,
+        max_wait: impl FnOnce() -> u64,
+    ) -> Result<Option<Ticket>, Refusal> {
+        let answer = self.gcra.take(self.rate.load(), cost, now)?;
+        if answer == Answer::Granted {
+            return Ok(None);
+        }
+        let max_wait = max_wait();
+        match answer {
+            Answer::Later(wait) if wait > max_wait => Err(Refusal::After(wait)),
+            _ => self.join(cost, now, max_wait),
+        }
+    }
+
+    fn join(&self, cost: u32, now: u64, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
+        self.visit(now, |visit| {
+            visit.hand_out();
+            visit.enter(cost, max_wait)
+        })
+    }
+
+    /// Where a waiter stands. It is woken when that changes.
+    pub(super) fn poll(&self, ticket: Ticket, now: u64, waker: Waker) -> Place {
+        let mut waker = Some(waker);
+        let (place, _replaced) = self.visit(now, |visit| {
+            // Taken first, so that it is not woken by itself.
+            let waiter = visit.waiters.waiter(ticket);
+            let replaced = waiter.and_then(|waiter| waiter.waker.take());
+            visit.hand_out();
+            let place = visit.place(ticket);
+            if let Some(waiter) = visit.waiters.waiter(ticket) {
+                waiter.waker = waker.take();
+            }
+            (place, replaced)
+        });
+        place
+    }
+
+    /// Uses a turn up.
+    pub(super) fn spend(&self, ticket: Ticket) {
+        self.lock().settled.remove(&ticket);
+    }
+
+    /// Gives up a place, or the turn that came of it.
+    pub(super) fn leave(&self, ticket: Ticket, now: u64) {
+        let _left = self.visit(now, |visit| {
+            if let Some(Ok(handed)) = visit.waiters.settled.remove(&ticket) {
+                visit.take_back(handed);
+            }
+            visit.waiters.remove(ticket)
+        });
+    }
+
+    /// Changes the quota. Turns that are due go by the old one.
+    pub(super) fn set_quota(&self, quota: Quota, now: u64) {
+        self.visit(now, |visit| {
+            visit.hand_out();
+            visit.waiters.quota = quota;
+            visit.rate = quota.rate();
+            self.rate.store(visit.rate);
+            visit.estimate_anew();
+        });
+    }
+
+    /// Grants no turn before `until`, or before the end of a pause that lasts longer.
+    pub(super) fn pause(&self, until: u64, now: u64) {
+        self.visit(now, |visit| {
+            visit.hand_out();
+            if until > visit.paused {
+                visit.paused = until;
+                self.gcra.set_paused(until);
+                visit.estimate_anew();
+            }
+        });
+    }
+
+    /// Ends a pause.
+    pub(super) fn resume(&self, now: u64) {
+        self.visit(now, |visit| {
+            visit.paused = 0;
+            self.gcra.set_paused(0);
+            visit.estimate_anew();
+        });
+    }
+
+    pub(super) fn rate(&self) -> Rate {
+        self.rate.load()
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        self.lock().quota
+    }
+
+    /// The quota, how many calls of cost 1 would be granted at once, and how many wait.
+    pub(super) fn look(&self, now: u64) -> (Quota, u32, usize) {
+        let waiters = self.lock();
+        let available = if waiters.waiting.is_empty() {
+            self.gcra.available(self.rate.load(), now)
+        } else {
+            0
+        };
+        (waiters.quota, available, waiters.waiting.len())
+    }
+
+    /// Acts under the lock, then hands out what is due.
+    fn visit<T>(&self, now: u64, act: impl FnOnce(&mut Visit<'_>) -> T) -> T {
+        let mut waiters = self.lock();
+        let mut visit = Visit {
+            newest: self.gcra.freeze(),
+            paused: self.gcra.paused(),
+            rate: self.rate.load(),
+            now,
+            waiters: &mut waiters,
+            woken: Vec::new(),
+        };
+        let result = act(&mut visit);
+        visit.hand_out();
+        visit.watch_head(None);
+        let Visit { newest, woken, .. } = visit;
+        self.gcra.thaw(newest, !waiters.waiting.is_empty());
+        drop(waiters);
+        // Wakers are user code: they are cloned, woken and dropped outside the lock.
+        woken.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        // Nothing panics under the lock; a poisoned one is as good as new.
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiters {
+    fn find(&self, ticket: Ticket) -> Option<usize> {
+        self.waiting
+            .binary_search_by_key(&ticket, |waiter| waiter.ticket)
+            .ok()
+    }
+
+    fn waiter(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
+        let i = self.find(ticket)?;
+        self.waiting.get_mut(i)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.waiting.remove(self.find(ticket)?)?;
+        self.units -= u64::from(waiter.cost);
+        Some(waiter)
+    }
+}
+
+/// The queue at one moment, locked.
+struct Visit<'a> {
+    newest: u64,
+    paused: u64,
+    rate: Rate,
+    now: u64,
+    waiters: &'a mut Waiters,
+    /// Whom to wake once the lock is free.
+    woken: Vec<Waker>,
+}
+
+impl Visit<'_> {
+    /// When calls that cost `units` together have had their turns. `None` if that does not fit.
+    fn turn(&self, units: u64) -> Option<u64> {
+        let span = self.rate.interval.checked_mul(units)?;
+        let turn = gcra::turn(self.rate, self.newest, self.paused, span, self.now);
+        (turn < u64::MAX).then_some(turn)
+    }
+
+    /// Moves the newest turn. Gives by how much.
+    fn grant(&mut self, cost: u32, turn: u64) -> u64 {
+        let span = self.rate.span(cost);
+        if span > 0 {
+            self.newest = turn;
+        }
+        span
+    }
+
+    /// Hands out the turns that are due, in order of arrival.
+    fn hand_out(&mut self) {
+        while let Some(&Waiter { ticket, cost, .. }) = self.waiters.waiting.front() {
+            let Some(at) = self.turn(cost.into()).filter(|at| *at <= self.now) else {
+                return;
+            };
+            let handed = Handed {
+                at,
+                span: self.grant(cost, at),
+                changes: self.waiters.changes,
+            };
+            self.waiters.settled.insert(ticket, Ok(handed));
+            let head = self.waiters.remove(ticket);
+            self.woken.extend(head.and_then(|head| head.waker));
+        }
+    }
+
+    /// A newcomer takes its turn if nobody waits, or else a place if that is worth it.
+    fn enter(&mut self, cost: u32, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
+        gcra::admits(self.rate, cost)?;
+        let units = self.waiters.units + u64::from(cost);
+        let turn = self.turn(units).ok_or(Refusal::Never)?;
+        let wait = turn.saturating_sub(self.now);
+        if wait == 0 {
+            self.grant(cost, turn);
+            return Ok(None);
+        }
+        if wait > max_wait {
+            return Err(Refusal::After(wait));
+        }
+        let ticket = Ticket(self.waiters.next_ticket);
+        self.waiters.next_ticket += 1;
+        self.waiters.units = units;
+        self.waiters.waiting.push_back(Waiter {
+            ticket,
+            cost,
+            latest: self.now.saturating_add(max_wait),
+            alarm: turn,
+            waker: None,
+        });
+        Ok(Some(ticket))
+    }
+
+    /// Where a waiter stands, after what is due was handed out.
+    fn place(&mut self, ticket: Ticket) -> Place {
+        if let Some(&Err(refusal)) = self.waiters.settled.get(&ticket) {
+            self.waiters.settled.remove(&ticket);
+            return Place::Refused(refusal);
+        }
+        if let Err(refusal) = self.wait_on(ticket) {
+            self.waiters.remove(ticket);
+            return Place::Refused(refusal);
+        }
+        self.watch_head(Some(ticket));
+        match self.waiters.waiter(ticket) {
+            Some(waiter) => Place::Until(waiter.alarm),
+            None => Place::Turn,
+        }
+    }
+
+    /// Sets an alarm anew that rang before the turn: those ahead got theirs late, because timers
+    /// or tasks were. It must still be worth the wait, give or take a tick of the timer.
+    fn wait_on(&mut self, ticket: Ticket) -> Result<(), Refusal> {
+        let (now, place) = (self.now, self.waiters.find(ticket));
+        let rang = |place: &usize| self.waiters.waiting[*place].alarm <= now;
+        let Some(place) = place.filter(rang) else {
+            return Ok(());
+        };
+        let up_to = self.waiters.waiting.range(..=place);
+        let turn = self.turn(up_to.map(|waiter| u64::from(waiter.cost)).sum());
+        let waiter = &mut self.waiters.waiting[place];
+        let latest = waiter.latest.saturating_add(nanos(TICK));
+        waiter.alarm = within(turn, latest, now)?;
+        Ok(())
+    }
+
+    /// Makes sure that somebody visits when the head's turn is due. Its alarm is late if somebody
+    /// ahead of it left. If it is past, the head should have visited and has not: a waiter that
+    /// visits now does so in its place then.
+    fn watch_head(&mut self, visitor: Option<Ticket>) {
+        let head = self.waiters.waiting.front();
+        let Some(due) = head.and_then(|head| self.turn(head.cost.into())) else {
+            return;
+        };
+        let head = &mut self.waiters.waiting[0];
+        let overdue = head.alarm <= self.now;
+        if !overdue && head.alarm <= due {
+            return;
+        }
+        self.woken.extend(head.waker.take());
+        if !overdue {
+            head.alarm = due;
+        } else if let Some(visitor) = visitor.and_then(|visitor| self.waiters.find(visitor)) {
+            self.waiters.waiting[0].alarm = due;
+            let alarm = &mut self.waiters.waiting[visitor].alarm;
+            *alarm = due.min(*alarm);
+        }
+    }
+
+    /// Takes a turn back, as if it had never been handed out.
+    ///
+    /// Nothing speaks against that if no later turn was handed out, or if a burst still holds this
+    /// one: then every later call would have had its turn at the same time, from an earlier credit.
+    /// Otherwise the turn is lost.
+    fn take_back(&mut self, turn: Handed) {
+        let newest = turn.at == self.newest;
+        // Not across a change of quota or pause: then the burst was another one.
+        let in_burst = turn.changes == self.waiters.changes
+            && turn.at + self.rate.span(self.rate.burst) >= self.now + turn.span;
+        if !newest && !in_burst {
+            return;
+        }
+        self.newest -= turn.span;
+        // Turns that are held after it move up.
+        for later in self.waiters.settled.values_mut().flatten() {
+            if later.at > turn.at {
+                later.at -= turn.span;
+            }
+        }
+    }
+
+    /// After a change of quota or pause: who would now wait too long is refused.
+    fn estimate_anew(&mut self) {
+        self.waiters.changes += 1;
+        self.waiters.units = 0;
+        for _ in 0..self.waiters.waiting.len() {
+            let Some(mut waiter) = self.waiters.waiting.pop_front() else {
+                return;
+            };
+            let units = self.waiters.units + u64::from(waiter.cost);
+            let admitted = gcra::admits(self.rate, waiter.cost);
+            match admitted.and_then(|()| within(self.turn(units), waiter.latest, self.now)) {
+                Ok(turn) => {
+                    if turn < waiter.alarm {
+                        self.woken.extend(waiter.waker.take());
+                    }
+                    waiter.alarm = turn;
+                    self.waiters.units = units;
+                    self.waiters.waiting.push_back(waiter);
+                }
+                Err(refusal) => {
+                    self.waiters.settled.insert(waiter.ticket, Err(refusal));
+                    self.woken.extend(waiter.waker);
+                }
+            }
+        }
+    }
+}
+
+/// A turn that has come, or comes by `latest`.
+fn within(turn: Option<u64>, latest: u64, now: u64) -> Result<u64, Refusal> {
+    let turn = turn.ok_or(Refusal::Never)?;
+    let wait = turn.saturating_sub(now);
+    if wait > 0 && turn > latest {
+        return Err(Refusal::After(wait));
+    }
+    Ok(turn)
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::super::gcra::ORIGIN;
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    const MS: u64 = 1_000_000;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    /// A call that had to wait.
+    struct Call {
+        ticket: Ticket,
+        cost: u32,
+        /// When its turn came if nobody left and nothing changed.
+        estimate: u64,
+        /// Never polled: its task, or its runtime, is stuck.
+        stuck: bool,
+        /// How long it holds its turn before it spends it, or gives it up.
+        holds: Option<(u64, bool)>,
+        woken: Arc<Woken>,
+        polls: u32,
+        stage: Stage,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Stage {
+        /// Its timer rings then.
+        Waits(u64),
+        Holds {
+            since: u64,
+            until: u64,
+            spends: bool,
+        },
+        Granted(u64),
+        Refused(Refusal),
+        Left,
+    }
+
+    /// Callers in a world where timers ring at every multiple of `tick`.
+    struct World {
+        queue: Queue,
+        now: u64,
+        tick: u64,
+        calls: Vec<Call>,
+        /// When, at what cost; those that were spent.
+        grants: Vec<(u64, u32)>,
+    }
+
+    impl World {
+        fn new(quota: Quota, tick: u64) -> Self {
+            Self {
+                queue: Queue::new(quota),
+                now: ORIGIN,
+                tick,
+                calls: Vec::new(),
+                grants: Vec::new(),
+            }
+        }
+
+        /// A call comes. It is told what it would find if it reckoned itself.
+        fn call(&mut self, cost: u32, max_wait: u64, stuck: bool, holds: Option<(u64, bool)>) {
+            let wait = self.estimate(cost);
+            match self.queue.take(cost, self.now, || max_wait) {
+                Ok(None) => {
+                    assert_eq!(wait, 0);
+                    self.grants.push((self.now, cost));
+                }
+                Ok(Some(ticket)) => {
+                    assert!(wait > 0 && wait <= max_wait);
+                    self.calls.push(Call {
+                        ticket,
+                        cost,
+                        estimate: self.now + wait,
+                        stuck,
+                        holds,
+                        woken: Arc::default(),
+                        polls: 0,
+                        stage: Stage::Waits(self.now),
+                    });
+                }
+                Err(refusal) if self.queue.rate().burst >= cost.max(1) => {
+                    assert_eq!(refusal, Refusal::After(wait));
+                    assert!(wait > max_wait);
+                }
+                Err(_) => {}
+            }
+            self.settle();
+        }
+
+        /// How long a newcomer waits, reckoned one call after the other.
+        fn estimate(&self, cost: u32) -> u64 {
+            let rate = self.queue.rate();
+            let waiters = self.queue.lock();
+            let mut newest = self.queue.gcra.newest();
+            let paused = self.queue.gcra.paused();
+            let mut due = self.now;
+            let costs = waiters.waiting.iter().map(|waiter| waiter.cost);
+            for cost in costs.chain([cost]) {
+                let turn = gcra::turn(rate, newest, paused, rate.span(cost.min(rate.burst)), due);
+                due = due.max(turn);
+                if rate.span(cost) > 0 {
+                    newest = turn;
+                }
+            }
+            due - self.now
+        }
+
+        fn poll(&mut self, i: usize) {
+            let call = &mut self.calls[i];
+            call.polls += 1;
+            call.woken.0.store(false, SeqCst);
+            let waker = Waker::from(call.woken.clone());
+            let place = self.queue.poll(call.ticket, self.now, waker);
+            assert!(!call.woken.0.load(SeqCst), "woken by itself");
+            match place {
+                Place::Turn => match call.holds {
+                    None => {
+                        self.queue.spend(call.ticket);
+                        call.stage = Stage::Granted(self.now);
+                        self.grants.push((self.now, call.cost));
+                    }
+                    Some((time, spends)) => {
+                        call.stage = Stage::Holds {
+                            since: self.now,
+                            until: self.now + time,
+                            spends,
+                        };
+                    }
+                },
+                Place::Until(at) => {
+                    assert!(at > self.now);
+                    call.stage = Stage::Waits(at.next_multiple_of(self.tick));
+                }
+                Place::Refused(refusal) => call.stage = Stage::Refused(refusal),
+            }
+        }
+
+        fn leave(&mut self, i: usize) {
+            if matches!(self.calls[i].stage, Stage::Waits(_) | Stage::Holds { .. }) {
+                self.calls[i].stage = Stage::Left;
+                self.queue.leave(self.calls[i].ticket, self.now);
+            }
+            self.settle();
+        }
+
+        /// Polls whom timers and wakers tell to, until that is nobody.
+        fn settle(&mut self) {
+            let mut again = true;
+            while again {
+                again = false;
+                for i in 0..self.calls.len() {
+                    let call = &self.calls[i];
+                    match call.stage {
+                        Stage::Waits(alarm)
+                            if !call.stuck && (alarm <= self.now || call.woken.0.load(SeqCst)) =>
+                        {
+                            self.poll(i);
+                            again = true;
+                        }
+                        Stage::Holds {
+                            since,
+                            until,
+                            spends,
+                        } if until <= self.now => {
+                            if spends {
+                                self.queue.spend(call.ticket);
+                                self.grants.push((since, call.cost));
+                                self.calls[i].stage = Stage::Granted(since);
+                            } else {
+                                self.queue.leave(call.ticket, self.now);
+                                self.calls[i].stage = Stage::Left;
+                            }
+                            again = true;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            self.assert_sound();
+        }
+
+        /// At rest: nobody has overtaken, nothing is due, and somebody comes when it is.
+        fn assert_sound(&self) {
+            let waits = |call: &&Call| !call.stuck && matches!(call.stage, Stage::Waits(_));
+            let first = self.calls.iter().find(waits);
+            let waiters = self.queue.lock();
+            let waiting = &waiters.waiting;
+            if let Some(first) = first {
+                let behind = self.calls.iter().filter(|call| call.ticket > first.ticket);
+                for call in behind {
+                    let served = matches!(call.stage, Stage::Granted(_) | Stage::Holds { .. });
+                    assert!(!served, "{:?} overtook {:?}", call.ticket, first.ticket);
+                }
+            }
+            assert_eq!(
+                waiters.units,
+                waiting.iter().map(|waiter| u64::from(waiter.cost)).sum()
+            );
+            let Some(head) = waiting.front() else {
+                return;
+            };
+            let (rate, newest) = (self.queue.rate(), self.queue.gcra.newest());
+            let paused = self.queue.gcra.paused();
+            let due = gcra::turn(rate, newest, paused, rate.span(head.cost), self.now);
+            let call = self.calls.iter().find(|call| call.ticket == head.ticket);
+            if let Some(Call {
+                stage: Stage::Waits(alarm),
+                stuck: false,
+                ..
+            }) = call
+            {
+                let due = due.next_multiple_of(self.tick);
+                assert!(due > self.now, "was due {} ns ago", self.now - due);
+                assert!(*alarm <= due, "sleeps for too long");
+            }
+        }
+
+        fn advance(&mut self, by: u64) {
+            let end = self.now + by;
+            loop {
+                let events = self.calls.iter().filter_map(|call| match call.stage {
+                    Stage::Waits(alarm) if !call.stuck => Some(alarm),
+                    Stage::Holds { until, .. } => Some(until),
+                    _ => None,
+                });
+                match events.min() {
+                    Some(next) if next <= end => self.now = next.max(self.now),
+                    _ => break,
+                }
+                self.settle();
+            }
+            self.now = end;
+            self.settle();
+        }
+
+        /// Of those spent since then: at most the burst and its share in every window.
+        fn assert_bound(&mut self, since: u64, quota: Quota, most: Option<(u32, u64)>) {
+            let rate = quota.rate();
+            if rate.interval == 0 {
+                return; // all or nothing
+            }
+            self.grants.sort_unstable();
+            let of_these = self.grants.iter().filter(|(at, _)| *at >= since);
+            let grants: Vec<_> = of_these.copied().collect();
+            for (i, &(from, _)) in grants.iter().enumerate() {
+                let mut sum = 0;
+                for &(to, cost) in &grants[i..] {
+                    sum += u64::from(cost);
+                    let width = to - from;
+                    let bound = u64::from(rate.burst) + width / rate.interval;
+                    assert!(sum <= bound, "{sum} in {width} ns, not {bound}: {grants:?}");
+                    if let Some((n, per)) = most {
+                        assert!(width > per || sum <= u64::from(n), "{sum} in {width} ns");
+                    }
+                }
+            }
+        }
+    }
+
+    /// One call in 10 ns, that many at once.
+    fn queue(burst: u32) -> Queue {
+        Queue::new(Quota::new(1, Duration::from_nanos(10)).burst(burst))
+    }
+
+    /// Takes a place at `now`.
+    fn wait(queue: &Queue, now: u64) -> Ticket {
+        let taken = queue.take(1, ORIGIN + now, || u64::MAX);
+        taken.unwrap().expect("granted")
+    }
+
+    fn poll(queue: &Queue, ticket: Ticket, now: u64) -> Place {
+        queue.poll(ticket, ORIGIN + now, Waker::noop().clone())
+    }
+
+    /// How many calls go at once at `now`.
+    fn granted(queue: &Queue, now: u64) -> usize {
+        let calls = (0..100).filter(|_| queue.take(1, ORIGIN + now, || 0).is_ok());
+        calls.count()
+    }
+
+    #[test]
+    fn a_turn_given_up_is_the_next_ones_in_the_same_visit() {
+        let queue = queue(1);
+        assert_eq!(granted(&queue, 0), 1);
+        let (first, second) = (wait(&queue, 0), wait(&queue, 0));
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        queue.leave(first, ORIGIN + 10);
+        assert_eq!(queue.look(ORIGIN + 10).2, 0);
+        assert_eq!(poll(&queue, second, 10), Place::Turn);
+    }
+
+    #[test]
+    fn a_turn_given_up_late_is_the_next_ones_and_counts_from_then() {
+        let queue = queue(1);
+        assert_eq!(granted(&queue, 0), 1);
+        let first = wait(&queue, 0);
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        let [second, third] = [(); 2].map(|()| wait(&queue, 15));
+        queue.leave(first, ORIGIN + 16);
+        assert_eq!(poll(&queue, second, 16), Place::Turn);
+        assert_eq!(poll(&queue, third, 25), Place::Until(ORIGIN + 26));
+    }
+
+    #[test]
+    fn a_turn_that_a_burst_still_holds_comes_back_though_others_went() {
+        let queue = queue(3);
+        assert_eq!(granted(&queue, 0), 3);
+        let first = wait(&queue, 0);
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        assert_eq!(granted(&queue, 20), 1);
+        queue.leave(first, ORIGIN + 20);
+        assert_eq!(granted(&queue, 20), 1);
+    }
+
+    #[test]
+    fn an_old_turn_is_lost_once_others_went() {
+        let queue = queue(3);
+        assert_eq!(granted(&queue, 0), 3);
+        let first = wait(&queue, 0);
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        assert_eq!(granted(&queue, 90), 3);
+        queue.leave(first, ORIGIN + 90);
+        assert_eq!(granted(&queue, 90), 0);
+    }
+
+    #[test]
+    fn a_turn_from_before_a_pause_does_not_come_back_after_it() {
+        let queue = queue(3);
+        assert_eq!(granted(&queue, 0), 3);
+        let first = wait(&queue, 0);
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        queue.pause(ORIGIN + 30, ORIGIN + 10);
+        assert_eq!(granted(&queue, 30), 1);
+        queue.leave(first, ORIGIN + 30);
+        assert_eq!(granted(&queue, 30), 0);
+    }
+
+    #[test]
+    fn turns_that_are_held_move_up_when_one_before_them_comes_back() {
+        let queue = queue(2);
+        assert_eq!(granted(&queue, 0), 2);
+        let [first, second] = [(); 2].map(|()| wait(&queue, 0));
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        assert_eq!(poll(&queue, second, 20), Place::Turn);
+        queue.leave(first, ORIGIN + 20);
+        assert_eq!(queue.take(1, ORIGIN + 30, || 0), Ok(None));
+        // Its own turn looks like the newest, but that is the call's above.
+        queue.leave(second, ORIGIN + 30);
+        assert_eq!(granted(&queue, 30), 1);
+    }
+
+    #[test]
+    fn a_newcomer_lets_those_go_first_who_are_due() {
+        let queue = queue(1);
+        assert_eq!(granted(&queue, 0), 1);
+        let first = wait(&queue, 0);
+        assert_eq!(queue.take(1, ORIGIN + 15, || 0), Err(Refusal::After(10)));
+        assert_eq!(queue.look(ORIGIN + 15).2, 0, "still waits");
+        assert_eq!(poll(&queue, first, 15), Place::Turn);
+    }
+
+    #[test]
+    fn a_newcomer_that_is_granted_has_overtaken_nobody() {
+        let queue = queue(2);
+        assert_eq!(granted(&queue, 0), 2);
+        let first = wait(&queue, 0);
+        assert_eq!(queue.take(1, ORIGIN + 25, || 0), Ok(None));
+        assert_eq!(poll(&queue, first, 25), Place::Turn);
+    }
+
+    #[test]
+    fn who_is_late_through_others_waits_no_longer_than_it_wants() {
+        // A tick of the timer is no reason to give up.
+        for (ticks, place) in [
+            (1, Place::Until(ORIGIN + 3 * MS)),
+            (2, Place::Refused(Refusal::After(2 * MS))),
+        ] {
+            let interval = ticks * MS;
+            let queue = Queue::new(Quota::new(1, Duration::from_nanos(interval)).burst(1));
+            assert_eq!(granted(&queue, 0), 1);
+            let _stuck = wait(&queue, 0);
+            let waiter = queue.take(1, ORIGIN, || 2 * interval).unwrap();
+            assert_eq!(poll(&queue, waiter.unwrap(), 2 * interval), place);
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        Advance(u64),
+        Call {
+            cost: u32,
+            max_wait: u64,
+            stuck: bool,
+            holds: Option<(u64, bool)>,
+        },
+        Leave(usize),
+        Pause(u64),
+        Resume,
+        SetQuota(usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let wait = prop_oneof![Just(0), 0..400_u64, Just(u64::MAX)];
+        let holds = prop::option::weighted(0.2, (0..300_u64, any::<bool>()));
+        let call = (0..5_u32, wait, prop::bool::weighted(0.1), holds);
+        prop_oneof![
+            8 => (0..120_u64).prop_map(Act::Advance),
+            12 => call.prop_map(|(cost, max_wait, stuck, holds)| Act::Call { cost, max_wait, stuck, holds }),
+            5 => (0..100_usize).prop_map(Act::Leave),
+            1 => (0..200_u64).prop_map(Act::Pause),
+            1 => Just(Act::Resume),
+            1 => (0..3_usize).prop_map(Act::SetQuota),
+        ]
+    }
+
+    fn quota() -> impl Strategy<Value = (Quota, Option<(u32, u64)>)> {
+        let burst = prop::option::of(1..6_u32);
+        (0..9_u32, 0..400_u64, burst, any::<bool>()).prop_map(|(n, per, burst, strict)| {
+            let per_ns = Duration::from_nanos(per);
+            let quota = if strict {
+                Quota::at_most(n, per_ns)
+            } else {
+                Quota::new(n, per_ns)
+            };
+            let quota = burst.map_or(quota, |burst| quota.burst(burst));
+            (quota, strict.then_some((n, per)))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        #[test]
+        fn whatever_happens_the_bound_and_the_order_hold(
+            quotas in [quota(), quota(), quota()],
+            acts in prop::collection::vec(act(), 1..120),
+            tick in prop_oneof![Just(1_u64), 1..20_u64],
+        ) {
+            let (mut quota, mut most) = quotas[0];
+            let mut world = World::new(quota, tick);
+            let mut since = world.now;
+            for act in acts {
+                match act {
+                    Act::Advance(by) => world.advance(by),
+                    Act::Call { cost, max_wait, stuck, holds } => {
+                        world.call(cost, max_wait, stuck, holds);
+                    }
+                    Act::Leave(i) if !world.calls.is_empty() => {
+                        let i = i % world.calls.len();
+                        world.leave(i);
+                    }
+                    Act::Leave(_) => {}
+                    Act::Pause(time) => {
+                        world.queue.pause(world.now + time, world.now);
+                        world.settle();
+                    }
+                    Act::Resume => {
+                        world.queue.resume(world.now);
+                        world.settle();
+                    }
+                    Act::SetQuota(i) => {
+                        world.assert_bound(since, quota, most);
+                        (quota, most) = quotas[i];
+                        world.queue.set_quota(quota, world.now);
+                        world.settle();
+                        world.advance(1);
+                        since = world.now;
+                    }
+                }
+            }
+            world.assert_bound(since, quota, most);
+            // All gone, nothing is left behind.
+            for i in 0..world.calls.len() {
+                world.leave(i);
+            }
+            let waiters = world.queue.lock();
+            prop_assert!(waiters.waiting.is_empty() && waiters.settled.is_empty());
+        }
+
+        /// Where no task is late, nobody leaves and nothing changes.
+        #[test]
+        fn each_is_served_when_it_was_told_and_polled_once_for_that(
+            (quota, _) in quota(),
+            calls in prop::collection::vec((0..120_u64, 0..5_u32, 0..2_000_u64), 1..60),
+        ) {
+            let mut world = World::new(quota, 1);
+            for (by, cost, max_wait) in calls {
+                world.call(cost, max_wait, false, None);
+                world.advance(by);
+            }
+            world.advance(100_000);
+            for call in &world.calls {
+                prop_assert_eq!(call.stage, Stage::Granted(call.estimate));
+                prop_assert_eq!(call.polls, 2);
+            }
+        }
+
+        #[test]
+        fn who_is_stuck_holds_others_up_for_its_own_turn_at_most(
+            (quota, _) in quota(),
+            calls in prop::collection::vec((0..60_u64, 0..5_u32, prop::bool::weighted(0.4)), 1..60),
+        ) {
+            let mut world = World::new(quota, 1);
+            for (by, cost, stuck) in calls {
+                world.call(cost, u64::MAX, stuck, None);
+                world.advance(by);
+            }
+            world.advance(100_000);
+            let mut late = 0;
+            for call in &world.calls {
+                if call.stuck {
+                    late += quota.rate().span(call.cost);
+                } else {
+                    let Stage::Granted(at) = call.stage else {
+                        panic!("{:?}", call.stage)
+                    };
+                    let latest = call.estimate + late;
+                    prop_assert!(at <= latest, "{} ns late", at - latest);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::super::gcra::ORIGIN;
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    fn every(nanos: u64) -> Quota {
+        Quota::new(1, Duration::from_nanos(nanos)).burst(1)
+    }
+
+    /// One call in 10 ns, whose first was made; and one that waits for the second.
+    fn waited_for(max_wait: u64) -> (Arc<Queue>, Ticket) {
+        let queue = Arc::new(Queue::new(every(10)));
+        assert_eq!(queue.take(1, ORIGIN, || 0), Ok(None));
+        let ticket = queue.take(1, ORIGIN, || max_wait).unwrap();
+        (queue, ticket.unwrap())
+    }
+
+    fn poll(queue: &Queue, ticket: Ticket, now: u64) -> Place {
+        queue.poll(ticket, ORIGIN + now, Waker::noop().clone())
+    }
+
+    fn take(queue: &Queue, now: u64, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
+        queue.take(1, ORIGIN + now, || max_wait)
+    }
+
+    /// Nobody has a place, and the newest turn is that.
+    fn assert_idle(queue: &Queue, newest: u64) {
+        let waiters = queue.lock();
+        assert!(waiters.waiting.is_empty() && waiters.settled.is_empty());
+        drop(waiters);
+        let next = newest + 10;
+        assert_eq!(take(queue, next - 1, 0), Err(Refusal::After(1)));
+        assert_eq!(take(queue, next, 0), Ok(None));
+    }
+
+    // The standard library's: what the models are about is the queue.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_newcomer_that_meets_a_leaver_has_a_place_of_its_own() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for(u64::MAX);
+            let other = queue.clone();
+            let leaving = thread::spawn(move || other.leave(ticket, ORIGIN + 5));
+            let newcomer = take(&queue, 5, u64::MAX).unwrap().expect("granted");
+            leaving.join().unwrap();
+            assert_eq!(poll(&queue, newcomer, 9), Place::Until(ORIGIN + 10));
+            assert_eq!(take(&queue, 9, 0), Err(Refusal::After(11)));
+            assert_eq!(poll(&queue, newcomer, 10), Place::Turn);
+            queue.spend(newcomer);
+            assert_idle(&queue, 10);
+        });
+    }
+
+    #[test]
+    fn a_newcomer_never_takes_the_turn_that_is_handed_over() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for(u64::MAX);
+            let other = queue.clone();
+            let waiter = thread::spawn(move || poll(&other, ticket, 10));
+            assert_eq!(take(&queue, 10, 0), Err(Refusal::After(10)));
+            assert_eq!(waiter.join().unwrap(), Place::Turn);
+            queue.spend(ticket);
+            assert_idle(&queue, 10);
+        });
+    }
+
+    #[test]
+    fn a_waiter_whose_turn_a_newcomer_hands_over_is_woken_or_has_seen_it() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for(u64::MAX);
+            let woken = std::sync::Arc::new(Woken::default());
+            let (other, waker) = (queue.clone(), Waker::from(woken.clone()));
+            let waiter = thread::spawn(move || other.poll(ticket, ORIGIN + 9, waker));
+            assert_eq!(take(&queue, 10, 0), Err(Refusal::After(10)));
+            let seen = waiter.join().unwrap() == Place::Turn;
+            assert_ne!(seen, woken.0.load(SeqCst));
+            queue.leave(ticket, ORIGIN + 10);
+            assert_idle(&queue, 0);
+        });
+    }
+
+    #[test]
+    fn a_waiter_for_whom_a_new_quota_is_too_slow_hears_of_it_once() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for(10);
+            let woken = std::sync::Arc::new(Woken::default());
+            let (other, waker) = (queue.clone(), Waker::from(woken.clone()));
+            let waiter = thread::spawn(move || other.poll(ticket, ORIGIN + 5, waker));
+            queue.set_quota(every(20), ORIGIN + 5);
+            let refused = Place::Refused(Refusal::After(15));
+            if waiter.join().unwrap() != refused {
+                assert!(woken.0.load(SeqCst));
+                assert_eq!(poll(&queue, ticket, 5), refused);
+            }
+            assert!(queue.lock().settled.is_empty());
+            assert_eq!(take(&queue, 19, 0), Err(Refusal::After(1)));
+            assert_eq!(take(&queue, 20, 0), Ok(None));
+        });
+    }
+
+    #[test]
+    fn a_visit_loses_no_call_that_passes_by() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new(every(10)));
+            let other = queue.clone();
+            let visiting = thread::spawn(move || other.resume(ORIGIN));
+            assert_eq!(take(&queue, 0, 0), Ok(None));
+            visiting.join().unwrap();
+            assert_idle(&queue, 0);
+        });
+    }
+
+    #[test]
+    fn a_turn_that_goes_back_to_the_limiter_is_granted_once() {
+        loom::model(|| {
+            let (queue, ticket) = waited_for(u64::MAX);
+            assert_eq!(poll(&queue, ticket, 10), Place::Turn);
+            let other = queue.clone();
+            // Nobody waits any more, so the turn goes back to the limiter.
+            let leaving = thread::spawn(move || other.leave(ticket, ORIGIN + 10));
+            let granted = take(&queue, 10, 0);
+            leaving.join().unwrap();
+            if granted.is_err() {
+                assert_eq!(granted, Err(Refusal::After(10)));
+                assert_eq!(take(&queue, 10, 0), Ok(None));
+            }
+            assert_idle(&queue, 10);
+        });
+    }
+
+    #[test]
+    fn a_call_that_passes_by_and_one_that_queues_never_share_a_turn() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new(every(10)));
+            let other = queue.clone();
+            let passing = thread::spawn(move || take(&other, 0, u64::MAX).unwrap());
+            let tickets = [take(&queue, 0, u64::MAX).unwrap(), passing.join().unwrap()];
+            let mut waiting = tickets.into_iter().flatten();
+            let ticket = waiting.next().expect("both granted");
+            assert_eq!(waiting.next(), None, "both wait");
+            assert_eq!(poll(&queue, ticket, 9), Place::Until(ORIGIN + 10));
+            assert_eq!(poll(&queue, ticket, 10), Place::Turn);
+        });
+    }
+}
