@@ -795,3 +795,47 @@ async fn a_snapshot_counts_those_who_wait() {
     assert_ready_ok!(second.poll());
     assert_eq!(counts(&limiter), (0, 0));
 }
+
+// The burst
+
+/// The share of calls that are rejected, if they come at random (as a Poisson process) at 80 % of
+/// so many per second.
+async fn lost(per_second: u32, quota: Quota, max_wait: Duration, of: u32) -> f64 {
+    let (limiter, mut calls) = (waits_up_to(max_wait, quota), JoinSet::new());
+    let (mut seed, mut at) = (7_u64, Instant::now());
+    for _ in 0..of {
+        // SplitMix64.
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let draw = ((bits ^ bits >> 31) >> 11) as f64 / 2_f64.powi(53);
+        at += SECOND.mul_f64(-(1.0 - draw).ln() / (0.8 * f64::from(per_second)));
+        sleep_until(at).await;
+        let limiter = limiter.clone();
+        calls.spawn(async move { limiter.acquire(1).await.is_err() });
+    }
+    let lost = calls.join_all().await.into_iter().filter(|lost| *lost);
+    lost.count() as f64 / f64::from(of)
+}
+
+#[tokio::test(start_paused = true)]
+async fn usual_load_loses_less_than_one_call_in_a_thousand() {
+    for per_second in [7, 10, 30] {
+        let quota = Quota::per_second(per_second);
+        let lost = lost(per_second, quota, SECOND, 20_000).await;
+        assert!(lost < 0.001, "{lost} of {per_second} per second");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn usual_load_that_never_waits_loses_what_the_docs_say() {
+    let quota = Quota::per_second(10);
+    for (quota, says) in [
+        (quota, 0.004),
+        (quota.burst(4), 0.06),
+        (quota.burst(1), 0.44),
+    ] {
+        let lost = lost(10, quota, Duration::ZERO, 50_000).await;
+        assert!((0.8..1.2).contains(&(lost / says)), "{lost}, not {says}");
+    }
+}

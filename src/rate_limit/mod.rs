@@ -27,7 +27,7 @@
 //! | setting | setter | default |
 //! |---|---|---|
 //! | calls per time | [`Quota`], in `new` and `builder`; later [`set_quota`](RateLimiter::set_quota) | required |
-//! | calls at once | [`Quota::burst`] | the quota of 100 ms, at least 1; with [`Quota::at_most`] 1 |
+//! | calls at once | [`Quota::burst`] | the calls of 1 s up to 10, or of 100 ms if those are more; with [`Quota::at_most`] 1 |
 //! | the longest wait for a turn, from the call | `max_wait` | 1 s |
 //! | what a call costs | `cost` | `()`: 1 |
 //! | where calls carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |

@@ -1,7 +1,7 @@
 //! How much, per how long, and how much at once.
 
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
-use crate::time::{Shown, nanos};
+use crate::time::Shown;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// use buttress::Quota;
 /// use std::time::Duration;
 ///
-/// let steady = Quota::per_second(200); // 20 at once
+/// let steady = Quota::per_second(200); // 20 at once by default
 /// let bursty = Quota::per_second(200).burst(50);
 /// let strict = Quota::at_most(100, Duration::from_secs(60)); // in any minute
 /// # let _ = (steady, bursty, strict);
@@ -28,9 +28,10 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// `n` calls per `per` on average, and as many as fit 100 ms of that at once.
+    /// `n` calls per `per` on average, and a [`burst`](Self::burst) at once.
     ///
-    /// In any window of `per` up to `n` plus a burst are granted; see [`at_most`](Self::at_most).
+    /// Any window of length `W` holds at most `burst + n · W / per` calls, so that a window of `per`
+    /// holds up to `n` plus the burst. [`at_most`](Self::at_most) is stricter.
     #[must_use]
     pub const fn new(n: u32, per: Duration) -> Self {
         Self {
@@ -56,7 +57,9 @@ impl Quota {
     /// Never more than `n` calls in *any* window of `per`, wherever it begins.
     ///
     /// One at a time unless a [`burst`](Self::burst) is set, which comes out of the `n`: the more
-    /// at once, the slower the rest.
+    /// at once, the slower the rest. Above 30 calls per second, 2 at once let more calls through
+    /// than 1 if calls wait: timers ring to the millisecond, and calls that go one at a time lose
+    /// what is left of it.
     #[must_use]
     pub const fn at_most(n: u32, per: Duration) -> Self {
         Self {
@@ -69,9 +72,22 @@ impl Quota {
 
     /// How many calls may go at once after a rest.
     ///
-    /// Default: what fits 100 ms, rounded down, at least 1; for [`at_most`](Self::at_most) 1. Zero
-    /// counts as 1, and more than `n` counts as `n` for [`at_most`](Self::at_most). A burst that
-    /// would take longer than 2^62 ns (146 years) to refill is lowered to what does not.
+    /// Default: the calls of 100 ms, or of 1 s up to 10 of them, whichever is more, and at least 1:
+    ///
+    /// | calls per second | 1 | 5 | 10 | 50 | 100 | 200 | 1000 |
+    /// |---|---|---|---|---|---|---|---|
+    /// | at once | 1 | 5 | 10 | 10 | 10 | 20 | 100 |
+    ///
+    /// For [`at_most`](Self::at_most) the default is 1, and more than `n` counts as `n`. Zero counts
+    /// as 1. A burst that would take longer than 2^62 ns (146 years) to refill is lowered to what
+    /// does not.
+    ///
+    /// Calls come irregularly, so a small burst rejects some of them although their rate is below
+    /// the quota. If they come at random (as a Poisson process) at 80 % of the quota, less than one
+    /// in a thousand is rejected where the burst and the calls of the longest wait are 13 together.
+    /// By default this holds from 7 calls per second on; a smaller quota needs a longer wait or a
+    /// larger burst. Calls that never wait (`max_wait` of zero) lose 0.4 % with a burst of 10, 6 %
+    /// with 4, and 44 % with 1.
     #[must_use]
     pub const fn burst(self, burst: u32) -> Self {
         Self {
@@ -103,8 +119,10 @@ impl Quota {
             // longer than a share of `per`, they are n at most.
             (per / (n - u128::from(burst) + 1) + 1, burst)
         } else {
-            let share = n * u128::from(nanos(Duration::from_millis(100))) / per;
-            let default = u32::try_from(share).unwrap_or(u32::MAX);
+            let calls_in = |time: Duration| n * time.as_nanos() / per;
+            let default =
+                calls_in(Duration::from_millis(100)).max(calls_in(Duration::from_secs(1)).min(10));
+            let default = u32::try_from(default).unwrap_or(u32::MAX);
             (per.div_ceil(n), self.burst.unwrap_or(default).max(1))
         };
         let interval = u64::try_from(interval)
@@ -236,7 +254,7 @@ mod tests {
     #[test]
     fn intervals_are_rounded_up_so_that_the_quota_is_never_beaten() {
         let cases = [
-            (Quota::per_second(7), 142_857_143, 1),
+            (Quota::per_second(7), 142_857_143, 7),
             (Quota::per_second(3_000_000), 334, 300_000),
             (
                 Quota::new(1, Duration::from_secs(86_400)),
@@ -260,6 +278,14 @@ mod tests {
         for (quota, interval, burst) in cases {
             assert_eq!(quota.rate(), Rate { interval, burst }, "{quota:?}");
         }
+    }
+
+    #[test]
+    fn a_burst_is_the_calls_of_a_second_up_to_ten_or_of_a_tenth_of_one() {
+        let bursts = [1, 5, 10, 50, 100, 200, 1000].map(|n| Quota::per_second(n).rate().burst);
+        assert_eq!(bursts, [1, 5, 10, 10, 10, 20, 100]);
+        let per_minute = [1, 60, 300, 6_000].map(|n| Quota::per_minute(n).rate().burst);
+        assert_eq!(per_minute, [1, 1, 5, 10]);
     }
 
     #[test]
