@@ -59,6 +59,11 @@ fn brittle() -> CircuitBuilder {
     Circuit::builder().consecutive_failures(1).probes(1)
 }
 
+/// The same, open for 5 s, doubled up to a minute.
+fn brittle_for_seconds() -> CircuitBuilder {
+    brittle().open_for(5 * SECOND).max_open_for(60 * SECOND)
+}
+
 /// Opens a circuit that one failure opens, and waits until probes may go.
 async fn open_and_wait(circuit: &Circuit) {
     calls(circuit, "F");
@@ -353,7 +358,7 @@ async fn abandoned_after_goes_before_the_duration_of_slow_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_says_what_remains_of_the_open_time() {
-    let circuit = brittle().build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     calls(&circuit, "F");
     let open = circuit.snapshot().retry_after.unwrap();
     let first = rejected(&circuit);
@@ -404,8 +409,7 @@ async fn a_stale_success_does_not_close_an_open_circuit() {
 
 #[tokio::test(start_paused = true)]
 async fn open_times_double_up_to_their_maximum() {
-    let circuit = brittle().open_for(5 * SECOND).max_open_for(60 * SECOND);
-    let circuit = circuit.build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     for longest in [5, 10, 20, 40, 60, 60, 60] {
         calls(&circuit, "F");
         let open = circuit.snapshot().retry_after.unwrap();
@@ -431,7 +435,7 @@ async fn open_times_of_months_double_without_overflow() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_close_open_times_start_at_the_base_again() {
-    let circuit = brittle().open_for(5 * SECOND).build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     for _ in 0..3 {
         open_and_wait(&circuit).await;
     }
@@ -479,7 +483,7 @@ fn transient(retry_after: Duration) -> Verdict {
 
 #[tokio::test(start_paused = true)]
 async fn the_callees_wish_lengthens_the_open_time() {
-    let circuit = brittle().open_for(5 * SECOND).build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     let permit = circuit.try_acquire().unwrap();
     permit.settle(transient(20 * SECOND));
     assert_eq!(rejected(&circuit), Some(20 * SECOND));
@@ -487,7 +491,7 @@ async fn the_callees_wish_lengthens_the_open_time() {
 
 #[tokio::test(start_paused = true)]
 async fn the_callees_wish_does_not_shorten_the_open_time() {
-    let circuit = brittle().open_for(5 * SECOND).build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     let permit = circuit.try_acquire().unwrap();
     permit.settle(transient(SECOND));
     assert!(rejected(&circuit).unwrap() >= 5 * SECOND * 9 / 10);
@@ -505,7 +509,7 @@ async fn a_wish_of_ages_opens_the_circuit_for_no_longer_than_max_open_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probes_wish_lengthens_the_open_time_too() {
-    let circuit = brittle().open_for(5 * SECOND).build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     open_and_wait(&circuit).await;
     let probe = circuit.try_acquire().unwrap();
     probe.settle(transient(30 * SECOND));
@@ -888,7 +892,7 @@ async fn reset_makes_a_circuit_as_new() {
 
 #[tokio::test(start_paused = true)]
 async fn reset_starts_open_times_at_the_base_again() {
-    let circuit = brittle().open_for(5 * SECOND).build().unwrap();
+    let circuit = brittle_for_seconds().build().unwrap();
     for _ in 0..3 {
         open_and_wait(&circuit).await;
     }

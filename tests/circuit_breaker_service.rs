@@ -500,11 +500,11 @@ async fn a_rejection_says_what_remained_when_readiness_was_asked_for() {
     let layer = brittle();
     let open = trip(layer.circuit());
     let mut service = Spawn::new(layer.layer(service_fn(echo)));
-    advance(SECOND).await;
+    advance(100 * MS).await;
     assert_ready_ok!(service.poll_ready());
-    advance(SECOND).await;
+    advance(100 * MS).await;
     let outcome = service.call(Ok(())).await;
-    assert_eq!(retry_after(&outcome), Some(open.saturating_sub(SECOND)));
+    assert_eq!(retry_after(&outcome), Some(open.saturating_sub(100 * MS)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ fn a_layer_says_its_defaults() {
         "timeout: 1s",
         "retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
          budget of 0.1 per success of the last 5s, at least 2 (+0.1 per second)",
-        "circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60s, \
+        "circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 500ms to 1s, \
          3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s",
         "rate limit: 200 per 1s, 20 at once, waits up to 1s",
         "load shed: 256 in flight",
@@ -90,7 +90,7 @@ fn a_layer_says_what_is_in_force_where_more_was_asked_for() {
     assert_eq!(nobody_waits.build().unwrap().to_string(), expected);
     let breaker = CircuitBreakerLayer::builder().max_open_for(Duration::MAX);
     let printed = breaker.build().unwrap().to_string();
-    assert!(printed.contains("for 5s to 34359738.368s"), "{printed}");
+    assert!(printed.contains("for 500ms to 34359738.368s"), "{printed}");
     let once = Quota::new(1, Duration::MAX);
     assert_eq!(once.to_string(), "1 per ∞, 1 at once");
 }

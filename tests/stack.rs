@@ -80,7 +80,7 @@ retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if aske
 budget of 0.1 per success of the last 5s, at least 2 (+0.1 per second)
 load shed: none
 rate limit: none
-circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 5s to 60s, \
+circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 500ms to 1s, \
 3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s
 timeout: 5s";
     assert_eq!(stack().build().unwrap().to_string(), expected);

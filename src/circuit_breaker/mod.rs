@@ -54,8 +54,8 @@
 //! | calls a rate is taken of | `window` | [`Window::time`] of 10 s |
 //! | failures in a row that open | `consecutive_failures` | off; set alone it replaces the rates |
 //! | duration and share of slow calls that open | `slow_calls` | off |
-//! | open time, doubled each time a probe re-opens, less a random tenth at most | `open_for` | 5 s |
-//! | the longest open time | `max_open_for` | 60 s, or `open_for` if longer |
+//! | open time, doubled each time a probe re-opens, less a random tenth at most | `open_for` | 500 ms |
+//! | the longest open time | `max_open_for` | 1 s, or `open_for` if longer |
 //! | calls let through while half-open, 1 to 127 | `probes` | 3 |
 //! | good ones that close | `probe_successes` | the majority |
 //! | when probes that do not come back are written off, after the latest went out | `probe_lease` | 30 s |

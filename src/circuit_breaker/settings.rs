@@ -26,9 +26,9 @@ pub struct CircuitBreakerSettings {
     pub consecutive_failures: Option<u32>,
     /// The slow calls that open the circuit. Default: off.
     pub slow_calls: Option<SlowCalls>,
-    /// How long the circuit stays open, doubled each time a probe re-opens it. Default: 5 s.
+    /// How long the circuit stays open, doubled each time a probe re-opens it. Default: 500 ms.
     pub open_for: Duration,
-    /// The longest open time. Default: 60 s, or `open_for` if that is longer.
+    /// The longest open time. Default: 1 s, or `open_for` if that is longer.
     pub max_open_for: Option<Duration>,
     /// How many calls may pass while half-open, 1 to 127. Default: 3.
     pub probes: u32,
@@ -55,7 +55,7 @@ impl Default for CircuitBreakerSettings {
             window: None,
             consecutive_failures: None,
             slow_calls: None,
-            open_for: Duration::from_secs(5),
+            open_for: Duration::from_millis(500),
             max_open_for: None,
             probes: 3,
             probe_successes: None,
@@ -184,7 +184,7 @@ impl CircuitBreakerSettings {
         let open_for = self.open_for;
         let max_open_for = self
             .max_open_for
-            .unwrap_or(open_for.max(Duration::from_secs(60)));
+            .unwrap_or(open_for.max(Duration::from_secs(1)));
         if max_open_for < open_for {
             let allowed = format!("at least open_for, {open_for:?}");
             return Err(InvalidConfig::new("max_open_for", max_open_for, allowed));
@@ -265,14 +265,14 @@ macro_rules! circuit_setters {
 
         /// How long the circuit stays open, doubled each time a probe re-opens it, less a random
         /// tenth at most. Above 2^35 ms (1.09 years) it stays open until it is reset.
-        /// Default: 5 s.
+        /// Default: 500 ms.
         pub fn open_for(mut self, open_for: std::time::Duration) -> Self {
             self.settings.open_for = open_for;
             self
         }
 
         /// The longest open time, however often doubled and whatever the callee asks for.
-        /// Default: 60 s, or `open_for` if that is longer.
+        /// Default: 1 s, or `open_for` if that is longer.
         pub fn max_open_for(mut self, max_open_for: std::time::Duration) -> Self {
             self.settings.max_open_for = Some(max_open_for);
             self

@@ -50,7 +50,7 @@ use tower::Layer;
 /// | retry | 3 attempts, 50 ms doubling to 5 s with full jitter, a budget, idempotent requests only | [`retry`](StackBuilder::retry), [`no_retry`](StackBuilder::no_retry), [`replay`](StackBuilder::replay), [`discard`](StackBuilder::discard) |
 /// | load shed | none | [`load_shed`](StackBuilder::load_shed) |
 /// | rate limit | none | [`rate_limit`](StackBuilder::rate_limit), [`pause_on_429`](StackBuilder::pause_on_429) |
-/// | circuit breaker | 50 % of at least 20 calls in 10 s, open for 5 s to 60 s | [`circuit_breaker`](StackBuilder::circuit_breaker), [`no_circuit_breaker`](StackBuilder::no_circuit_breaker) |
+/// | circuit breaker | 50 % of at least 20 calls in 10 s, open for 500 ms to 1 s | [`circuit_breaker`](StackBuilder::circuit_breaker), [`no_circuit_breaker`](StackBuilder::no_circuit_breaker) |
 /// | timeout of each attempt, sending the request's body included | 5 s | [`attempt_timeout`](StackBuilder::attempt_timeout); for one request [`AttemptTimeout`](super::AttemptTimeout) |
 /// | wraps the client's error in [`Error`](crate::Error) | always | [`boxed`](StackBuilder::boxed) |
 ///
