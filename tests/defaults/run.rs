@@ -153,7 +153,7 @@ impl Made {
         let seed = seed << 32 | client as u64;
         let stack = stack()
             .deadline(DEADLINE)
-            .attempt(ATTEMPT)
+            .attempt_timeout(ATTEMPT)
             .retry(|retry| retry.seed(seed))
             .circuit_breaker(|breaker| breaker.seed(seed));
         let stack = match self {
