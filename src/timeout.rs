@@ -330,21 +330,13 @@ where
     }
 
     fn call(&mut self, mut req: Req) -> Self::Future {
-        if let (false, Waited::Nothing) = (K::CARRIES, self.waited) {
-            let TimeoutSettings { after, name: by } = self.layer.settings;
-            return TimeoutFuture {
-                state: State::Calling {
-                    call: self.inner.call(req),
-                    limit: Limit {
-                        after: nanos(after),
-                        by,
-                        clock: Clock::NotStarted,
-                    },
-                },
-            };
-        }
         let waited = mem::replace(&mut self.waited, Waited::Nothing);
-        match self.limit(waited, &mut req) {
+        let limit = if K::CARRIES {
+            self.carried_limit(waited, &mut req)
+        } else {
+            self.limit(waited)
+        };
+        match limit {
             Ok(limit) => TimeoutFuture {
                 state: State::Calling {
                     call: self.inner.call(req),
@@ -359,8 +351,23 @@ where
 }
 
 impl<S, K> Timeout<S, K> {
-    /// The limit of a call whose end is known, or why it must not be made.
-    fn limit<Req>(&self, waited: Waited, req: &mut Req) -> Result<Limit, Rejection>
+    /// The limit of a call without a carrier, or why it must not be made.
+    fn limit(&self, waited: Waited) -> Result<Limit, Rejection> {
+        let TimeoutSettings { after, name: by } = self.layer.settings;
+        let length = match waited {
+            Waited::Nothing => after,
+            Waited::Left(left) => left,
+            Waited::Since(_) => return Err(Rejection::TimedOut { after, by }),
+        };
+        Ok(Limit {
+            after: nanos(after),
+            by,
+            clock: Clock::NotStarted(nanos(length)),
+        })
+    }
+
+    /// The limit of a call whose request carries its deadline, or why it must not be made.
+    fn carried_limit<Req>(&self, waited: Waited, req: &mut Req) -> Result<Limit, Rejection>
     where
         K: Carrier<Req>,
     {
@@ -393,8 +400,7 @@ impl<S, K> Timeout<S, K> {
             after: found.map_or(nanos(after), |_| FOUND),
             by,
             clock: match found.unwrap_or(own).end(now) {
-                Some(end) if K::CARRIES => Clock::Carried(end),
-                Some(end) => Clock::Runs(Box::pin(sleep_until(end))),
+                Some(end) => Clock::Carried(end),
                 None => Clock::Never,
             },
         })
@@ -416,7 +422,8 @@ struct Limit {
 /// The clock of a call. Without a carrier it starts at the first poll that is pending: a call whose
 /// response is there at once reads no clock.
 enum Clock {
-    NotStarted,
+    /// With so many nanoseconds to run.
+    NotStarted(u64),
     /// The request carries this deadline, be it the timeout's own or an earlier one.
     Carried(Instant),
     /// As `Carried`, with a timer that runs.
@@ -492,7 +499,7 @@ impl Limit {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         let end = match &self.clock {
-            Clock::NotStarted => time::later(now, Duration::from_nanos(self.after)),
+            Clock::NotStarted(length) => time::later(now, Duration::from_nanos(*length)),
             Clock::Carried(end) => Some(*end),
             Clock::Runs(timer) | Clock::CarriedRuns(timer) => Some(timer.deadline()),
             Clock::Never => None,
@@ -507,7 +514,7 @@ impl Limit {
             return Poll::Ready(());
         }
         match self.clock {
-            Clock::NotStarted => self.clock = Clock::Runs(Box::pin(sleep_until(end))),
+            Clock::NotStarted(_) => self.clock = Clock::Runs(Box::pin(sleep_until(end))),
             Clock::Carried(_) => self.clock = Clock::CarriedRuns(Box::pin(sleep_until(end))),
             _ => {}
         }

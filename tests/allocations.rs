@@ -202,6 +202,7 @@ async fn a_call_that_waits_is_boxed_once_and_its_timer_once() {
     let retry = RetryLayer::builder()
         .replay(Cloned)
         .backoff(backoff)
+        .no_budget()
         .classify(judge);
     let retry = retry.build().unwrap();
     assert_eq!(

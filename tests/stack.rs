@@ -97,7 +97,7 @@ fn a_stack_that_cannot_be_built_prints_why() {
 fn it_prints_what_was_set_and_what_was_left_out() {
     let stack = stack()
         .name("orders")
-        .carrier(SECOND)
+        .deadline(SECOND)
         .no_retry()
         .load_shed(256)
         .rate_limit(Quota::per_second(200))

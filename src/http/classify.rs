@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 /// [`ClientError`], which says its verdict itself. The [table](super#verdicts) gives the reasons.
 ///
 /// ```
-/// use buttress::{Classify, Verdict, classify::RetryAfter, http::StatusClassifier};
+/// use buttress::{Classify, RetryAfter, Verdict, http::StatusClassifier};
 /// use std::{convert::Infallible, time::Duration};
 ///
 /// let response = http::Response::builder().status(503).header("retry-after", "7").body(())?;
