@@ -48,6 +48,7 @@ pub(super) struct Shared {
 }
 
 impl Told for Shared {
+    #[inline]
     fn now(&self) -> u64 {
         self.timeline.now()
     }

@@ -61,6 +61,7 @@ impl Gcra {
     }
 
     /// Takes a turn if it has come and nobody waits.
+    #[inline]
     pub(super) fn take(&self, rate: Rate, cost: u32, now: u64) -> Result<Answer, Refusal> {
         admits(rate, cost)?;
         let (span, paused) = (rate.span(cost), self.paused());
@@ -127,6 +128,7 @@ impl Gcra {
 }
 
 /// Whether a call of that cost is ever granted.
+#[inline]
 pub(super) fn admits(rate: Rate, cost: u32) -> Result<(), Refusal> {
     if rate.burst == 0 {
         return Err(Refusal::Never);
@@ -138,6 +140,7 @@ pub(super) fn admits(rate: Rate, cost: u32) -> Result<(), Refusal> {
 }
 
 /// When calls that take `span` together have had their turns. Saturates.
+#[inline]
 pub(super) fn turn(rate: Rate, newest: u64, paused: u64, span: u64, now: u64) -> u64 {
     if span == 0 {
         return paused; // free of charge: only a pause holds it

@@ -165,6 +165,7 @@ impl RateLimiter {
 
     /// A turn now, or a place in the queue if the turn comes within `max_wait` and before the
     /// deadline.
+    #[inline]
     pub(super) fn take(&self, cost: u32, deadline: Option<Deadline>) -> Result<Taken, Refusal> {
         let (shared, now) = (&*self.shared, self.shared.now());
         let max_wait = || shared.max_wait(deadline, now);
@@ -213,6 +214,7 @@ impl RateLimiter {
 
 impl Shared {
     /// On the core's timeline, which ends after 146 years.
+    #[inline]
     fn now(&self) -> u64 {
         self.timeline.now().min(END - ORIGIN) + ORIGIN
     }

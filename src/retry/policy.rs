@@ -51,6 +51,7 @@ impl Policy {
 
     /// A first attempt succeeded. A retry that succeeds earns nothing, or retries would pay for
     /// themselves.
+    #[inline]
     pub(super) fn first_success(&self) {
         if let Some(budget) = &self.budget {
             budget.deposit();
