@@ -529,10 +529,12 @@ mod tests {
         Breaker::new(window, row, limits, rules)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a breaker takes it")]
     fn time() -> Option<Window> {
         Some(Window::Time(TimeWindow::new(10 * SECOND, false)))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a breaker takes it")]
     fn count() -> Option<Window> {
         Some(Window::Count(CountWindow::new(100, false)))
     }

@@ -59,7 +59,7 @@
 //! | calls let through while half-open, 1 to 127 | `probes` | 3 |
 //! | good ones that close | `probe_successes` | the majority |
 //! | when probes that do not come back are written off, after the latest went out | `probe_lease` | 30 s |
-//! | age at which a cancelled call counts as failed | `abandoned_after` | the duration of slow calls, else 1 s |
+//! | age at which a cancelled call counts as failed | `abandoned_after` | 10 s |
 //! | what a service does while open | `when_open` | [`WhenOpen::Reject`] |
 //! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
 //! | seed of the open times' shortening | `seed` | random |
@@ -93,14 +93,19 @@
 //! breaker, or a timeout around it. `retry_after` is measured when `poll_ready` finds the circuit
 //! open.
 //!
-//! **Cancellation.** A call dropped by its caller is ignored if it is young, and a probe then gives
-//! its place back at once. In flight for `abandoned_after` or longer, it counts as failed: callers
-//! that give up on a callee that hangs are the only sign of it. Raise that for calls that callers
-//! stop although they are well, such as long streams or calls of language models. A call that was
-//! ended by the [deadline](crate::deadline) of its request is cancelled, too: a caller in a hurry
-//! says nothing about the callee. A call ends when the response head arrives or, if asked by
-//! [`until`](CircuitBreakerBuilder::until) (feature `http-body`), with the body: then a body that
-//! fails is a failure, and one that is dropped before its end a cancelled call.
+//! **Cancellation.** A call whose caller leaves, or whose own [deadline](crate::deadline) passes, is
+//! ignored if it is younger than `abandoned_after`, and a probe then gives its place back at once. An
+//! older one counts as failed. So callers in a hurry do not open the circuit of a slow upstream; an
+//! upstream that hangs is noticed by the attempt's timeout, inside the breaker. Raise `abandoned_after`
+//! for calls that callers stop although they are well, such as long streams or calls of language models.
+//!
+//! **Bodies.** A call ends when the response head arrives or, with
+//! [`until`](CircuitBreakerBuilder::until) (feature `http-body`), with the body: a body that fails is then
+//! a failure, and one that is dropped before its end a cancelled call. A probe is settled by its head
+//! all the same; if that closes the circuit, its body is judged as that of any other call.
+//!
+//! **Readiness errors** of the inner service are returned and not counted: a service that cannot become
+//! ready has usually failed for good, and says nothing about one call.
 //!
 //! **Place.** Innermost but for the timeout of an attempt, so that it sees every attempt and
 //! nothing else; see the order of layers in the crate's documentation.

@@ -3,7 +3,7 @@
 use super::breaker::{Breaker, Limits, Mark, Pass, Settled, Told};
 use super::count_window::CountWindow;
 use super::row::Row;
-use super::state::{Blocked, Event, Phase, Rules, Trial};
+use super::state::{Blocked, Event, Phase, Reason, Rules, Trial};
 use super::time_window::TimeWindow;
 use super::window::Window;
 use loom::sync::Arc;

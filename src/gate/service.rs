@@ -10,7 +10,7 @@ use tower::Service;
 
 /// A service that asks an [`Admission`] before each call and tells it how the call went.
 ///
-/// Made by [`GateLayer`], and by the layers of circuit breaker, rate limit and load shed.
+/// Made by [`GateLayer`](super::GateLayer), and by the layers of circuit breaker, rate limit and load shed.
 pub struct Gate<S, A: Admission, K = (), U = UntilHead> {
     inner: S,
     admission: A,

@@ -53,8 +53,9 @@
 //! held until the response head arrives or, if asked by [`until`](LoadShedBuilder::until) (feature
 //! `http-body`), to the end of the body, its failure or its drop.
 //!
-//! **Place.** Below retry, so that a wait between attempts holds no slot; above the rate limit. See
-//! the order of layers in the crate's documentation.
+//! **Place.** Below retry, so that a wait between attempts holds no slot; above the rate limit. With
+//! [`unless_open`](LoadShedBuilder::unless_open) an open circuit below rejects a call before it takes a
+//! slot or a place in the queue, and wakes the calls that wait.
 //!
 //! **Errors.** [`Rejection::Overloaded`](crate::Rejection::Overloaded); the inner service's errors
 //! pass unchanged. Retry and circuit breaker ignore it.

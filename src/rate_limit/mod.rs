@@ -50,17 +50,19 @@
 //! has come; the instance that was readied stays with the caller. Readiness takes no turn: services
 //! that are ready and never called cost nothing.
 //!
-//! **A callee that says 429** can pause the limiter for as long as it asks: by [`PauseOnThrottle`],
-//! around the classifier of a circuit breaker or a retry.
+//! **A 429** of the upstream can pause the limiter for as long as it asks: see
+//! [`http::PauseOn429`](crate::http::PauseOn429).
 //!
 //! **Cancellation.** A waiting call that is dropped gives its place to those behind it. If it had its
 //! turn but was not sent, the turn goes to the next call that waits, or back to the limiter. It is
 //! lost if it is older than what a burst holds and later turns were handed out, since the quota would
 //! be exceeded otherwise.
 //!
-//! **Place.** Below retry, since the callee counts attempts; above the circuit breaker, which would
-//! take waiting for slowness. A caller may so wait up to `max_wait` to hear that the circuit is
-//! open: set it to zero where that matters.
+//! **Place.** Below retry, because the upstream counts attempts; above the circuit breaker, which would
+//! count waiting as slowness. With [`unless_open`](RateLimitBuilder::unless_open) an open circuit rejects
+//! a call before it takes a turn, and wakes the calls that wait.
+//!
+//! A rate limit protects an upstream only if the sum over all its clients is below what it can do.
 //!
 //! **Errors.** [`Rejection::RateLimited`](crate::Rejection::RateLimited),
 //! [`Rejection::TooCostly`](crate::Rejection::TooCostly); the inner service's errors pass
@@ -68,7 +70,7 @@
 //!
 //! **Events**, target `buttress::rate_limit`, at DEBUG: `rate_limited` with `name`, `cost` and
 //! `retry_after_ms`; `too_costly` with `name`, `cost` and `burst`; `paused` with `name` and
-//! `pause_ms`, where a [`PauseOnThrottle`] paused the limiter.
+//! `pause_ms`, where a 429 paused the limiter.
 //!
 //! Only a call that waits needs a tokio runtime with time enabled.
 

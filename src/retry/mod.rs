@@ -30,7 +30,7 @@
 //! | budget | `budget`, `no_budget` | the layer's own: 0.1 retries per success of the last 5 s, or 2 (0.1 more per second) if that is more |
 //! | the longest wait that the callee may ask for | `max_retry_after` | 60 s |
 //! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
-//! | which requests are sent again | `replay` | [`Idempotent`](crate::http::Idempotent), for HTTP requests only |
+//! | which requests are sent again | `replay` | [`Idempotent`], for HTTP requests only |
 //! | what becomes of a response that is thrown away | `discard` | [`Dropped`], at once |
 //! | seed of the waits' jitter | `seed` | random |
 //! | name in events and `Debug` | `name` | unnamed |
@@ -72,7 +72,9 @@
 //! is `Send` if classifier and replay are `Send` and `Sync`.
 //!
 //! **Cancellation.** Dropping the future drops the attempt under way, or the wait; nothing is sent
-//! after that.
+//! after that. The token of a retry that was not sent is put back: while it waits for its backoff, for
+//! readiness, or in a rate limit or load shed of this crate below. Behind a layer that moves calls to
+//! another task (tower's `Buffer`) that cannot be known, and the token stays spent.
 //!
 //! **Place.** Inside the deadline of the call, outside everything that is about attempts: load
 //! shed, rate limit, circuit breaker, timeout of an attempt.

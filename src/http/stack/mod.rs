@@ -54,7 +54,7 @@ use tower::Layer;
 /// | timeout of each attempt, sending the request's body included | 5 s | [`attempt_timeout`](StackBuilder::attempt_timeout); for one request [`AttemptTimeout`](super::AttemptTimeout) |
 /// | wraps the client's error in [`Error`](crate::Error) | always | [`boxed`](StackBuilder::boxed) |
 ///
-/// Load shed, rate limit and circuit breaker are one [`Gate`]: an open circuit rejects a call before it
+/// Load shed, rate limit and circuit breaker are one [`Gate`](crate::gate::Gate): an open circuit rejects a call before it
 /// takes a slot or a turn, and wakes the calls that wait for one.
 ///
 /// Verdicts are those of [`StatusClassifier`] unless [`classify`](StackBuilder::classify) sets others.
