@@ -4,18 +4,18 @@
 //! It runs for a second, or for `BUTTRESS_SOAK_SECONDS`. A paused clock needs one thread, so this is
 //! real time.
 
-use buttress::circuit_breaker::{CircuitBreakerLayer, CircuitState, Window};
-use buttress::load_shed::LoadShedLayer;
-use buttress::rate_limit::RateLimitLayer;
+use buttress::circuit_breaker::{Circuit, CircuitBreakerLayer, CircuitState, Window};
+use buttress::load_shed::{ConcurrencyLimit, LoadShedLayer};
+use buttress::rate_limit::{RateLimitLayer, RateLimiter};
 use buttress::retry::{Backoff, Budget, Cloned};
 use buttress::{Error, ErrorLayer, Quota, RetryLayer, TimeoutLayer, Verdict};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 const MS: Duration = Duration::from_millis(1);
 const TOKENS: u32 = 1_000_000;
@@ -106,108 +106,137 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
         .layer(ErrorLayer)
         .service(service_fn(|request: Req| upstream(request, whim())));
 
-    let (resent, calls) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let tally = Arc::new(Tally::default());
     let mut callers = tokio::task::JoinSet::new();
-    for caller in 0..32 {
-        let (service, resent, calls) = (service.clone(), resent.clone(), calls.clone());
-        callers.spawn(async move {
-            let mut rng = SmallRng::seed_from_u64(caller);
-            while Instant::now() < end {
-                let request = Req::default();
-                let call = tokio::spawn(service.clone().oneshot(request.clone()));
-                let stop = call.abort_handle();
-                if rng.random_ratio(1, 4) {
-                    // Leaves at a random moment.
-                    let patience = Duration::from_micros(rng.random_range(0..6_000));
-                    let _ = timeout(patience, call).await;
-                } else if let Ok(Err(Error::Rejected(_))) = call.await {
-                    sleep(Duration::from_micros(rng.random_range(0..500))).await;
-                }
-                stop.abort();
-                while !stop.is_finished() {
-                    tokio::task::yield_now().await;
-                }
-                resent.fetch_add(request.load(SeqCst).saturating_sub(1), SeqCst);
-                calls.fetch_add(1, SeqCst);
-            }
-        });
+    for seed in 0..32 {
+        callers.spawn(call_at_random(service.clone(), seed, end, tally.clone()));
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let meddler = tokio::spawn({
-        let (stop, circuit, limiter, slots) = (
-            stop.clone(),
-            circuit.clone(),
-            limiter.clone(),
-            slots.clone(),
-        );
-        async move {
-            let mut rng = SmallRng::seed_from_u64(99);
-            while !stop.load(SeqCst) {
-                match rng.random_range(0..9) {
-                    0 => circuit.force_open(),
-                    1 => circuit.force_closed(),
-                    2..5 => circuit.reset(),
-                    5 => slots.set_limit(rng.random_range(0..24)),
-                    6 => {
-                        limiter.set_quota(Quota::per_second(rng.random_range(0..40_000)).burst(20))
-                    }
-                    7 => limiter.pause_until(Instant::now() + MS),
-                    _ => limiter.resume(),
-                }
-                sleep(Duration::from_micros(rng.random_range(0..2_000))).await;
-            }
-        }
-    });
+    let handles = Handles {
+        circuit,
+        limiter,
+        slots,
+    };
+    let meddler = tokio::spawn(meddle(handles.clone()));
     while let Some(caller) = callers.join_next().await {
         caller.unwrap();
     }
-    stop.store(true, SeqCst);
-    meddler.await.unwrap();
+    meddler.abort();
+    assert!(meddler.await.unwrap_err().is_cancelled());
 
-    let made = calls.load(SeqCst);
+    let made = tally.calls.load(SeqCst);
     assert!(made > 100 * seconds, "{made} calls in {seconds} s");
-
-    // Slots
-    slots.set_limit(16);
-    let snapshot = slots.snapshot();
-    assert_eq!(
-        (snapshot.in_flight, snapshot.waiting),
-        (0, 0),
-        "{snapshot:?}"
-    );
-    let taken: Vec<_> = (0..17).map_while(|_| slots.try_acquire().ok()).collect();
-    assert_eq!(taken.len(), 16);
-
-    // Turns: the whole burst, and not one more.
-    limiter.resume();
-    limiter.set_quota(Quota::per_second(1_000_000).burst(7));
-    assert_eq!(limiter.snapshot().waiting, 0);
-    sleep(20 * MS).await;
-    limiter.set_quota(Quota::new(1, Duration::from_secs(3_600)).burst(7));
-    let turns = (0..9).filter(|_| limiter.try_acquire(1).is_ok()).count();
-    assert!(turns <= 7, "{turns}");
-
-    // Probes: as many as were set, and not one less.
-    circuit.reset();
-    let failures: Vec<_> = (0..20).map(|_| circuit.try_acquire().unwrap()).collect();
-    failures
-        .into_iter()
-        .for_each(|permit| permit.settle(Verdict::TRANSIENT));
-    assert_eq!(circuit.state(), CircuitState::Open);
-    sleep(20 * MS).await;
-    let probes: Vec<_> = (0..9).map_while(|_| circuit.try_acquire().ok()).collect();
-    assert_eq!(probes.len(), PROBES);
-    probes
-        .into_iter()
-        .for_each(|permit| permit.settle(Verdict::Healthy));
-    assert_eq!(circuit.state(), CircuitState::Closed);
-    assert_eq!(circuit.snapshot().probes_out, 0);
-
     // Tokens: as many are gone as calls were sent again.
     let spent = f64::from(TOKENS) - budget.tokens();
-    let resent = resent.load(SeqCst) as f64;
+    let resent = tally.resent.load(SeqCst) as f64;
     assert!(
         (spent - resent).abs() < 0.5,
         "{spent} tokens for {resent} retries"
     );
+    handles.account().await;
+}
+
+#[derive(Default)]
+struct Tally {
+    calls: AtomicU64,
+    resent: AtomicU64,
+}
+
+/// Calls again and again, and leaves some calls at a random moment.
+async fn call_at_random<S>(service: S, seed: u64, end: Instant, tally: Arc<Tally>)
+where
+    S: Service<Req, Response = u32, Error = Error<&'static str>, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    let mut rng = SmallRng::seed_from_u64(seed);
+    while Instant::now() < end {
+        let request = Req::default();
+        let call = tokio::spawn(service.clone().oneshot(request.clone()));
+        let stop = call.abort_handle();
+        if rng.random_ratio(1, 4) {
+            let patience = Duration::from_micros(rng.random_range(0..6_000));
+            let _ = timeout(patience, call).await;
+        } else if let Ok(Err(Error::Rejected(_))) = call.await {
+            sleep(Duration::from_micros(rng.random_range(0..500))).await;
+        }
+        stop.abort();
+        while !stop.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let resent = request.load(SeqCst).saturating_sub(1);
+        tally.resent.fetch_add(resent, SeqCst);
+        tally.calls.fetch_add(1, SeqCst);
+    }
+}
+
+#[derive(Clone)]
+struct Handles {
+    circuit: Circuit,
+    limiter: RateLimiter,
+    slots: ConcurrencyLimit,
+}
+
+/// Changes limits and quotas, and forces the circuit, without end.
+async fn meddle(handles: Handles) {
+    let Handles {
+        circuit,
+        limiter,
+        slots,
+    } = handles;
+    let mut rng = SmallRng::seed_from_u64(99);
+    loop {
+        match rng.random_range(0..9) {
+            0 => circuit.force_open(),
+            1 => circuit.force_closed(),
+            2..5 => circuit.reset(),
+            5 => slots.set_limit(rng.random_range(0..24)),
+            6 => limiter.set_quota(Quota::per_second(rng.random_range(0..40_000)).burst(20)),
+            7 => limiter.pause_until(Instant::now() + MS),
+            _ => limiter.resume(),
+        }
+        sleep(Duration::from_micros(rng.random_range(0..2_000))).await;
+    }
+}
+
+impl Handles {
+    /// Everything is there again: no more and no less.
+    async fn account(self) {
+        let Self {
+            circuit,
+            limiter,
+            slots,
+        } = self;
+        slots.set_limit(16);
+        let snapshot = slots.snapshot();
+        assert_eq!(
+            (snapshot.in_flight, snapshot.waiting),
+            (0, 0),
+            "{snapshot:?}"
+        );
+        let taken: Vec<_> = (0..17).map_while(|_| slots.try_acquire().ok()).collect();
+        assert_eq!(taken.len(), 16);
+
+        limiter.resume();
+        limiter.set_quota(Quota::per_second(1_000_000).burst(7));
+        assert_eq!(limiter.snapshot().waiting, 0);
+        sleep(20 * MS).await;
+        assert_eq!(limiter.snapshot().available, 7);
+        limiter.set_quota(Quota::new(1, Duration::from_secs(3_600)).burst(7));
+        let turns = (0..9).filter(|_| limiter.try_acquire(1).is_ok()).count();
+        assert!(turns <= 7, "{turns}");
+
+        circuit.reset();
+        let calls: Vec<_> = (0..20).map(|_| circuit.try_acquire().unwrap()).collect();
+        for call in calls {
+            call.settle(Verdict::TRANSIENT);
+        }
+        assert_eq!(circuit.state(), CircuitState::Open);
+        sleep(20 * MS).await;
+        let probes: Vec<_> = (0..9).map_while(|_| circuit.try_acquire().ok()).collect();
+        assert_eq!(probes.len(), PROBES);
+        for probe in probes {
+            probe.settle(Verdict::Healthy);
+        }
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        assert_eq!(circuit.snapshot().probes_out, 0);
+    }
 }
