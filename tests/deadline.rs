@@ -1,5 +1,6 @@
 //! What a deadline that travels with the request promises, on tokio's paused clock.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::http::InExtensions;

@@ -2,7 +2,9 @@
 
 #![cfg(all(feature = "http-body", feature = "hyper-util"))]
 
+#[path = "support/events.rs"]
 mod events;
+#[path = "support/loopback.rs"]
 mod loopback;
 
 use buttress::http::{

@@ -1,5 +1,6 @@
 //! What the load shed promises, through its handle and as a Tower service.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::load_shed::{ConcurrencyLimit, LoadShed};

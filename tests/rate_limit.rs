@@ -1,5 +1,6 @@
 //! What the rate limit promises, through its handle and as a Tower service.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::error::Rejected;

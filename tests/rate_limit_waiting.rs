@@ -1,5 +1,6 @@
 //! What the rate limit promises to those who wait, and to those behind them.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::error::Rejected;

@@ -1,5 +1,6 @@
 //! What `Retry` promises, on tokio's paused clock.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::retry::{Backoff, Budget, Cloned, Discard, Jitter, RetryBuilder, Withdrawal};

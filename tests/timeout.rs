@@ -1,5 +1,6 @@
 //! What `Timeout` promises, on tokio's paused clock.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::timeout::Timeout;
