@@ -1,13 +1,11 @@
 //! What a circuit counts and shows through its handle: large numbers, resets without end, and what
 //! opened it.
 
+use crate::events;
 use buttress::Verdict;
 use buttress::circuit_breaker::{Circuit, CircuitState, Window};
-use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::advance;
-use tracing::field::{Field, Visit};
-use tracing_subscriber::layer::{Context, SubscriberExt};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -129,45 +127,19 @@ async fn failures_in_a_row_are_shown_only_where_they_are_limited() {
     assert_eq!(shown, [None, Some(2)]);
 }
 
-/// The names of the breaker's events.
-static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Capture;
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Capture {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        let mut told = Told(false);
-        event.record(&mut told);
-        if told.0 {
-            TOLD.lock()
-                .unwrap()
-                .push(event.metadata().name().to_owned());
-        }
-    }
-}
-
-/// Whether an event is of the circuit that the test below names.
-struct Told(bool);
-
-impl Visit for Told {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0 |= field.name() == "name" && value == "by hand";
-    }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
-}
-
-#[test]
-fn what_is_done_by_hand_is_told_only_where_the_state_changes() {
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Capture)).unwrap();
-    tracing::callsite::rebuild_interest_cache();
+#[tokio::test]
+async fn what_is_done_by_hand_is_told_only_where_the_state_changes() {
     let circuit = Circuit::builder().name("by hand").build().unwrap();
-    circuit.reset();
-    circuit.force_open();
-    circuit.force_open();
-    circuit.force_closed();
-    circuit.force_closed();
-    circuit.reset();
-    circuit.reset();
-    assert_eq!(*TOLD.lock().unwrap(), ["opened", "closed", "closed"]);
+    let told = events::of(async {
+        circuit.reset();
+        circuit.force_open();
+        circuit.force_open();
+        circuit.force_closed();
+        circuit.force_closed();
+        circuit.reset();
+        circuit.reset();
+    });
+    let names = |line: String| line.split(' ').nth(2).unwrap().to_owned();
+    let names: Vec<_> = told.await.into_iter().map(names).collect();
+    assert_eq!(names, ["opened", "closed", "closed"]);
 }
