@@ -137,7 +137,10 @@ async fn dropped_after_any_number_of_polls_nothing_is_leaked() {
                     tokio::time::sleep(TICK / 4).await;
                 }
                 drop(call);
-                tokio::time::sleep(TICK * 2).await; // for the slots that the test itself holds
+                // At once, but for the slots that the test itself holds.
+                if !handles.queues.is_empty() {
+                    tokio::time::sleep(TICK * 2).await;
+                }
                 let what = (&stack, pending_once, polls);
                 assert_eq!(shared.reserved.load(SeqCst), 0, "{what:?}");
                 assert_eq!(shared.in_flight.load(SeqCst), 0, "{what:?}");

@@ -45,24 +45,6 @@ async fn a_call_that_errs_frees_its_slot_before_the_caller_sees_the_error() {
 }
 
 #[tokio::test]
-async fn a_dropped_call_frees_its_slot() {
-    let layer = LoadShedLayer::new(1);
-    let (mut service, _handle) = around_strict(&layer);
-    let mut call = call(&mut service, 1);
-    assert_pending!(call.poll());
-    drop(call);
-    assert_eq!(layer.limit().in_flight(), 0);
-}
-
-#[tokio::test]
-async fn a_call_dropped_before_its_first_poll_frees_its_slot() {
-    let layer = LoadShedLayer::new(1);
-    let (mut service, _handle) = around_strict(&layer);
-    drop(call(&mut service, 1));
-    assert_eq!(layer.limit().in_flight(), 0);
-}
-
-#[tokio::test]
 async fn a_call_that_panics_when_made_frees_its_slot() {
     let layer = LoadShedLayer::new(1);
     let mut service = layer.layer(service_fn(

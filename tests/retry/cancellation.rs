@@ -24,13 +24,6 @@ async fn a_call_dropped_before_its_first_poll_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_before_its_first_poll_costs_no_token() {
-    let (_service, call, _handle, budget) = call_in_flight().await;
-    drop(call);
-    assert_eq!(drain(&budget), 10);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_call_dropped_in_flight_is_not_retried() {
     let (_service, mut call, mut handle, _) = call_in_flight().await;
     assert_pending!(call.poll());
@@ -38,14 +31,6 @@ async fn a_call_dropped_in_flight_is_not_retried() {
     send.send_error("reset");
     drop(call);
     assert!(!is_sent_more(&mut handle).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_dropped_in_flight_costs_no_token() {
-    let (_service, mut call, _handle, budget) = call_in_flight().await;
-    assert_pending!(call.poll());
-    drop(call);
-    assert_eq!(drain(&budget), 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,13 +47,6 @@ async fn the_token_of_a_sleeping_call_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_call_dropped_while_sleeping_comes_back() {
-    let (call, _handle, budget) = sleeping_call().await;
-    drop(call);
-    assert_eq!(drain(&budget), 10);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_call_dropped_while_readying_is_not_retried() {
     let (mut call, mut handle, _) = sleeping_call().await;
     handle.allow(0);
@@ -77,16 +55,6 @@ async fn a_call_dropped_while_readying_is_not_retried() {
     drop(call);
     handle.allow(1);
     assert!(!is_sent_more(&mut handle).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_token_of_a_call_dropped_while_readying_comes_back() {
-    let (mut call, mut handle, budget) = sleeping_call().await;
-    handle.allow(0);
-    advance(WAIT).await;
-    assert_pending!(call.poll());
-    drop(call);
-    assert_eq!(drain(&budget), 10);
 }
 
 #[tokio::test(start_paused = true)]
