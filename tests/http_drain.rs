@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "http-body", feature = "hyper-util"))]
 
+#[path = "support/loopback.rs"]
 mod loopback;
 
 use buttress::http::{Drain, Draining, StatusClassifier};

@@ -1,5 +1,6 @@
 //! A shortage of the caller's own: it says nothing about the upstream, and the call is sent again.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::circuit_breaker::{Circuit, CircuitState};

@@ -1,5 +1,6 @@
 //! The recommended stack in one call.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::circuit_breaker::CircuitState;

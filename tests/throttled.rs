@@ -1,5 +1,6 @@
 //! A callee that says 429, and a limiter that is paused for it.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::circuit_breaker::CircuitState;

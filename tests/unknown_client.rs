@@ -1,6 +1,7 @@
 //! Boxed errors that no known client makes. In a process of its own, because what is told once in a
 //! process is told in one test of it.
 
+#[path = "support/events.rs"]
 mod events;
 
 use buttress::Verdict;

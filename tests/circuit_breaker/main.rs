@@ -1,0 +1,8 @@
+//! What the circuit breaker promises, through its handle and as a Tower service.
+
+#[path = "../support/events.rs"]
+mod events;
+
+mod counts;
+mod handle;
+mod service;

@@ -1,0 +1,308 @@
+//! The deadline itself, and what a timeout makes of it.
+
+use super::Answer::{Answers, Hangs};
+use super::{
+    Callee, HOUR, NANO, Outcome, PASSED, Req, SECOND, bare, by, ends, last_instant, timed_out,
+    timeout, within,
+};
+use crate::events;
+use buttress::http::InExtensions;
+use buttress::{Carrier, Deadline, TimeoutLayer};
+use std::time::Duration;
+use tokio::time::{Instant, advance};
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_test::mock;
+
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The deadline with which a request reaches the callee below a timeout.
+async fn seen_below(layer: TimeoutLayer<InExtensions>, request: Req) -> Option<Deadline> {
+    let callee = Callee::new(Answers);
+    let outcome = layer.layer(callee.service()).oneshot(request).await;
+    assert_eq!(outcome, Ok(()));
+    callee.seen()[0]
+}
+
+// The deadline itself
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_tells_how_long_there_is() {
+    let deadline = Deadline::after(3 * SECOND);
+    advance(SECOND).await;
+    assert_eq!(deadline.remaining(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_leaves_nothing() {
+    let deadline = Deadline::after(SECOND);
+    advance(HOUR).await;
+    assert_eq!(deadline.remaining(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_wait_never_ends() {
+    assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_leaves_all_the_time_there_is() {
+    assert_eq!(Deadline::NEVER.remaining(), Duration::MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_is_later_than_any_instant() {
+    assert!(Deadline::NEVER > Deadline::at(Instant::now() + 9 * CENTURY));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_the_instant_that_it_was_made_of() {
+    let instant = Instant::now() + SECOND;
+    assert_eq!(Deadline::at(instant).instant(), Some(instant));
+}
+
+// What a timeout leaves
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_leaves_its_deadline_in_the_request() {
+    let own = Deadline::after(SECOND);
+    assert_eq!(seen_below(timeout(SECOND), bare()).await, Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_without_a_carrier_leaves_nothing() {
+    let callee = Callee::new(Answers);
+    let service = TimeoutLayer::new(SECOND).layer(callee.service());
+    service.oneshot(bare()).await.unwrap();
+    assert_eq!(callee.seen(), [None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_keeps_an_earlier_deadline() {
+    let early = Deadline::after(SECOND);
+    let seen = seen_below(timeout(2 * SECOND), by(early)).await;
+    assert_eq!(seen, Some(early));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_replaces_a_later_deadline_by_its_own() {
+    let own = Deadline::after(SECOND);
+    let seen = seen_below(timeout(SECOND), within(2 * SECOND)).await;
+    assert_eq!(seen, Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_replaces_a_deadline_that_never_comes() {
+    let own = Deadline::after(SECOND);
+    let seen = seen_below(timeout(SECOND), by(Deadline::NEVER)).await;
+    assert_eq!(seen, Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_timeout_leaves_no_deadline() {
+    assert_eq!(seen_below(timeout(Duration::MAX), bare()).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_timeout_keeps_the_callers_deadline() {
+    let early = Deadline::after(SECOND);
+    let seen = seen_below(timeout(Duration::MAX), by(early)).await;
+    assert_eq!(seen, Some(early));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waiting_for_readiness_took_is_gone_from_the_deadline() {
+    let (mut service, mut handle) =
+        mock::spawn_layer::<Req, (), TimeoutLayer<InExtensions>>(timeout(SECOND));
+    let own = Deadline::after(SECOND);
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    advance(SECOND / 4).await;
+    handle.allow(1);
+    assert_ready_ok!(service.poll_ready());
+    let _call = service.call(bare());
+    let (request, _send) = assert_ready!(handle.poll_request()).unwrap();
+    assert_eq!(InExtensions.get(&request), Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_of_a_service_leaves_deadlines_of_its_own() {
+    let callee = Callee::new(Answers);
+    let service = timeout(SECOND).layer(callee.service());
+    service.clone().oneshot(bare()).await.unwrap();
+    advance(HOUR).await;
+    let own = Deadline::after(SECOND);
+    service.clone().oneshot(bare()).await.unwrap();
+    assert_eq!(callee.seen()[1], Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_a_request_carries_its_deadline() {
+    let deadline = Deadline::after(SECOND);
+    assert_eq!(InExtensions.get(&by(deadline).clone()), Some(deadline));
+}
+
+// When a timeout ends a call
+
+#[tokio::test(start_paused = true)]
+async fn with_a_carrier_a_call_is_timed_from_the_call() {
+    let callee = Callee::new(Hangs);
+    let mut service = timeout(SECOND).layer(callee.service());
+    let call = service.ready().await.unwrap().call(bare());
+    advance(SECOND / 4).await;
+    assert_eq!(ends(call).await, (timed_out(SECOND), SECOND * 3 / 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_deadline_ends_the_call_if_it_is_earlier() {
+    let callee = Callee::new(Hangs);
+    let service = timeout(HOUR).layer(callee.service());
+    let ended = ends(service.oneshot(within(SECOND))).await;
+    assert_eq!(ended, (PASSED, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_deadline_gives_no_more_time_than_the_timeout() {
+    let callee = Callee::new(Hangs);
+    let service = timeout(SECOND).layer(callee.service());
+    let ended = ends(service.oneshot(within(HOUR))).await;
+    assert_eq!(ended, (timed_out(SECOND), SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_at_the_end_of_the_timeout_is_the_timeouts_own() {
+    let callee = Callee::new(Hangs);
+    let service = timeout(SECOND).layer(callee.service());
+    let ended = ends(service.oneshot(within(SECOND))).await;
+    assert_eq!(ended, (timed_out(SECOND), SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_without_a_carrier_sees_no_deadline() {
+    let callee = Callee::new(Hangs);
+    let service = TimeoutLayer::new(2 * SECOND).layer(callee.service());
+    let ended = ends(service.oneshot(within(SECOND))).await;
+    assert_eq!(ended, (timed_out(2 * SECOND), 2 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_rejects_the_call() {
+    let callee = Callee::new(Answers);
+    let service = timeout(SECOND).layer(callee.service());
+    let late = within(Duration::ZERO);
+    advance(NANO).await;
+    assert_eq!(service.oneshot(late).await, PASSED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_just_come_has_passed() {
+    let callee = Callee::new(Answers);
+    let service = timeout(SECOND).layer(callee.service());
+    assert_eq!(service.oneshot(within(Duration::ZERO)).await, PASSED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_past_its_deadline_never_reaches_the_inner_service() {
+    let callee = Callee::new(Answers);
+    let service = timeout(SECOND).layer(callee.service());
+    let _rejected = service.oneshot(within(Duration::ZERO)).await;
+    assert_eq!(callee.sent(), 0);
+}
+
+#[test]
+fn a_deadline_that_has_passed_needs_no_timer_and_no_runtime() {
+    let service = timeout(SECOND).layer(Callee::new(Answers).service());
+    let mut call = task::spawn(service.oneshot(by(Deadline::at(Instant::now()))));
+    assert_eq!(assert_ready!(call.poll()), PASSED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_at_all_lets_an_answer_pass_that_is_there_at_once() {
+    let seen = seen_below(timeout(Duration::ZERO), bare()).await;
+    assert_eq!(seen, Some(Deadline::after(Duration::ZERO)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_at_all_ends_a_call_at_its_first_pending_poll() {
+    let service = timeout(Duration::ZERO).layer(Callee::new(Hangs).service());
+    let mut call = task::spawn(service.oneshot(bare()));
+    assert_eq!(assert_ready!(call.poll()), timed_out(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_with_the_deadline_wins() {
+    let slow = service_fn(|_: Req| async {
+        tokio::time::sleep(SECOND).await;
+        Outcome::Ok(())
+    });
+    let mut call = task::spawn(timeout(HOUR).layer(slow).oneshot(within(SECOND)));
+    assert_pending!(call.poll());
+    advance(SECOND).await;
+    assert_eq!(assert_ready!(call.poll()), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_end_by_timeout_and_deadline_goes_on() {
+    let service = timeout(Duration::MAX).layer(Callee::new(Hangs).service());
+    let mut call = task::spawn(service.oneshot(by(Deadline::NEVER)));
+    assert_pending!(call.poll());
+    advance(CENTURY).await;
+    assert_pending!(call.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_at_the_end_of_time_is_one() {
+    let service = timeout(Duration::MAX).layer(Callee::new(Hangs).service());
+    let mut call = task::spawn(service.oneshot(by(Deadline::at(last_instant()))));
+    assert_pending!(call.poll());
+    advance(CENTURY).await;
+    assert_pending!(call.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_is_told_of_once() {
+    let layer = TimeoutLayer::builder(HOUR).name("payments");
+    let layer = layer.carrier(InExtensions).build().unwrap();
+    let service = layer.layer(Callee::new(Hangs).service());
+    let events = events::of(service.oneshot(within(SECOND))).await;
+    assert_eq!(
+        events,
+        [r#"DEBUG buttress::timeout deadline_passed name="payments""#]
+    );
+}
+
+// Timeouts within timeouts
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_ends_with_its_own_timeout_if_more_remains() {
+    let inner = timeout(SECOND).layer(Callee::new(Hangs).service());
+    let ended = ends(timeout(2 * SECOND).layer(inner).oneshot(bare())).await;
+    assert_eq!(ended, (timed_out(SECOND), SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_ends_with_what_remains_if_that_is_less() {
+    // Not below the timeout that left the deadline, which would end it in any case.
+    let inner = timeout(2 * SECOND).layer(Callee::new(Hangs).service());
+    let ended = ends(inner.oneshot(within(SECOND))).await;
+    assert_eq!(ended, (PASSED, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_that_set_the_deadline_is_the_one_that_timed_out() {
+    let inner = timeout(2 * SECOND).layer(Callee::new(Hangs).service());
+    let ended = ends(timeout(SECOND).layer(inner).oneshot(bare())).await;
+    assert_eq!(ended, (timed_out(SECOND), SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_was_set_further_in_is_not_the_outer_timeouts() {
+    let hurry = service_fn(|mut request: Req| {
+        InExtensions.set(&mut request, Deadline::after(SECOND));
+        timeout(HOUR)
+            .layer(Callee::new(Hangs).service())
+            .oneshot(request)
+    });
+    let ended = ends(timeout(2 * SECOND).layer(hurry).oneshot(bare())).await;
+    assert_eq!(ended, (PASSED, SECOND));
+}

@@ -1,0 +1,70 @@
+//! What layers, handles, services and futures are to the type system.
+
+use super::{Res, TICK};
+use crate::strict::Strict;
+use buttress::circuit_breaker::Circuit;
+use buttress::load_shed::ConcurrencyLimit;
+use buttress::rate_limit::RateLimiter;
+use buttress::retry::{Budget, Cloned};
+use buttress::timeout::TimeoutLayer;
+use buttress::{CircuitBreakerLayer, Error, LoadShedLayer, RateLimitLayer, Rejection, RetryLayer};
+use std::task::{Context, Poll};
+use tokio_test::task;
+use tower::{Layer, Service};
+
+#[test]
+fn layers_handles_services_and_futures_are_what_a_runtime_asks_for() {
+    fn shared<T: Clone + Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    fn future_of<L, Inner>()
+    where
+        L: Layer<Inner>,
+        L::Service: Service<u32> + Send + Sync + 'static,
+        <L::Service as Service<u32>>::Future: Send,
+    {
+        sent::<<L::Service as Service<u32>>::Future>();
+    }
+    type Retried = RetryLayer<buttress::verdict::Outcome, Cloned>;
+
+    shared::<TimeoutLayer>();
+    shared::<RetryLayer>();
+    shared::<CircuitBreakerLayer>();
+    shared::<RateLimitLayer>();
+    shared::<LoadShedLayer>();
+    shared::<buttress::ErrorLayer>();
+    shared::<(Circuit, RateLimiter, ConcurrencyLimit, Budget)>();
+    shared::<Rejection>();
+    sent::<buttress::circuit_breaker::Permit>();
+    sent::<buttress::load_shed::Slot>();
+    sent::<buttress::retry::Withdrawal>();
+
+    future_of::<TimeoutLayer, Strict>();
+    future_of::<Retried, Strict>();
+    future_of::<CircuitBreakerLayer, Strict>();
+    future_of::<RateLimitLayer, Strict>();
+    future_of::<LoadShedLayer, Strict>();
+    future_of::<buttress::ErrorLayer, Strict>();
+}
+
+#[test]
+fn timeout_and_circuit_breaker_take_services_that_are_not_clone() {
+    struct NotClone;
+    impl Service<u32> for NotClone {
+        type Response = u32;
+        type Error = Error<&'static str>;
+        type Future = std::future::Ready<Res>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, n: u32) -> Self::Future {
+            std::future::ready(Ok(n))
+        }
+    }
+    let breaker = CircuitBreakerLayer::default().layer(NotClone);
+    let mut service = TimeoutLayer::new(TICK).layer(breaker);
+    let mut task = task::spawn(());
+    let polled = task.enter(|cx, _| service.poll_ready(cx));
+    assert!(matches!(polled, Poll::Ready(Ok(()))));
+    let mut call = task::spawn(service.call(7));
+    assert_eq!(call.poll(), Poll::Ready(Ok(7)));
+}

@@ -1,0 +1,253 @@
+//! The layers in their moods, and what each makes of what it stands on.
+
+use super::{Boxed, Res, TICK};
+use buttress::circuit_breaker::Circuit;
+use buttress::load_shed::ConcurrencyLimit;
+use buttress::retry::{Backoff, Budget, Cloned, Jitter};
+use buttress::timeout::TimeoutLayer;
+use buttress::{
+    Carrier, CircuitBreakerLayer, Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection,
+    RetryLayer, Verdict,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, Service};
+
+/// Every request has a deadline that it does not meet.
+#[derive(Clone)]
+struct FarAway;
+
+impl Carrier<u32> for FarAway {
+    fn get(&self, _: &u32) -> Option<Deadline> {
+        Some(Deadline::after(Duration::from_secs(3_600)))
+    }
+
+    fn set(&self, _: &mut u32, _: Deadline) {}
+}
+
+/// A layer in one of its moods.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Mood {
+    Timeout,
+    TimesOut,
+    Deadline,
+    Retry,
+    RetriesOnce,
+    Breaker,
+    Open,
+    Limit,
+    OverLimit,
+    WaitsForTurn,
+    Shed,
+    Full,
+    Queues,
+}
+
+pub(crate) const ALL: [Mood; 13] = [
+    Mood::Timeout,
+    Mood::TimesOut,
+    Mood::Deadline,
+    Mood::Retry,
+    Mood::RetriesOnce,
+    Mood::Breaker,
+    Mood::Open,
+    Mood::Limit,
+    Mood::OverLimit,
+    Mood::WaitsForTurn,
+    Mood::Shed,
+    Mood::Full,
+    Mood::Queues,
+];
+
+/// What the layers share, to see that nothing is left in it.
+#[derive(Default)]
+pub(crate) struct Handles {
+    pub(crate) limits: Vec<ConcurrencyLimit>,
+    pub(crate) circuits: Vec<Circuit>,
+    pub(crate) budgets: Vec<Budget>,
+    /// Held for one tick by each call.
+    pub(crate) queues: Vec<ConcurrencyLimit>,
+}
+
+impl Handles {
+    pub(crate) fn occupy_queues(&self) {
+        for queue in &self.queues {
+            if let Ok(slot) = queue.try_acquire() {
+                tokio::spawn(async move {
+                    tokio::time::sleep(TICK).await;
+                    drop(slot);
+                });
+            }
+        }
+    }
+
+    pub(crate) fn assert_nothing_held(&self, what: &dyn std::fmt::Debug) {
+        for limit in &self.limits {
+            let snapshot = limit.snapshot();
+            assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0), "{what:?}");
+        }
+        for circuit in &self.circuits {
+            assert_eq!(circuit.snapshot().probes_out, 0, "{what:?}");
+        }
+    }
+}
+
+impl Mood {
+    pub(crate) fn over(self, inner: Boxed, handles: &mut Handles) -> Boxed {
+        match self {
+            Self::Timeout => box_of(TimeoutLayer::new(Duration::MAX).layer(inner)),
+            Self::TimesOut => box_of(TimeoutLayer::new(Duration::ZERO).layer(inner)),
+            Self::Deadline => {
+                let builder = TimeoutLayer::builder(Duration::MAX).carrier(FarAway);
+                box_of(builder.build().unwrap().layer(inner))
+            }
+            Self::Retry => {
+                let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
+                handles.budgets.extend(layer.budget().cloned());
+                box_of(layer.layer(inner))
+            }
+            Self::RetriesOnce => {
+                // Every other outcome is called transient: each call is sent twice.
+                let first = Arc::new(AtomicBool::new(false));
+                let judge = move |_: Result<&u32, &Error<&'static str>>| {
+                    let first = !first.fetch_xor(true, SeqCst);
+                    if first {
+                        Verdict::TRANSIENT
+                    } else {
+                        Verdict::Healthy
+                    }
+                };
+                let backoff = Backoff::exponential(TICK, TICK).jitter(Jitter::None);
+                let layer = RetryLayer::builder()
+                    .attempts(2)
+                    .replay(Cloned)
+                    .classify(judge);
+                let layer = layer.backoff(backoff).build().unwrap();
+                handles.budgets.extend(layer.budget().cloned());
+                box_of(layer.layer(inner))
+            }
+            Self::Breaker => {
+                let layer = CircuitBreakerLayer::default();
+                handles.circuits.push(layer.circuit().clone());
+                box_of(layer.layer(inner))
+            }
+            Self::Open => {
+                let layer = CircuitBreakerLayer::default();
+                layer.circuit().force_open();
+                box_of(layer.layer(inner))
+            }
+            Self::Limit => box_of(RateLimitLayer::new(Quota::per_second(1_000_000)).layer(inner)),
+            Self::OverLimit => box_of(RateLimitLayer::new(Quota::per_second(0)).layer(inner)),
+            Self::WaitsForTurn => {
+                let quota = Quota::new(1, TICK).burst(1);
+                let layer = RateLimitLayer::builder(quota)
+                    .max_wait(Duration::MAX)
+                    .build()
+                    .unwrap();
+                layer
+                    .limiter()
+                    .pause_until(tokio::time::Instant::now() + TICK);
+                box_of(layer.layer(inner))
+            }
+            Self::Shed => {
+                let layer = LoadShedLayer::new(100);
+                handles.limits.push(layer.limit().clone());
+                box_of(layer.layer(inner))
+            }
+            Self::Full => box_of(LoadShedLayer::new(0).layer(inner)),
+            Self::Queues => {
+                let layer = LoadShedLayer::builder(1)
+                    .queue(5, Duration::MAX)
+                    .build()
+                    .unwrap();
+                handles.limits.push(layer.limit().clone());
+                handles.queues.push(layer.limit().clone());
+                box_of(layer.layer(inner))
+            }
+        }
+    }
+
+    /// What the layer makes of what it stands on.
+    pub(crate) fn expected(self, below: Expected) -> Expected {
+        let answer = |outcome| Expected { outcome, ..below };
+        let at_once = |outcome| Expected {
+            readiness: Now,
+            outcome: (Now, outcome),
+        };
+        let shed = match below.readiness {
+            Later => (Now, Outcome::Overloaded),
+            Now => below.outcome,
+        };
+        match self {
+            Self::Timeout | Self::Deadline | Self::Retry | Self::Breaker | Self::Limit => below,
+            Self::TimesOut => match below {
+                // An answer that is there at once beats the timer.
+                Expected {
+                    readiness: Now,
+                    outcome: (Now, outcome),
+                } => at_once(outcome),
+                _ => at_once(Outcome::TimedOut),
+            },
+            // Sent again, unless a rejection of another kind than a timeout says it was not sent.
+            Self::RetriesOnce => match below.outcome.1 {
+                Outcome::Ok | Outcome::TimedOut => answer((Later, below.outcome.1)),
+                _ => below,
+            },
+            Self::Open => at_once(Outcome::CircuitOpen),
+            Self::OverLimit => answer((Now, Outcome::RateLimited)),
+            Self::WaitsForTurn => answer((Later, below.outcome.1)),
+            Self::Shed => Expected {
+                readiness: Now,
+                outcome: shed,
+            },
+            Self::Full => at_once(Outcome::Overloaded),
+            Self::Queues => Expected {
+                readiness: Now,
+                outcome: (Later, shed.1),
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum When {
+    Now,
+    Later,
+}
+pub(crate) use When::{Later, Now};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Ok,
+    TimedOut,
+    CircuitOpen,
+    RateLimited,
+    Overloaded,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected {
+    pub(crate) readiness: When,
+    pub(crate) outcome: (When, Outcome),
+}
+
+pub(crate) fn seen(result: Res) -> Outcome {
+    match result {
+        Ok(7) => Outcome::Ok,
+        Err(Error::Rejected(Rejection::TimedOut { .. })) => Outcome::TimedOut,
+        Err(Error::Rejected(Rejection::CircuitOpen { .. })) => Outcome::CircuitOpen,
+        Err(Error::Rejected(Rejection::RateLimited { .. })) => Outcome::RateLimited,
+        Err(Error::Rejected(Rejection::Overloaded { .. })) => Outcome::Overloaded,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn box_of<S>(service: S) -> Boxed
+where
+    S: Service<u32, Response = u32, Error = Error<&'static str>> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    BoxCloneSyncService::new(service)
+}

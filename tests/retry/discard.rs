@@ -1,0 +1,60 @@
+//! Responses that are thrown away.
+
+use super::{BAD, Callee, GOOD, HOUR, SECOND, TICK, WAIT, retrying};
+use buttress::retry::{Backoff, Discard};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::join;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tower::{Layer, ServiceExt};
+
+/// Discards by waiting until it is told to go on.
+#[derive(Clone, Default)]
+struct UntilTold(Arc<Notify>);
+
+impl<Res> Discard<Res> for UntilTold {
+    type Future = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    fn discard(&self, _: Res) -> Option<Self::Future> {
+        let told = self.0.clone();
+        Some(Box::pin(async move { told.notified().await }))
+    }
+}
+
+/// The wait between two attempts, the response of the first of which is discarded for so long.
+async fn wait_with_discard_of(time: Duration, backoff: Duration) -> Duration {
+    let told = UntilTold::default();
+    let retrying = retrying().backoff(Backoff::constant(backoff));
+    let layer = retrying.discard(told.clone()).build().unwrap();
+    let callee = Callee::new([BAD, GOOD]);
+    let call = layer.layer(callee.clone()).oneshot(());
+    let tell = async {
+        sleep(time).await;
+        told.0.notify_one();
+    };
+    join!(call, tell).0.unwrap();
+    callee.waits()[0]
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_waits_for_the_response_before_it_to_be_gone() {
+    for backoff in [Duration::ZERO, WAIT] {
+        let wait = wait_with_discard_of(SECOND, backoff).await;
+        assert!((SECOND..=SECOND + TICK).contains(&wait), "{wait:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_waits_for_its_backoff_when_the_response_is_gone() {
+    let wait = wait_with_discard_of(WAIT / 2, WAIT).await;
+    assert!((WAIT..=WAIT + TICK).contains(&wait), "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_response_is_not_discarded() {
+    let layer = retrying().attempts(1).discard(UntilTold::default());
+    let call = layer.build().unwrap().layer(Callee::new([BAD])).oneshot(());
+    assert_eq!(timeout(HOUR, call).await, Ok(BAD));
+}
