@@ -372,17 +372,20 @@ impl<S, K> Timeout<S, K> {
         K: Carrier<Req>,
     {
         let TimeoutSettings {
-            mut after,
+            after: whole,
             name: by,
         } = self.layer.settings;
-        if self.layer.per_request {
-            after = self.layer.carrier.timeout(req).unwrap_or(after);
-        }
+        let asked = self.layer.carrier.timeout(req);
+        let after = asked.filter(|_| self.layer.per_request).unwrap_or(whole);
         let now = Instant::now();
         let own = match waited {
             Waited::Nothing => Deadline::from(now, after),
-            Waited::Left(left) => Deadline::from(now, left),
-            Waited::Since(since) => Deadline::from(since, after),
+            // What the wait took is taken off the request's own timeout, too.
+            Waited::Left(left) => {
+                let waited = whole.saturating_sub(left);
+                Deadline::from(now, after.saturating_sub(waited))
+            }
+            Waited::Since(since) => Deadline::from(since, whole),
         };
         let found = self.layer.carrier.get(req).filter(|found| *found < own);
         if let Some(found) = found {
@@ -391,7 +394,7 @@ impl<S, K> Timeout<S, K> {
             }
         }
         if let Waited::Since(_) = waited {
-            return Err(Rejection::TimedOut { after, by });
+            return Err(Rejection::TimedOut { after: whole, by });
         }
         if found.is_none() && own != Deadline::NEVER {
             self.layer.carrier.set(req, own);

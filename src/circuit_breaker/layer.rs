@@ -237,6 +237,7 @@ impl<C> Admission for Guarded<C> {
 
     fn poll_look(&self, watch: &mut Watch, cx: &mut Context<'_>) -> Poll<Look> {
         let circuit = self.circuit();
+        watch.blocked = None;
         if let Err(blocked) = circuit.look() {
             match circuit.shared.when_open {
                 WhenOpen::Reject => {

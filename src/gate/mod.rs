@@ -97,7 +97,7 @@ pub trait Admission: Clone {
     /// A place in the queue. Dropping it gives the place up.
     type Wait;
 
-    /// What a call holds that may be sent but is not yet. Dropping it gives everything back.
+    /// What a call holds that may be sent but is not yet.
     type Ticket;
 
     /// What a call holds that was sent. Dropped before it is settled, the call was cancelled.
@@ -137,6 +137,11 @@ pub trait Admission: Clone {
     fn poll_rejection(&self, local: &mut Self::Local, cx: &mut Context<'_>) -> Poll<Rejection> {
         let _ = (local, cx);
         Poll::Pending
+    }
+
+    /// Takes the ticket of a call back that will not be sent. Default: dropping it is enough.
+    fn give_back(&self, ticket: Self::Ticket) {
+        drop(ticket);
     }
 
     /// Called right before the inner service is called.

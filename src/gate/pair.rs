@@ -43,12 +43,20 @@ where
 
     fn poll_look(&self, local: &mut Self::Local, cx: &mut Context<'_>) -> Poll<Look> {
         // The innermost rejection wins.
-        let inner = ready!(self.1.poll_look(&mut local.1, cx));
-        if inner == Look::Reject {
-            return Poll::Ready(inner);
+        let inner = self.1.poll_look(&mut local.1, cx);
+        if inner == Poll::Ready(Look::Reject) {
+            return inner;
         }
         let outer = ready!(self.0.poll_look(&mut local.0, cx));
-        Poll::Ready(if outer == Look::Go { inner } else { outer })
+        match inner {
+            // To the outer one, the inner one is a part of the service that is not ready.
+            Poll::Pending if outer == Look::Go && !self.0.rejects_pending(&mut local.0) => {
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(Look::Reject),
+            Poll::Ready(inner) if outer == Look::Go => Poll::Ready(inner),
+            Poll::Ready(_) => Poll::Ready(outer),
+        }
     }
 
     fn rejects_pending(&self, local: &mut Self::Local) -> bool {
@@ -72,10 +80,19 @@ where
         }
     }
 
+    fn give_back(&self, (outer, inner): Self::Ticket) {
+        self.1.give_back(inner);
+        self.0.give_back(outer);
+    }
+
     fn send(&self, (outer, inner): Self::Ticket) -> Result<Self::Sent, Rejection> {
-        // The inner one first: if it rejects, the outer ticket is dropped and gives all back.
-        let inner = self.1.send(inner)?;
-        Ok((self.0.send(outer)?, inner))
+        match self.1.send(inner) {
+            Ok(inner) => Ok((self.0.send(outer)?, inner)),
+            Err(rejection) => {
+                self.0.give_back(outer);
+                Err(rejection)
+            }
+        }
     }
 }
 
@@ -145,7 +162,10 @@ impl<A: Admission, B: Admit<Req>, Req> Then<A, B, Req> for (A, B) {
         match self.1.admit(req, deadline) {
             Admitted::Now(inner) => Admitted::Now((outer, inner)),
             Admitted::Later(wait) => Admitted::Later(EitherWait::Second(Some(outer), wait)),
-            Admitted::Rejected(rejection) => Admitted::Rejected(rejection),
+            Admitted::Rejected(rejection) => {
+                self.0.give_back(outer);
+                Admitted::Rejected(rejection)
+            }
         }
     }
 }
@@ -205,6 +225,12 @@ impl<A: Admission> Admission for Option<A> {
         match self {
             Some(admission) => admission.poll_rejection(local, cx),
             None => Poll::Pending,
+        }
+    }
+
+    fn give_back(&self, ticket: Self::Ticket) {
+        if let (Some(admission), Some(ticket)) = (self, ticket) {
+            admission.give_back(ticket);
         }
     }
 

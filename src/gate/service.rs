@@ -123,15 +123,17 @@ where
                     Admitted::Later(wait) => Stage::Queued(wait),
                     Admitted::Rejected(rejection) => return GateFuture::rejected(rejection),
                 };
-                // The instance that was readied, if any, stays with the caller, and ready.
+                let service = A::Waits::spare(&self.inner);
                 if ready == Readiness::Ready {
-                    self.ready = ready;
+                    // What this instance reserved is free while the call waits, or the call could wait
+                    // for that itself.
+                    A::Waits::renew(&mut self.inner);
                 }
                 let waiting = Waiting {
                     stage: Some(stage),
                     admission: self.admission.clone(),
                     local: A::Local::default(),
-                    service: A::Waits::spare(&self.inner),
+                    service,
                     req: Some(req),
                     deadline,
                 };
@@ -364,9 +366,12 @@ where
     A::Waits: Waits<S>,
 {
     fn drop(&mut self) {
-        if self.stage.is_some() {
-            unsent::note();
+        match self.stage.take() {
+            Some(Stage::Readying(ticket)) => self.admission.give_back(ticket),
+            Some(Stage::Queued(wait)) => drop(wait),
+            None => return,
         }
+        unsent::note();
     }
 }
 

@@ -148,6 +148,7 @@ impl Admission for ConcurrencyLimit {
     type Sent = Slot;
 
     fn poll_look(&self, local: &mut Self::Local, _: &mut Context<'_>) -> Poll<Look> {
+        *local = None;
         Poll::Ready(match self.occupancy() {
             Occupancy::Free => Look::Go,
             Occupancy::Queue => Look::Wait,

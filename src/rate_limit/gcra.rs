@@ -38,11 +38,18 @@ pub(super) enum Refusal {
 /// What a call gets that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Granted,
+    Granted(Grant),
     /// Its turn comes after this many nanoseconds if nobody else calls.
     Later(u64),
     /// Others wait already.
     Behind,
+}
+
+/// A turn that was granted at once: the newest turn before it and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    before: u64,
+    after: u64,
 }
 
 #[derive(Debug)]
@@ -78,16 +85,28 @@ impl Gcra {
                 };
             }
             if span == 0 {
-                return Ok(Answer::Granted); // nothing to write
+                // Free of charge: nothing to write.
+                let (before, after) = (newest, newest);
+                return Ok(Answer::Granted(Grant { before, after }));
             }
             match self
                 .word
                 .compare_exchange_weak(newest, turn, Relaxed, Relaxed)
             {
-                Ok(_) => return Ok(Answer::Granted),
+                Ok(before) => {
+                    let after = turn;
+                    return Ok(Answer::Granted(Grant { before, after }));
+                }
                 Err(newer) => newest = newer,
             }
         }
+    }
+
+    /// Gives a turn back that was not used, unless others came after it or wait: handing it out again
+    /// would then exceed the quota.
+    pub(super) fn give_back(&self, grant: Grant) {
+        let Grant { before, after } = grant;
+        let _lost = self.word.compare_exchange(after, before, Relaxed, Relaxed);
     }
 
     /// Sends every call to the queue. Gives the newest turn. Under the queue's lock, as all below.
@@ -173,6 +192,25 @@ mod tests {
         gcra.take(rate, cost, ORIGIN + now)
     }
 
+    fn granted(answer: Result<Answer, Refusal>) -> bool {
+        matches!(answer, Ok(Answer::Granted(_)))
+    }
+
+    #[test]
+    fn a_turn_that_was_not_used_comes_back_unless_others_came_after_it() {
+        let (gcra, rate) = (Gcra::new(), per_second(1, 2));
+        let take = || match take(&gcra, rate, 1, 0) {
+            Ok(Answer::Granted(grant)) => Some(grant),
+            _ => None,
+        };
+        let (first, second) = (take().unwrap(), take().unwrap());
+        gcra.give_back(first);
+        assert_eq!(take(), None);
+        gcra.give_back(second);
+        assert!(take().is_some());
+        assert_eq!(take(), None);
+    }
+
     #[test]
     fn denied_until_the_very_nanosecond_that_was_named() {
         let (gcra, rate) = (Gcra::new(), per_second(7, 1));
@@ -182,7 +220,7 @@ mod tests {
         };
         let due = 10 + wait;
         assert_eq!(take(&gcra, rate, 1, due - 1), Ok(Answer::Later(1)));
-        assert_eq!(take(&gcra, rate, 1, due), Ok(Answer::Granted));
+        assert!(granted(take(&gcra, rate, 1, due)));
     }
 
     #[test]
@@ -198,7 +236,7 @@ mod tests {
     fn a_year_of_idling_earns_one_burst() {
         let (gcra, rate) = (Gcra::new(), per_second(1, 5));
         let year = 365 * 86_400 * SECOND;
-        let granted = (0..100).filter(|_| take(&gcra, rate, 1, year) == Ok(Answer::Granted));
+        let granted = (0..100).filter(|_| granted(take(&gcra, rate, 1, year)));
         assert_eq!(granted.count(), 5);
         assert_eq!(gcra.available(rate, ORIGIN + year), 0);
     }
@@ -222,7 +260,7 @@ mod tests {
         ] {
             let gcra = Gcra::new();
             gcra.set_paused(ORIGIN + 5 * SECOND);
-            let granted = |now| take(&gcra, rate, 1, now) == Ok(Answer::Granted);
+            let granted = |now| granted(take(&gcra, rate, 1, now));
             assert!(!granted(5 * SECOND - 1));
             assert_eq!(gcra.available(rate, ORIGIN + 5 * SECOND - 1), 0);
             assert_eq!(granted(5 * SECOND), rate.burst > 0);
@@ -244,14 +282,14 @@ mod tests {
         gcra.thaw(newest, true);
         assert_eq!(take(&gcra, rate, 1, SECOND), Ok(Answer::Behind));
         gcra.thaw(newest, false);
-        assert_eq!(take(&gcra, rate, 1, SECOND), Ok(Answer::Granted));
+        assert!(granted(take(&gcra, rate, 1, SECOND)));
     }
 
     #[test]
     fn what_does_not_fit_is_a_no() {
         let gcra = Gcra::new();
         let forever = rate(1, Duration::MAX, 1);
-        assert_eq!(take(&gcra, forever, 1, 0), Ok(Answer::Granted));
+        assert!(granted(take(&gcra, forever, 1, 0)));
         assert_eq!(take(&gcra, forever, 1, END - ORIGIN), Ok(Answer::Later(1)));
         gcra.set_paused(u64::MAX);
         assert_eq!(take(&gcra, forever, 1, 0), Err(Refusal::Never));
@@ -277,8 +315,8 @@ mod models {
             let other = gcra.clone();
             let one = thread::spawn(move || other.take(rate, 1, ORIGIN).unwrap());
             let mut answers = [gcra.take(rate, 1, ORIGIN).unwrap(), one.join().unwrap()];
-            answers.sort_unstable_by_key(|answer| *answer == Answer::Granted);
-            assert_eq!(answers, [Answer::Later(10), Answer::Granted]);
+            answers.sort_unstable_by_key(|answer| matches!(answer, Answer::Granted(_)));
+            assert!(matches!(answers, [Answer::Later(10), Answer::Granted(_)]));
         });
     }
 }

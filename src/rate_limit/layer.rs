@@ -1,3 +1,4 @@
+use super::gcra::Grant;
 use super::limiter::{RateLimiter, Taken, Turn};
 use super::quota::Quota;
 use super::settings::RateLimitSettings;
@@ -176,6 +177,15 @@ impl<W, K, O> fmt::Debug for RateLimitBuilder<W, K, O> {
     }
 }
 
+/// The turn of a call that is not sent yet.
+#[derive(Debug)]
+pub enum Held {
+    /// Granted at once.
+    Granted(Option<Grant>),
+    /// Waited for.
+    Waited(Turn),
+}
+
 /// A rate limiter and what calls cost: the admission of a [`RateLimit`].
 #[derive(Clone, Debug)]
 pub struct Metered<W> {
@@ -197,12 +207,17 @@ impl<W: Clone> Admission for Metered<W> {
     type Local = ();
     type Waits = Cloning;
     type Wait = Turn;
-    /// A turn that was waited for.
-    type Ticket = Option<Turn>;
+    type Ticket = Held;
     type Sent = ();
 
-    fn send(&self, turn: Option<Turn>) -> Result<(), Rejection> {
-        if let Some(turn) = turn {
+    fn give_back(&self, held: Held) {
+        if let Held::Granted(Some(grant)) = held {
+            self.limiter.give_back(grant);
+        }
+    }
+
+    fn send(&self, held: Held) -> Result<(), Rejection> {
+        if let Held::Waited(turn) = held {
             turn.spend();
         }
         Ok(())
@@ -210,10 +225,10 @@ impl<W: Clone> Admission for Metered<W> {
 }
 
 impl<W: Cost<Req> + Clone, Req> Admit<Req> for Metered<W> {
-    fn admit(&self, req: &Req, deadline: Option<Deadline>) -> Admitted<Option<Turn>, Turn> {
+    fn admit(&self, req: &Req, deadline: Option<Deadline>) -> Admitted<Held, Turn> {
         let cost = self.cost.cost(req);
         match self.limiter.take(cost, deadline) {
-            Ok(Taken::Now) => Admitted::Now(None),
+            Ok(Taken::Now(grant)) => Admitted::Now(Held::Granted(grant)),
             Ok(Taken::Later(turn)) => Admitted::Later(turn),
             Err(refusal) => Admitted::Rejected(self.limiter.reject(refusal, cost)),
         }
@@ -225,9 +240,9 @@ impl<W: Cost<Req> + Clone, Req> Admit<Req> for Metered<W> {
         req: &Req,
         _: Option<Deadline>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Turn>, Rejection>> {
+    ) -> Poll<Result<Held, Rejection>> {
         Poll::Ready(match ready!(turn.poll(cx)) {
-            Ok(()) => Ok(Some(turn.take())),
+            Ok(()) => Ok(Held::Waited(turn.take())),
             Err(refusal) => Err(self.limiter.reject(refusal, self.cost.cost(req))),
         })
     }

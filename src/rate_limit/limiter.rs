@@ -1,5 +1,5 @@
-use super::gcra::{END, ORIGIN, Refusal};
-use super::queue::{Place, Queue, Ticket};
+use super::gcra::{END, Grant, ORIGIN, Refusal};
+use super::queue::{Entry, Place, Queue, Ticket};
 use super::quota::Quota;
 use super::settings::RateLimitSettings;
 use crate::deadline::Deadline;
@@ -170,13 +170,18 @@ impl RateLimiter {
         let (shared, now) = (&*self.shared, self.shared.now());
         let max_wait = || shared.max_wait(deadline, now);
         Ok(match shared.queue.take(cost, now, max_wait)? {
-            None => Taken::Now,
-            Some(ticket) => Taken::Later(Turn {
+            Entry::Now(grant) => Taken::Now(grant),
+            Entry::Wait(ticket) => Taken::Later(Turn {
                 limiter: self.clone(),
                 ticket: Some(ticket),
                 timer: None,
             }),
         })
+    }
+
+    /// Gives a turn back that was granted at once and not used.
+    pub(super) fn give_back(&self, grant: Grant) {
+        self.shared.queue.give_back(grant);
     }
 
     /// The rejection of a call, counted.
@@ -257,7 +262,7 @@ impl fmt::Debug for RateLimiter {
 }
 
 pub(super) enum Taken {
-    Now,
+    Now(Option<Grant>),
     Later(Turn),
 }
 

@@ -46,9 +46,10 @@
 //! little it costs. Each sleeps until its turn. A call whose turn would come after `max_wait`, or not
 //! before its [deadline](crate::deadline), is rejected at once and takes nothing. If the quota changes
 //! or a pause comes, those who wait are served accordingly, and those for whom that is now too late
-//! are rejected. What waits takes an unready clone of the inner service and readies it when its turn
-//! has come; the instance that was readied stays with the caller. Readiness takes no turn: services
-//! that are ready and never called cost nothing.
+//! are rejected. A call that waits takes an unready clone of the inner service, and readies it when its
+//! turn has come. The instance that was readied is replaced by a fresh clone, so that a permit which it
+//! has reserved is free while the call waits. Readiness takes no turn: services that are ready and
+//! never called cost nothing.
 //!
 //! **A 429** of the upstream can pause the limiter for as long as it asks: see
 //! [`http::PauseOn429`](crate::http::PauseOn429).

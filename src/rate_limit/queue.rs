@@ -7,7 +7,7 @@
 //! A visit holds the lock and freezes the GCRA's word. It works on a copy of the newest turn and
 //! writes it back. When the lock is free, the word's bit is set exactly if somebody waits.
 
-use super::gcra::{self, Answer, Gcra, Refusal};
+use super::gcra::{self, Answer, Gcra, Grant, Refusal};
 use super::quota::{Quota, Rate, SharedRate};
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::{TICK, nanos};
@@ -21,6 +21,15 @@ pub(super) struct Queue {
     /// What [`Waiters::quota`] says, for those who do not lock.
     rate: SharedRate,
     waiters: Mutex<Waiters>,
+}
+
+/// What a call gets that is not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Its turn. `None`: one of the queue's, which cannot be given back.
+    Now(Option<Grant>),
+    /// A place in the queue.
+    Wait(Ticket),
 }
 
 #[derive(Debug)]
@@ -96,16 +105,24 @@ impl Queue {
         cost: u32,
         now: u64,
         max_wait: impl FnOnce() -> u64,
-    ) -> Result<Option<Ticket>, Refusal> {
+    ) -> Result<Entry, Refusal> {
         let answer = self.gcra.take(self.rate.load(), cost, now)?;
-        if answer == Answer::Granted {
-            return Ok(None);
+        if let Answer::Granted(grant) = answer {
+            return Ok(Entry::Now(Some(grant)));
         }
         let max_wait = max_wait();
         match answer {
             Answer::Later(wait) if wait > max_wait => Err(Refusal::After(wait)),
-            _ => self.join(cost, now, max_wait),
+            _ => Ok(match self.join(cost, now, max_wait)? {
+                None => Entry::Now(None),
+                Some(ticket) => Entry::Wait(ticket),
+            }),
         }
+    }
+
+    /// Gives a turn back that was granted at once and not used.
+    pub(super) fn give_back(&self, grant: Grant) {
+        self.gcra.give_back(grant);
     }
 
     fn join(&self, cost: u32, now: u64, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
@@ -432,6 +449,16 @@ fn within(turn: Option<u64>, latest: u64, now: u64) -> Result<u64, Refusal> {
     Ok(turn)
 }
 
+#[cfg(test)]
+impl Entry {
+    fn ticket(self) -> Option<Ticket> {
+        match self {
+            Self::Wait(ticket) => Some(ticket),
+            Self::Now(_) => None,
+        }
+    }
+}
+
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::super::gcra::ORIGIN;
@@ -507,11 +534,11 @@ mod tests {
         fn call(&mut self, cost: u32, max_wait: u64, stuck: bool, holds: Option<(u64, bool)>) {
             let wait = self.estimate(cost);
             match self.queue.take(cost, self.now, || max_wait) {
-                Ok(None) => {
+                Ok(Entry::Now(_)) => {
                     assert_eq!(wait, 0);
                     self.grants.push((self.now, cost));
                 }
-                Ok(Some(ticket)) => {
+                Ok(Entry::Wait(ticket)) => {
                     assert!(wait > 0 && wait <= max_wait);
                     self.calls.push(Call {
                         ticket,
@@ -711,7 +738,10 @@ mod tests {
     /// Takes a place at `now`.
     fn wait(queue: &Queue, now: u64) -> Ticket {
         let taken = queue.take(1, ORIGIN + now, || u64::MAX);
-        taken.unwrap().expect("granted")
+        match taken.unwrap() {
+            Entry::Wait(ticket) => ticket,
+            Entry::Now(_) => panic!("granted"),
+        }
     }
 
     fn poll(queue: &Queue, ticket: Ticket, now: u64) -> Place {
@@ -789,7 +819,10 @@ mod tests {
         assert_eq!(poll(&queue, first, 10), Place::Turn);
         assert_eq!(poll(&queue, second, 20), Place::Turn);
         queue.leave(first, ORIGIN + 20);
-        assert_eq!(queue.take(1, ORIGIN + 30, || 0), Ok(None));
+        assert!(matches!(
+            queue.take(1, ORIGIN + 30, || 0),
+            Ok(Entry::Now(_))
+        ));
         // Its own turn looks like the newest, but that is the call's above.
         queue.leave(second, ORIGIN + 30);
         assert_eq!(granted(&queue, 30), 1);
@@ -810,7 +843,10 @@ mod tests {
         let queue = queue(2);
         assert_eq!(granted(&queue, 0), 2);
         let first = wait(&queue, 0);
-        assert_eq!(queue.take(1, ORIGIN + 25, || 0), Ok(None));
+        assert!(matches!(
+            queue.take(1, ORIGIN + 25, || 0),
+            Ok(Entry::Now(_))
+        ));
         assert_eq!(poll(&queue, first, 25), Place::Turn);
     }
 
@@ -825,7 +861,7 @@ mod tests {
             let queue = Queue::new(Quota::new(1, Duration::from_nanos(interval)).burst(1));
             assert_eq!(granted(&queue, 0), 1);
             let _stuck = wait(&queue, 0);
-            let waiter = queue.take(1, ORIGIN, || 2 * interval).unwrap();
+            let waiter = queue.take(1, ORIGIN, || 2 * interval).unwrap().ticket();
             assert_eq!(poll(&queue, waiter.unwrap(), 2 * interval), place);
         }
     }
@@ -985,8 +1021,8 @@ mod models {
     /// One call in 10 ns, whose first was made; and one that waits for the second.
     fn waited_for(max_wait: u64) -> (Arc<Queue>, Ticket) {
         let queue = Arc::new(Queue::new(every(10)));
-        assert_eq!(queue.take(1, ORIGIN, || 0), Ok(None));
-        let ticket = queue.take(1, ORIGIN, || max_wait).unwrap();
+        assert!(matches!(queue.take(1, ORIGIN, || 0), Ok(Entry::Now(_))));
+        let ticket = queue.take(1, ORIGIN, || max_wait).unwrap().ticket();
         (queue, ticket.unwrap())
     }
 
@@ -995,7 +1031,7 @@ mod models {
     }
 
     fn take(queue: &Queue, now: u64, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
-        queue.take(1, ORIGIN + now, || max_wait)
+        queue.take(1, ORIGIN + now, || max_wait).map(Entry::ticket)
     }
 
     /// Nobody has a place, and the newest turn is that.

@@ -226,7 +226,7 @@ impl<C, R, D> RetryBuilder<C, R, D> {
     pub fn build(self) -> Result<RetryLayer<C, R, D>, InvalidConfig> {
         self.settings.check()?;
         let budget = match self.budget {
-            Budgeting::Own => Some(Budget::default()),
+            Budgeting::Own => Some(Budget::builder().name(self.settings.name).build()?),
             Budgeting::Given(budget) => Some(budget),
             Budgeting::None => None,
         };

@@ -74,7 +74,8 @@
 //! **Cancellation.** Dropping the future drops the attempt under way, or the wait; nothing is sent
 //! after that. The token of a retry that was not sent is put back: while it waits for its backoff, for
 //! readiness, or in a rate limit or load shed of this crate below. Behind a layer that moves calls to
-//! another task (tower's `Buffer`) that cannot be known, and the token stays spent.
+//! another task (tower's `Buffer`) that cannot be known, and the token stays spent. Below a layer of
+//! yours that makes several calls for one, a token comes back though one of them was sent.
 //!
 //! **Place.** Inside the deadline of the call, outside everything that is about attempts: load
 //! shed, rate limit, circuit breaker, timeout of an attempt.

@@ -277,7 +277,7 @@ pin_project! {
     {
         #[pin]
         step: Step<S::Future, D::Future>,
-        // Made when the first retry is due; polled only when it is about to be called.
+        // Made when a retry is due, and gone when it is sent.
         service: Option<S>,
         // What the next attempt sends.
         copy: Option<Req>,
@@ -413,6 +413,8 @@ where
             withdrawal.spend();
         }
         let call = service.call(req);
+        // What the instance still has reserved is free while the attempt waits.
+        *this.service = None;
         this.step.set(Step::Calling { call });
         Poll::Ready(Ok(()))
     }

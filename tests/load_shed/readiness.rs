@@ -186,7 +186,7 @@ async fn a_rejected_call_leaves_the_readiness_it_did_not_use() {
 }
 
 #[tokio::test]
-async fn the_readied_instance_stays_with_the_caller_of_a_call_that_waits() {
+async fn a_call_that_waits_gives_up_what_its_instance_had_reserved() {
     let layer = queueing(1, 1);
     let (mut service, mut handle) = around_strict(&layer);
     assert_ready_ok!(poll_ready(&mut service));
@@ -194,6 +194,6 @@ async fn the_readied_instance_stays_with_the_caller_of_a_call_that_waits() {
     drop(service.call(1));
     drop(slot);
     handle.allow(0);
-    let _call = call(&mut service, 2);
-    assert_eq!(sent(&mut handle), [2]);
+    // The inner service is not ready any more, so the next call is rejected.
+    assert_eq!(rejection(&mut call(&mut service, 2)), OVERLOADED);
 }

@@ -1,0 +1,432 @@
+//! Calls that wait, seen from the service below them, and layers that stand in pairs.
+
+use buttress::circuit_breaker::Circuit;
+use buttress::http::AttemptTimeout;
+use buttress::load_shed::LoadShedLayer;
+use buttress::retry::{Backoff, Cloned};
+use buttress::{
+    CircuitBreakerLayer, Error, ErrorLayer, Quota, RateLimitLayer, Rejection, RetryLayer,
+    TimeoutLayer,
+};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// One turn each 100 ms.
+fn slow_quota() -> Quota {
+    Quota::new(1, 100 * MS).burst(1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_turn_does_not_wait_for_what_its_own_instance_reserved() {
+    let mut service = ServiceBuilder::new()
+        .layer(RateLimitLayer::new(slow_quota()))
+        .layer(tower::limit::ConcurrencyLimitLayer::new(1))
+        .layer(ErrorLayer)
+        .service(service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));
+    for n in 0..3 {
+        let call = async { service.ready().await.unwrap().call(n).await };
+        let called = timeout(Duration::from_secs(3_600), call).await;
+        assert_eq!(called, Ok(Ok(n)), "hangs");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_waits_for_a_turn_does_not_wait_for_itself() {
+    let sent = Arc::new(AtomicU32::new(0));
+    let client = {
+        let sent = sent.clone();
+        service_fn(move |(): ()| {
+            ready(if sent.fetch_add(1, SeqCst) == 0 {
+                Err("no")
+            } else {
+                Ok(())
+            })
+        })
+    };
+    let service = ServiceBuilder::new()
+        .layer(
+            RetryLayer::builder()
+                .replay(Cloned)
+                .backoff(Backoff::constant(Duration::ZERO))
+                .build()
+                .unwrap(),
+        )
+        .layer(RateLimitLayer::new(slow_quota()))
+        .layer(tower::limit::ConcurrencyLimitLayer::new(1))
+        .layer(ErrorLayer)
+        .service(client);
+    // The caller keeps no instance.
+    let called = timeout(Duration::from_secs(3_600), service.oneshot(())).await;
+    assert_eq!(called, Ok(Ok(())), "hangs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stack_around_a_client_with_reserved_readiness_does_not_hang() {
+    let client = ServiceBuilder::new()
+        .layer(tower::limit::ConcurrencyLimitLayer::new(1))
+        .service(service_fn(|_: http::Request<()>| async {
+            Ok::<_, Infallible>(http::Response::new(()))
+        }));
+    let mut service = buttress::http::stack()
+        .rate_limit(slow_quota())
+        .service(client)
+        .unwrap();
+    for n in 0..3 {
+        let response = service
+            .ready()
+            .await
+            .unwrap()
+            .call(http::Request::new(()))
+            .await;
+        assert!(response.is_ok(), "{n}: {response:?}");
+    }
+}
+
+/// Ready after a while, each time anew.
+struct Slow {
+    ready_in: Duration,
+    takes: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<Req> Service<Req> for Slow {
+    type Response = ();
+    type Error = Error<Infallible>;
+    type Future = Pin<Box<dyn Future<Output = Result<(), Error<Infallible>>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        let ready_in = self.ready_in;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(ready_in)));
+        timer.as_mut().poll(cx).map(Ok)
+    }
+
+    fn call(&mut self, _: Req) -> Self::Future {
+        self.timer = None;
+        let takes = self.takes;
+        Box::pin(async move {
+            sleep(takes).await;
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_the_request_holds_though_readiness_was_waited_for() {
+    let layer = TimeoutLayer::builder(50 * MS)
+        .carrier(buttress::http::InExtensions)
+        .per_request()
+        .build()
+        .unwrap();
+    for (ready_in, own) in [(Duration::ZERO, 1_000 * MS), (10 * MS, 1_000 * MS)] {
+        let service = layer.layer(Slow {
+            ready_in,
+            takes: 300 * MS,
+            timer: None,
+        });
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(AttemptTimeout(own));
+        assert_eq!(
+            service.oneshot(request).await,
+            Ok(()),
+            "ready in {ready_in:?}"
+        );
+    }
+    // The other way round: a shorter timeout of the request's.
+    let service = layer.layer(Slow {
+        ready_in: 10 * MS,
+        takes: 300 * MS,
+        timer: None,
+    });
+    let mut request = http::Request::new(());
+    request.extensions_mut().insert(AttemptTimeout(20 * MS));
+    let start = Instant::now();
+    assert!(service.oneshot(request).await.is_err());
+    assert!(start.elapsed() <= 32 * MS, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_names_who_rejects_now_not_who_would_have_earlier() {
+    let circuit = Circuit::builder().build().unwrap();
+    let layer = LoadShedLayer::builder(1)
+        .unless_open(&circuit)
+        .build()
+        .unwrap();
+    let limit = layer.limit().clone();
+    let mut service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(ErrorLayer)
+        .service(service_fn(|()| async { Ok::<_, Infallible>(()) }));
+    circuit.force_open();
+    // Polled and not called, as by a balancer.
+    service.ready().await.unwrap();
+    circuit.reset();
+    let _slot = limit.try_acquire().unwrap();
+    let outcome = service.ready().await.unwrap().call(()).await;
+    assert!(
+        matches!(outcome, Err(Error::Rejected(Rejection::Overloaded { .. }))),
+        "{outcome:?}, circuit {:?}",
+        circuit.state()
+    );
+}
+
+/// A client that can be made not ready.
+#[derive(Clone)]
+struct Gated {
+    ready: Arc<AtomicBool>,
+    sent: Arc<AtomicU32>,
+}
+
+impl Service<http::Request<()>> for Gated {
+    type Response = http::Response<()>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<()>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if self.ready.load(SeqCst) {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn call(&mut self, _: http::Request<()>) -> Self::Future {
+        self.sent.fetch_add(1, SeqCst);
+        Box::pin(async {
+            sleep(100 * MS).await;
+            Ok(http::Response::new(()))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
+    let client = Gated {
+        ready: Arc::new(AtomicBool::new(true)),
+        sent: Arc::default(),
+    };
+    let (is_ready, sent) = (client.ready.clone(), client.sent.clone());
+    let layer = buttress::http::stack()
+        .no_retry()
+        .load_shed(LoadShedLayer::builder(1).queue(10, Duration::from_secs(10)))
+        .rate_limit(Quota::new(1, Duration::from_secs(36_000)).burst(2))
+        .build()
+        .unwrap();
+    let limiter = layer.limiter().unwrap().clone();
+    let service = layer.layer(client);
+    let one = tokio::spawn(service.clone().oneshot(http::Request::new(())));
+    sleep(MS).await;
+    let two = tokio::spawn(service.clone().oneshot(http::Request::new(())));
+    sleep(MS).await;
+    assert_eq!(limiter.snapshot().available, 1);
+    is_ready.store(false, SeqCst);
+    one.await.unwrap().unwrap();
+    // Its slot has come, the client is not ready: rejected.
+    two.await.unwrap().unwrap_err();
+    assert_eq!(sent.load(SeqCst), 1);
+    assert_eq!(
+        limiter.snapshot().available,
+        1,
+        "one was sent of a burst of two"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_the_stack_that_left_with_its_slot_spends_no_turn() {
+    let client = Gated {
+        ready: Arc::new(AtomicBool::new(true)),
+        sent: Arc::default(),
+    };
+    let sent = client.sent.clone();
+    let layer = buttress::http::stack()
+        .no_retry()
+        .load_shed(LoadShedLayer::builder(1).queue(10, Duration::from_secs(10)))
+        .rate_limit(Quota::new(1, Duration::from_secs(36_000)).burst(2))
+        .build()
+        .unwrap();
+    let (limiter, limit) = (
+        layer.limiter().unwrap().clone(),
+        layer.limit().unwrap().clone(),
+    );
+    let mut service = layer.layer(client);
+    let slot = limit.try_acquire().unwrap();
+    service.ready().await.unwrap();
+    drop(slot);
+    // Free by now; the caller leaves before the first poll.
+    drop(service.call(http::Request::new(())));
+    assert_eq!(sent.load(SeqCst), 0);
+    assert_eq!(limiter.snapshot().available, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_opens_before_a_call_is_sent_costs_no_turn() {
+    let client = Gated {
+        ready: Arc::new(AtomicBool::new(true)),
+        sent: Arc::default(),
+    };
+    let layer = buttress::http::stack()
+        .no_retry()
+        .load_shed(LoadShedLayer::builder(1).queue(10, Duration::from_secs(10)))
+        .rate_limit(Quota::new(1, Duration::from_secs(36_000)).burst(2))
+        .build()
+        .unwrap();
+    let (limiter, limit) = (
+        layer.limiter().unwrap().clone(),
+        layer.limit().unwrap().clone(),
+    );
+    let circuit = layer.circuit().unwrap().clone();
+    let mut service = layer.layer(client);
+    let slot = limit.try_acquire().unwrap();
+    service.ready().await.unwrap();
+    drop(slot);
+    let call = service.call(http::Request::new(()));
+    circuit.force_open();
+    assert!(matches!(
+        call.await,
+        Err(Error::Rejected(Rejection::CircuitOpen { .. }))
+    ));
+    assert_eq!(limiter.snapshot().available, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_call_moved_to_another_task_is_woken_there() {
+    let circuit = Circuit::builder().build().unwrap();
+    let layer = RateLimitLayer::builder(Quota::new(1, Duration::from_secs(5)).burst(1))
+        .max_wait(Duration::from_secs(60))
+        .unless_open(&circuit)
+        .build()
+        .unwrap();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(CircuitBreakerLayer::from(circuit.clone()))
+        .layer(ErrorLayer)
+        .service(service_fn(|()| async { Ok::<_, Infallible>(()) }));
+    service.clone().oneshot(()).await.unwrap();
+    let mut call = Box::pin(service.oneshot(()));
+    poll_fn(|cx| {
+        assert!(call.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    let task = tokio::spawn(call);
+    sleep(MS).await;
+    circuit.force_open();
+    sleep(MS).await;
+    assert!(task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_load_shed_of_a_stack_sheds_while_a_circuit_that_is_not_ready_is_open() {
+    use buttress::circuit_breaker::WhenOpen;
+    let client = Gated {
+        ready: Arc::new(AtomicBool::new(true)),
+        sent: Arc::default(),
+    };
+    // The layers one by one, in the same order.
+    let by_hand = {
+        let breaker = CircuitBreakerLayer::builder()
+            .when_open(WhenOpen::NotReady)
+            .build()
+            .unwrap();
+        breaker.circuit().force_open();
+        ServiceBuilder::new()
+            .layer(LoadShedLayer::new(1))
+            .layer(breaker)
+            .layer(ErrorLayer)
+            .service(client.clone())
+    };
+    let call = timeout(
+        Duration::from_secs(20),
+        by_hand.oneshot(http::Request::new(())),
+    );
+    assert!(call.await.expect("waits").is_err());
+    let layer = buttress::http::stack()
+        .load_shed(1)
+        .circuit_breaker(|breaker| breaker.when_open(WhenOpen::NotReady))
+        .build()
+        .unwrap();
+    layer.circuit().unwrap().force_open();
+    // Full as well.
+    let _slot = layer.limit().unwrap().try_acquire().unwrap();
+    let call = timeout(
+        Duration::from_secs(20),
+        layer.layer(client).oneshot(http::Request::new(())),
+    );
+    assert!(call.await.expect("waits").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_a_half_open_circuit_neither_starve_nor_spin() {
+    use buttress::circuit_breaker::WhenOpen;
+    let circuit = Circuit::builder()
+        .when_open(WhenOpen::NotReady)
+        .probes(1)
+        .probe_successes(1)
+        .consecutive_failures(1)
+        .open_for(100 * MS)
+        .build()
+        .unwrap();
+    let polls = Arc::new(AtomicU32::new(0));
+    let breaker =
+        CircuitBreakerLayer::new(circuit.clone(), |outcome: Result<&u32, &Error<u32>>| {
+            if outcome.is_ok_and(|n| *n < 5) {
+                buttress::Verdict::Ignored
+            } else {
+                buttress::Verdict::Healthy
+            }
+        });
+    let n = Arc::new(AtomicU32::new(0));
+    let service = ServiceBuilder::new()
+        .layer(
+            RateLimitLayer::builder(Quota::per_second(1_000).burst(1_000))
+                .unless_open(&circuit)
+                .build()
+                .unwrap(),
+        )
+        .layer(breaker)
+        .layer(ErrorLayer)
+        .service(service_fn(move |()| {
+            let n = n.fetch_add(1, SeqCst);
+            async move {
+                sleep(10 * MS).await;
+                Ok::<_, u32>(n)
+            }
+        }));
+    circuit
+        .try_acquire()
+        .unwrap()
+        .settle(buttress::Verdict::TRANSIENT);
+    let mut tasks = Vec::new();
+    for _ in 0..20 {
+        let (mut service, polls) = (service.clone(), polls.clone());
+        tasks.push(tokio::spawn(async move {
+            loop {
+                poll_fn(|cx| {
+                    polls.fetch_add(1, SeqCst);
+                    service.poll_ready(cx)
+                })
+                .await
+                .unwrap();
+                if service.call(()).await.is_ok() {
+                    return;
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        timeout(Duration::from_secs(10), task)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let polls = polls.load(SeqCst);
+    assert!(polls < 2_000, "{polls}");
+}
