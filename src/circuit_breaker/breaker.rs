@@ -414,7 +414,7 @@ impl Breaker {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(buttress_loom)))]
 impl Breaker {
     /// As after so many epochs.
     pub(super) fn aged(self, epochs: u64) -> Self {

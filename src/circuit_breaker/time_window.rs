@@ -188,7 +188,7 @@ impl TimeWindow {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(buttress_loom)))]
 impl TimeWindow {
     /// As after so many calls of each kind.
     pub(super) fn aged(self, calls: u64) -> Self {

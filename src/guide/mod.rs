@@ -1,7 +1,7 @@
 //! One page for each kind of client, with the whole program, and nothing else.
 //!
 //! Each page's program is compiled with the tests. The promises on them are held by tests with the
-//! real client against a real server: `tests/clients.rs`, `tests/http_bodies.rs`,
+//! real client against a real server: `tests/clients.rs`, `tests/http_bodies`,
 //! `tests/http_drain.rs`, `tests/tower_layers.rs`. Which timeout goes where is said in
 //! [`timeout`](crate::timeout), what a status or an error leads to in
 //! [`http`](crate::http#verdicts).
