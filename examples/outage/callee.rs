@@ -17,11 +17,14 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 #[expect(clippy::cast_possible_truncation, reason = "twenty milliseconds")]
 pub const CAPACITY: u32 = WORKERS * 1000 / WORK.as_millis() as u32;
 
-/// Calls per second, in every phase but the overload: few enough that the calls of a whole quarter
+/// Calls per second, in every phase but the overload and that of the 503s: few enough that the calls of a whole quarter
 /// of a second may come at once, after the machine stood still, and still fit under `IN_FLIGHT`.
 pub const USUAL_RATE: u32 = 40;
 /// Calls per second in the overload.
 pub const OVERLOAD_RATE: u32 = 2 * CAPACITY;
+/// Calls per second while the server answers 503: a fifth more than `RATE`, so that an open circuit
+/// and a quota both have a reason to reject.
+pub const UNAVAILABLE_RATE: u32 = 600;
 
 /// How long a caller waits for an answer, whichever client it has.
 pub const DEADLINE: Duration = Duration::from_secs(1);
@@ -68,7 +71,10 @@ pub fn in_words() -> Vec<(&'static str, String)> {
         ),
         (
             "load",
-            format!("{USUAL_RATE} calls/s for each client, {OVERLOAD_RATE} in the overload"),
+            format!(
+                "{USUAL_RATE} calls/s for each client, {OVERLOAD_RATE} in the overload, \
+                 {UNAVAILABLE_RATE} while the answer is 503"
+            ),
         ),
         ("bare", format!("a timeout of {DEADLINE:?}")),
         (

@@ -55,6 +55,15 @@ fn judge_phase(index: usize, figures: &PhaseFigures) -> Vec<Claim> {
                 naive >= 2.5,
                 format!("{naive:.2}"),
             );
+            let buttress = &figures.buttress;
+            claims.add(
+                "above its quota, the open circuit rejects and the quota does not",
+                buttress.rate_limited == 0 && buttress.circuit_open > 0,
+                format!(
+                    "{} by the quota, {} by the circuit",
+                    buttress.rate_limited, buttress.circuit_open
+                ),
+            );
         }
         Condition::Refused => down(&mut claims, figures),
         Condition::Overload => overload(&mut claims, figures),
@@ -273,7 +282,7 @@ mod tests {
 
     type Break = fn(&mut PhaseFigures);
 
-    const BREAKS: [(Condition, Break, &str); 19] = [
+    const BREAKS: [(Condition, Break, &str); 20] = [
         (
             Healthy,
             |p| p.buttress.succeeded = 998,
@@ -328,6 +337,11 @@ mod tests {
             Unavailable,
             |p| p.naive.sends = 2499,
             "4 503: naive sends at least 2.5 per call",
+        ),
+        (
+            Unavailable,
+            |p| p.buttress.rate_limited = 1,
+            "4 503: above its quota, the open circuit rejects and the quota does not",
         ),
         (
             Refused,

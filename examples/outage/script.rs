@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::callee::{OVERLOAD_RATE, SLOWDOWN, USUAL_RATE};
+use crate::callee::{OVERLOAD_RATE, SLOWDOWN, UNAVAILABLE_RATE, USUAL_RATE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
@@ -31,7 +31,10 @@ impl Condition {
             Self::Healthy => "the callee is well".into(),
             Self::Slow => format!("every request takes {SLOWDOWN} times as long"),
             Self::Recovered => "the callee is well again".into(),
-            Self::Unavailable => "every answer is 503 with Retry-After".into(),
+            Self::Unavailable => {
+                "every answer is 503 with Retry-After, and there are more calls than were agreed to"
+                    .into()
+            }
             Self::Refused => "the listener and every connection are closed".into(),
             Self::Overload => "twice as many calls as the callee can serve".into(),
         }
@@ -44,10 +47,10 @@ impl Condition {
 
     /// Calls per second, by each client.
     pub fn rate(self) -> u32 {
-        if self == Self::Overload {
-            OVERLOAD_RATE
-        } else {
-            USUAL_RATE
+        match self {
+            Self::Overload => OVERLOAD_RATE,
+            Self::Unavailable => UNAVAILABLE_RATE,
+            Self::Healthy | Self::Slow | Self::Recovered | Self::Refused => USUAL_RATE,
         }
     }
 }

@@ -48,11 +48,13 @@ pub fn new(http: Http) -> Result<(Stack, Circuit), InvalidConfig> {
         .classify(judge)
         .build()?;
     let circuit = breaker.circuit().clone();
+    let shed = LoadShedLayer::builder(IN_FLIGHT).unless_open(&circuit);
+    let limit = RateLimitLayer::builder(Quota::per_second(RATE).burst(BURST)).unless_open(&circuit);
     let stack = ServiceBuilder::new()
         .layer(TimeoutLayer::new(DEADLINE))
         .layer(retry)
-        .layer(LoadShedLayer::new(IN_FLIGHT))
-        .layer(RateLimitLayer::new(Quota::per_second(RATE).burst(BURST)))
+        .layer(shed.build()?)
+        .layer(limit.build()?)
         .layer(breaker)
         .layer(TimeoutLayer::new(ATTEMPT))
         .layer(ErrorLayer)
