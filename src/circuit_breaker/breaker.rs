@@ -427,7 +427,10 @@ impl Breaker {
         self.lock().state.epoch = epoch;
         self.epoch.store(epoch.into(), Release);
     }
+}
 
+#[cfg(test)]
+impl Breaker {
     pub(super) fn state(&self) -> State {
         self.lock().state
     }
