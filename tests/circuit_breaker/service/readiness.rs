@@ -1,12 +1,17 @@
 //! When an instance is ready.
 
-use super::{MS, brittle, brittle_not_ready, echo, retry_after, trip, trip_and_wait};
+use super::{
+    DOWN, Failure, MS, brittle, brittle_not_ready, echo, retry_after, trip, trip_and_wait,
+};
 use buttress::StackError;
+use buttress::circuit_breaker::CircuitState;
+use std::future::Ready;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tokio::sync::Semaphore;
 use tokio::time::advance;
 use tokio_test::task::spawn;
-use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::Spawn;
@@ -143,4 +148,34 @@ async fn an_instance_that_became_unready_forgets_that_it_was_ready() {
     trip(layer.circuit());
     assert_pending!(service.poll_ready());
     let _call = service.call(Ok(()));
+}
+
+/// Its readiness fails every time.
+#[derive(Clone)]
+struct Gone;
+
+impl Service<()> for Gone {
+    type Response = ();
+    type Error = Failure;
+    type Future = Ready<Result<(), Failure>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Err(DOWN))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        unreachable!("it is never ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_readiness_pass_and_are_not_counted() {
+    let layer = brittle();
+    let mut service = Spawn::new(layer.layer(Gone));
+    for _ in 0..100 {
+        assert_eq!(assert_ready_err!(service.poll_ready()), DOWN);
+    }
+    let seen = layer.circuit().snapshot();
+    let counted = (seen.state, seen.calls, seen.consecutive_failures);
+    assert_eq!(counted, (CircuitState::Closed, 0, Some(0)));
 }
