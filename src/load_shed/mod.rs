@@ -44,8 +44,9 @@
 //! it is polled, called or dropped.
 //!
 //! **The queue** is first come, first served: nobody overtakes those who wait. A waiting call takes
-//! an unready clone, and readies it when its turn comes. It waits for as long as `queue` says, but
-//! not beyond its [deadline](crate::deadline); with one that has passed it is rejected at once.
+//! an unready clone, and readies it when its turn comes; a permit that the caller's instance had
+//! reserved is free meanwhile. It waits for as long as `queue` says, but not beyond its
+//! [deadline](crate::deadline); with one that has passed it is rejected at once.
 //!
 //! **Ties.** A slot and the end of the wait due in one poll: the slot.
 //!
