@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 const MS: Duration = Duration::from_millis(1);
@@ -237,6 +238,31 @@ async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
         1,
         "one was sent of a burst of two"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_the_stack_whose_turn_has_come_waits_for_the_client() {
+    let client = Gated {
+        ready: Arc::new(AtomicBool::new(true)),
+        sent: Arc::default(),
+    };
+    let (is_ready, sent) = (client.ready.clone(), client.sent.clone());
+    let service = buttress::http::stack()
+        .no_retry()
+        .load_shed(10)
+        .rate_limit(Quota::new(1, 500 * MS).burst(1))
+        .service(client)
+        .unwrap();
+    let one = service.clone().oneshot(http::Request::new(()));
+    one.await.unwrap();
+    let mut two = task::spawn(service.oneshot(http::Request::new(())));
+    assert_pending!(two.poll());
+    is_ready.store(false, SeqCst);
+    sleep(500 * MS).await;
+    assert_pending!(two.poll());
+    is_ready.store(true, SeqCst);
+    assert_pending!(two.poll());
+    assert_eq!(sent.load(SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,7 +62,7 @@
 //! |---|---|
 //! | there is an outcome, be it a response, an error or a rejection by an inner layer | [`Sent::settle`] |
 //! | the inner service panicked | [`Sent::enter`] without [`Sent::leave`], then `Sent` is dropped |
-//! | the caller left before the call was sent | the wait or the ticket is dropped |
+//! | the caller left before the call was sent | the wait is dropped, or [`Admission::give_back`] takes the ticket |
 //! | the caller left after the call was sent | `Sent` is dropped |
 
 mod call_end;
@@ -117,7 +117,14 @@ pub trait Admission: Clone {
         false
     }
 
-    /// The rejection of a call that `poll_look` or `rejects_pending` announced. `None` if it was not
+    /// Whether `rejects_pending` is also asked of a call that has waited, if the inner service is
+    /// pending when its turn has come. Default: `false`, the call waits for the inner service.
+    fn rejects_pending_after(&self, wait: &Self::Wait) -> bool {
+        let _ = wait;
+        false
+    }
+
+    /// The rejection of a call that `poll_look` or `rejects_pending` has announced. `None` if it was not
     /// this admission that announced it.
     fn refuse(&self, local: &mut Self::Local) -> Option<Rejection> {
         let _ = local;
@@ -218,8 +225,8 @@ pub trait Waits<S>: sealed::Sealed {
     /// The service of a spare instance.
     fn service(spare: &mut Self::Spare) -> &mut S;
 
-    /// Replaces an instance that is not ready by a clone, so that it does not capture a permit that
-    /// it will not use.
+    /// Replaces an instance that will not make the next call by a clone, so that it holds no permit,
+    /// and captures none, that it will not use.
     fn renew(service: &mut S);
 }
 

@@ -63,6 +63,14 @@ where
         self.1.rejects_pending(&mut local.1) || self.0.rejects_pending(&mut local.0)
     }
 
+    fn rejects_pending_after(&self, wait: &Self::Wait) -> bool {
+        match wait {
+            EitherWait::First(wait) => self.0.rejects_pending_after(wait),
+            // To the first, the call had left when it began to wait for the second.
+            EitherWait::Second(_, wait) => self.1.rejects_pending_after(wait),
+        }
+    }
+
     fn refuse(&self, local: &mut Self::Local) -> Option<Rejection> {
         let inner = self.1.refuse(&mut local.1);
         inner.or_else(|| self.0.refuse(&mut local.0))
@@ -211,6 +219,11 @@ impl<A: Admission> Admission for Option<A> {
     fn rejects_pending(&self, local: &mut Self::Local) -> bool {
         let admission = self.as_ref();
         admission.is_some_and(|admission| admission.rejects_pending(local))
+    }
+
+    fn rejects_pending_after(&self, wait: &Self::Wait) -> bool {
+        let admission = self.as_ref();
+        admission.is_some_and(|admission| admission.rejects_pending_after(wait))
     }
 
     fn refuse(&self, local: &mut Self::Local) -> Option<Rejection> {

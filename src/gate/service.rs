@@ -119,7 +119,10 @@ where
                             Err(rejection) => GateFuture::rejected(rejection),
                         };
                     }
-                    Admitted::Now(ticket) => Stage::Readying(ticket),
+                    Admitted::Now(ticket) => Stage::Readying {
+                        ticket,
+                        may_reject: true,
+                    },
                     Admitted::Later(wait) => Stage::Queued(wait),
                     Admitted::Rejected(rejection) => return GateFuture::rejected(rejection),
                 };
@@ -301,7 +304,11 @@ where
 enum Stage<A: Admission> {
     Queued(A::Wait),
     /// The turn has come; the service is not ready yet.
-    Readying(A::Ticket),
+    Readying {
+        ticket: A::Ticket,
+        /// A service that is pending may be a reason to reject the call.
+        may_reject: bool,
+    },
 }
 
 impl<S, A, Req> Waiting<S, A, Req>
@@ -337,26 +344,42 @@ where
         if let Some(Stage::Queued(wait)) = &mut self.stage {
             let req = self.req.as_ref().expect(POLLED);
             match ready!(self.admission.poll_wait(wait, req, self.deadline, cx)) {
-                Ok(ticket) => self.stage = Some(Stage::Readying(ticket)),
+                Ok(ticket) => {
+                    let may_reject = self.admission.rejects_pending_after(wait);
+                    self.stage = Some(Stage::Readying { ticket, may_reject });
+                }
                 Err(rejection) => return Poll::Ready(Ok(Err(rejection))),
             }
         }
         let service = A::Waits::service(&mut self.service);
         match service.poll_ready(cx) {
             Poll::Ready(readied) => readied?,
-            Poll::Pending if self.admission.rejects_pending(&mut self.local) => {
+            Poll::Pending if self.rejects_pending() => {
                 let refused = self.admission.refuse(&mut self.local);
                 let rejection = refused.expect("who announced a rejection names it");
                 return Poll::Ready(Ok(Err(rejection)));
             }
             Poll::Pending => return Poll::Pending,
         }
-        let (Some(Stage::Readying(ticket)), Some(req)) = (self.stage.take(), self.req.take())
+        let (Some(Stage::Readying { ticket, .. }), Some(req)) =
+            (self.stage.take(), self.req.take())
         else {
             panic!("{POLLED}");
         };
         let sent = self.admission.send(ticket);
         Poll::Ready(Ok(sent.map(|sent| State::calling(service, req, sent))))
+    }
+
+    /// The service is pending though the turn has come, and the call is rejected for that.
+    fn rejects_pending(&mut self) -> bool {
+        let may_reject = matches!(
+            self.stage,
+            Some(Stage::Readying {
+                may_reject: true,
+                ..
+            })
+        );
+        may_reject && self.admission.rejects_pending(&mut self.local)
     }
 }
 
@@ -367,7 +390,7 @@ where
 {
     fn drop(&mut self) {
         match self.stage.take() {
-            Some(Stage::Readying(ticket)) => self.admission.give_back(ticket),
+            Some(Stage::Readying { ticket, .. }) => self.admission.give_back(ticket),
             Some(Stage::Queued(wait)) => drop(wait),
             None => return,
         }

@@ -164,6 +164,10 @@ impl Admission for ConcurrencyLimit {
         true
     }
 
+    fn rejects_pending_after(&self, _: &Self::Wait) -> bool {
+        true
+    }
+
     fn refuse(&self, local: &mut Self::Local) -> Option<Rejection> {
         local.take().map(|reason| self.reject(reason))
     }
