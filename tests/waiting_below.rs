@@ -186,6 +186,16 @@ struct Gated {
     sent: Arc<AtomicU32>,
 }
 
+impl Gated {
+    /// Ready, for now.
+    fn new() -> Self {
+        Self {
+            ready: Arc::new(AtomicBool::new(true)),
+            sent: Arc::default(),
+        }
+    }
+}
+
 impl Service<http::Request<()>> for Gated {
     type Response = http::Response<()>;
     type Error = Infallible;
@@ -210,10 +220,7 @@ impl Service<http::Request<()>> for Gated {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
-    let client = Gated {
-        ready: Arc::new(AtomicBool::new(true)),
-        sent: Arc::default(),
-    };
+    let client = Gated::new();
     let (is_ready, sent) = (client.ready.clone(), client.sent.clone());
     let layer = buttress::http::stack()
         .no_retry()
@@ -242,10 +249,7 @@ async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_of_the_stack_whose_turn_has_come_waits_for_the_client() {
-    let client = Gated {
-        ready: Arc::new(AtomicBool::new(true)),
-        sent: Arc::default(),
-    };
+    let client = Gated::new();
     let (is_ready, sent) = (client.ready.clone(), client.sent.clone());
     let service = buttress::http::stack()
         .no_retry()
@@ -267,10 +271,7 @@ async fn a_call_of_the_stack_whose_turn_has_come_waits_for_the_client() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_of_the_stack_that_left_with_its_slot_spends_no_turn() {
-    let client = Gated {
-        ready: Arc::new(AtomicBool::new(true)),
-        sent: Arc::default(),
-    };
+    let client = Gated::new();
     let sent = client.sent.clone();
     let layer = buttress::http::stack()
         .no_retry()
@@ -294,10 +295,7 @@ async fn a_call_of_the_stack_that_left_with_its_slot_spends_no_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_circuit_that_opens_before_a_call_is_sent_costs_no_turn() {
-    let client = Gated {
-        ready: Arc::new(AtomicBool::new(true)),
-        sent: Arc::default(),
-    };
+    let client = Gated::new();
     let layer = buttress::http::stack()
         .no_retry()
         .load_shed(LoadShedLayer::builder(1).queue(10, Duration::from_secs(10)))
@@ -352,10 +350,7 @@ async fn a_waiting_call_moved_to_another_task_is_woken_there() {
 #[tokio::test(start_paused = true)]
 async fn the_load_shed_of_a_stack_sheds_while_a_circuit_that_is_not_ready_is_open() {
     use buttress::circuit_breaker::WhenOpen;
-    let client = Gated {
-        ready: Arc::new(AtomicBool::new(true)),
-        sent: Arc::default(),
-    };
+    let client = Gated::new();
     // The layers one by one, in the same order.
     let by_hand = {
         let breaker = CircuitBreakerLayer::builder()
