@@ -1,22 +1,19 @@
-//! What the run must show. Each claim is judged on the figures of one phase, so that it can be
-//! tested without a run.
+//! What the run must show. Nothing else in this example depends on it.
 
 use std::time::Duration;
 
-use crate::callee::{DEADLINE, MAX_OPEN_FOR};
-use crate::figures::{Figures, PhaseFigures, share};
-use crate::script::Condition;
-use crate::table::millis;
+use crate::clients::Kind::{self, Bare, Buttress, Careful, Defaults, Naive};
+use crate::figures::{ActFigures, SideFigures};
+use crate::scenario::{DEADLINE, Trouble};
 
-/// A phase in which the machine stood still for longer says nothing about anybody.
+/// An act in which the machine stood still for longer says nothing about anybody.
 pub const LONGEST_STALL: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// What is claimed, of which phase.
     pub text: String,
-    /// The numbers that it was judged by.
-    pub numbers: String,
+    /// The figures by which it was judged.
+    pub figures: String,
     pub judgement: Judgement,
 }
 
@@ -24,399 +21,304 @@ pub struct Claim {
 pub enum Judgement {
     Holds,
     Fails,
-    /// The machine stood still for too long in that phase.
+    /// The machine stood still for too long.
     NotJudged,
 }
 
-pub fn judge(phases: &[PhaseFigures]) -> Vec<Claim> {
-    phases
-        .iter()
-        .enumerate()
-        .flat_map(|(index, phase)| judge_phase(index, phase))
-        .collect()
+impl Judgement {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Fails => "FAILS",
+            Self::NotJudged => "not judged",
+        }
+    }
 }
 
-fn judge_phase(index: usize, figures: &PhaseFigures) -> Vec<Claim> {
+pub fn judge(act: &ActFigures) -> Vec<Claim> {
     let mut claims = Claims {
-        place: place(index, figures),
-        stall: figures.stall,
+        trouble: act.act.trouble.name(),
+        stall: act.stall,
         list: Vec::new(),
     };
-    every_phase(&mut claims, figures);
-    match figures.phase.condition {
-        Condition::Healthy => healthy(&mut claims, &figures.buttress),
-        Condition::Slow => slow(&mut claims, figures),
-        Condition::Recovered => recovered(&mut claims, &figures.buttress),
-        Condition::Unavailable => {
-            down(&mut claims, figures);
-            let naive = figures.naive.sends_per_call();
-            claims.add(
-                "naive sends at least 2.5 per call",
-                naive >= 2.5,
-                format!("{naive:.2}"),
-            );
-            let buttress = &figures.buttress;
-            claims.add(
-                "above its quota, the open circuit rejects and the quota does not",
-                buttress.rate_limited == 0 && buttress.circuit_open > 0,
-                format!(
-                    "{} by the quota, {} by the circuit",
-                    buttress.rate_limited, buttress.circuit_open
-                ),
-            );
+    for side in &act.sides {
+        if matches!(side.kind, Defaults | Buttress) {
+            of_this_crate(&mut claims, act.act.trouble, side);
         }
-        Condition::Refused => down(&mut claims, figures),
-        Condition::Overload => overload(&mut claims, figures),
+    }
+    match act.act.trouble {
+        Trouble::Overload => overload(&mut claims, act),
+        _ => outage(&mut claims, act),
     }
     claims.list
 }
 
-/// The name of a phase; the recovered ones are told apart by their number.
-pub fn place(index: usize, figures: &PhaseFigures) -> String {
-    format!("{} {}", index + 1, figures.phase.condition.name())
-}
-
-/// The claims of one phase.
 struct Claims {
-    place: String,
+    trouble: &'static str,
     stall: Duration,
     list: Vec<Claim>,
 }
 
 impl Claims {
-    fn add(&mut self, claim: &str, holds: bool, numbers: String) {
+    fn add(&mut self, kind: Kind, claim: &str, holds: bool, figures: String) {
         let judgement = match holds {
             _ if self.stall > LONGEST_STALL => Judgement::NotJudged,
             true => Judgement::Holds,
             false => Judgement::Fails,
         };
         self.list.push(Claim {
-            text: format!("{}: {claim}", self.place),
-            numbers,
+            text: format!("{}: {} {claim}", self.trouble, kind.name()),
+            figures,
             judgement,
         });
     }
 
-    /// A claim that a time is short, with the machine's own pause allowed on top.
-    fn within(&mut self, claim: &str, found: Option<Duration>, limit: Duration) {
+    /// A time may be longer than claimed by the time for which the machine stood still.
+    fn within(&mut self, kind: Kind, claim: &str, found: Option<Duration>, limit: Duration) {
         let holds = found.is_some_and(|found| found <= limit + self.stall);
-        let found = found.map_or("never".into(), millis);
-        let numbers = format!(
-            "{found} of {} + a stall of {}",
-            millis(limit),
-            millis(self.stall)
-        );
-        self.add(claim, holds, numbers);
+        let figures = match found {
+            Some(found) => format!("{found:.2?}"),
+            None => "never".into(),
+        };
+        let claim = format!("{claim} within {limit:?}");
+        self.add(kind, &claim, holds, figures);
+    }
+
+    fn at_least(&mut self, kind: Kind, claim: &str, found: f64, limit: f64) {
+        self.add(kind, claim, found >= limit, format!("{found:.2}"));
+    }
+
+    fn at_most(&mut self, kind: Kind, claim: &str, found: f64, limit: f64) {
+        self.add(kind, claim, found <= limit, format!("{found:.2}"));
     }
 }
 
-fn every_phase(claims: &mut Claims, figures: &PhaseFigures) {
-    let sends = figures.buttress.sends_per_call();
-    claims.add(
-        "at most 1.25 sends per call",
-        sends <= 1.25,
-        format!("{sends:.2}"),
+fn of_this_crate(claims: &mut Claims, trouble: Trouble, side: &SideFigures) {
+    let kind = side.kind;
+    let claim = "succeeds in 99.9 % of the calls before the trouble";
+    claims.at_least(kind, claim, side.before.success(), 99.9);
+    let rejected = side.before.rejected();
+    let claim = "rejects nothing before the trouble";
+    claims.add(kind, claim, rejected == 0, rejected.to_string());
+    claims.within(kind, "ends every call", Some(side.whole.longest), DEADLINE);
+    let sends = side.during.sends_per_call();
+    claims.at_most(
+        kind,
+        "sends at most 1.25 times per call during the trouble",
+        sends,
+        1.25,
     );
+    let sends = side.after.sends_per_call();
+    claims.at_most(
+        kind,
+        "sends at most 1.05 times per call after the trouble",
+        sends,
+        1.05,
+    );
+    let back = match (trouble, kind) {
+        (Trouble::Overload, Buttress) => 2,
+        _ => 3,
+    };
     claims.within(
-        "nobody waits beyond the deadline",
-        Some(figures.buttress.longest),
-        DEADLINE,
+        kind,
+        "is back to normal",
+        side.back,
+        Duration::from_secs(back),
     );
 }
 
-fn healthy(claims: &mut Claims, buttress: &Figures) {
-    let Figures {
-        succeeded, calls, ..
-    } = *buttress;
-    let holds = succeeded * 1000 >= calls * 999;
+fn overload(claims: &mut Claims, act: &ActFigures) {
+    let [bare, buttress] = [Bare, Buttress].map(|kind| act.side(kind));
+    for kind in [Naive, Careful] {
+        let late = &act.side(kind).late;
+        claims.at_most(
+            kind,
+            "stays below 50 % long after the trouble",
+            late.success(),
+            49.99,
+        );
+        let claim = "still sends 2.5 times per call long after the trouble";
+        claims.at_least(kind, claim, late.sends_per_call(), 2.5);
+    }
+    for kind in [Bare, Naive, Careful] {
+        let ahead = buttress.whole.success() - act.side(kind).whole.success();
+        let claim = format!(
+            "is at least 3 points ahead of {} over the whole act",
+            kind.name()
+        );
+        claims.at_least(Buttress, &claim, ahead, 3.0);
+    }
+    let behind = bare.whole.success() - act.side(Defaults).whole.success();
+    let claim = "is at most 2 points behind bare over the whole act";
+    claims.at_most(Defaults, claim, behind, 2.0);
+    let goodput = buttress.during.succeeded as f64 / bare.during.succeeded as f64;
+    let claim = "has at least 0.95 of the goodput of bare during the trouble";
+    claims.at_least(Buttress, claim, goodput, 0.95);
+    let limited = buttress.during.overloaded + buttress.during.rate_limited;
+    let open = buttress.during.circuit_open;
     claims.add(
-        "at least 99.9 % succeed",
-        holds,
-        format!("{succeeded} of {calls}"),
+        Buttress,
+        "holds the overload by its limits, with its circuits closed",
+        limited > 0 && open == 0,
+        format!("{limited} rejected by the limits, {open} by the circuits"),
+    );
+}
+
+fn outage(claims: &mut Claims, act: &ActFigures) {
+    let [bare, buttress] = [Bare, Buttress].map(|kind| &act.side(kind).during);
+    let opened = act.side(Buttress).all_opened;
+    let figures = opened.map_or("never".into(), |opened| format!("after {opened:.2?}"));
+    claims.add(
+        Buttress,
+        "opens all its circuits",
+        opened.is_some(),
+        figures,
+    );
+    let calls = buttress.calls;
+    let lost = bare.succeeded.saturating_sub(buttress.succeeded);
+    claims.add(
+        Buttress,
+        "succeeds as often as bare during the trouble, but for 1 % of the calls",
+        lost * 100 <= calls,
+        format!("{} of {calls}, bare {}", buttress.succeeded, bare.succeeded),
     );
     let rejected = buttress.rejected();
-    claims.add("none is rejected", rejected == 0, rejected.to_string());
-}
-
-fn slow(claims: &mut Claims, PhaseFigures { bare, buttress, .. }: &PhaseFigures) {
     claims.add(
-        "goodput at least that of bare",
-        buttress.succeeded >= bare.succeeded,
-        format!("{} calls against {}", buttress.succeeded, bare.succeeded),
-    );
-}
-
-fn recovered(claims: &mut Claims, buttress: &Figures) {
-    let claim = "back to 99 % within the longest open time and one second";
-    claims.within(
-        claim,
-        buttress.recovery,
-        MAX_OPEN_FOR + Duration::from_secs(1),
-    );
-}
-
-fn down(
-    claims: &mut Claims,
-    PhaseFigures {
-        breaker, buttress, ..
-    }: &PhaseFigures,
-) {
-    claims.add(
-        "the breaker opens",
-        breaker.opened,
-        format!("opened: {}", breaker.opened),
-    );
-    let (rejected, calls) = (buttress.rejected(), buttress.calls);
-    let numbers = format!("{rejected} of {calls}");
-    claims.add(
-        "at least half of the calls are rejected fast",
+        Buttress,
+        "rejects at least half of the calls during the trouble",
         rejected * 2 >= calls,
-        numbers,
+        format!("{rejected} of {calls}"),
     );
-    let median = (rejected > 0).then_some(buttress.rejected_p50);
-    claims.within(
-        "half of the rejected hear it in 5 ms",
-        median,
-        Duration::from_millis(5),
-    );
-}
-
-fn overload(
-    claims: &mut Claims,
-    PhaseFigures {
-        breaker,
-        bare,
-        buttress,
-        ..
-    }: &PhaseFigures,
-) {
-    let goodput = share(buttress.succeeded, bare.succeeded);
-    claims.add(
-        "goodput at least 0.95 of that of bare",
-        goodput >= 0.95,
-        format!(
-            "{} calls against {}: {goodput:.2}",
-            buttress.succeeded, bare.succeeded
-        ),
-    );
-    let others = buttress.rejected() - buttress.shed;
-    claims.add(
-        "the shed, not the breaker, holds it",
-        breaker.stayed_closed && buttress.shed > 0 && others == 0,
-        format!(
-            "{} shed, {others} rejected otherwise, breaker always closed: {}",
-            buttress.shed, breaker.stayed_closed
-        ),
-    );
+    let wait = (rejected > 0).then_some(buttress.rejected_p50);
+    let claim = "tells half of the rejected callers";
+    claims.within(Buttress, claim, wait, Duration::from_millis(5));
+    if act.act.trouble == Trouble::Failing {
+        claims.add(
+            Buttress,
+            "rejects the calls above the quota by its open circuits, not by the quota",
+            buttress.rate_limited == 0 && buttress.circuit_open > 0,
+            format!(
+                "{} by the quota, {} by the circuits",
+                buttress.rate_limited, buttress.circuit_open
+            ),
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::BreakerFigures;
-    use crate::script::Script;
+    use crate::figures::Figures;
+    use crate::scenario::Act;
 
-    /// Figures of a run that keeps every promise.
-    fn good_run() -> Vec<PhaseFigures> {
-        let client = Figures {
-            calls: 1000,
-            succeeded: 1000,
-            sends: 1000,
-            longest: DEADLINE,
-            recovery: Some(Duration::ZERO),
-            ..Figures::default()
-        };
-        let well = |phase| PhaseFigures {
-            phase,
-            stall: Duration::from_millis(2),
-            breaker: BreakerFigures {
-                opened: false,
-                stayed_closed: true,
-            },
-            bare: client.clone(),
-            naive: client.clone(),
-            buttress: client.clone(),
-        };
-        let mut run: Vec<_> = Script::quick().phases.into_iter().map(well).collect();
-        for phase in &mut run {
-            match phase.phase.condition {
-                Condition::Unavailable | Condition::Refused => {
-                    phase.breaker = BreakerFigures {
-                        opened: true,
-                        stayed_closed: false,
-                    };
-                    phase.naive.sends = 4000;
-                    phase.buttress.circuit_open = 900;
-                    phase.buttress.rejected_p50 = Duration::from_millis(1);
+    /// Figures that keep every claim.
+    fn good(act: Act) -> ActFigures {
+        let side = |&kind: &Kind| {
+            let figures = Figures {
+                calls: 1000,
+                succeeded: 1000,
+                sends: 1000,
+                longest: DEADLINE,
+                ..Figures::default()
+            };
+            let mut side = SideFigures {
+                kind,
+                whole: figures.clone(),
+                before: figures.clone(),
+                during: figures.clone(),
+                after: figures.clone(),
+                late: figures,
+                wasted: 0.0,
+                back: Some(Duration::from_secs(2)),
+                opened: None,
+                all_opened: Some(Duration::from_secs(1)),
+            };
+            match kind {
+                Naive | Careful => {
+                    side.whole.succeeded = 200;
+                    side.late.succeeded = 0;
+                    side.late.sends = 3000;
                 }
-                Condition::Overload => phase.buttress.shed = 500,
-                _ => {}
+                Bare | Defaults => side.whole.succeeded = 960,
+                Buttress if act.trouble == Trouble::Overload => side.during.overloaded = 300,
+                Buttress => side.during.circuit_open = 600,
             }
+            side
+        };
+        ActFigures {
+            sides: act.kinds.iter().map(side).collect(),
+            act,
+            stall: Duration::from_millis(2),
         }
-        run
     }
 
-    /// The claims that fail when `break_it` is done to the phases of one condition.
-    fn failing(condition: Condition, break_it: impl Fn(&mut PhaseFigures)) -> Vec<String> {
-        let mut run = good_run();
-        run.iter_mut()
-            .filter(|phase| phase.phase.condition == condition)
-            .for_each(break_it);
-        let claims = judge(&run).into_iter();
+    fn failing(act: &ActFigures) -> Vec<String> {
+        let claims = judge(act).into_iter();
         claims
             .filter(|claim| claim.judgement == Judgement::Fails)
             .map(|claim| claim.text)
             .collect()
     }
 
-    #[test]
-    fn a_good_run_keeps_every_claim() {
-        assert!(
-            judge(&good_run())
-                .iter()
-                .all(|claim| claim.judgement == Judgement::Holds)
-        );
-    }
+    type Break = fn(&mut SideFigures);
 
-    use Condition::{Healthy, Overload, Recovered, Refused, Slow, Unavailable};
+    // One case a line.
+    #[rustfmt::skip]
+    const OVERLOAD: [(Kind, Break, &str); 14] = [
+        (Buttress, |s| s.before.succeeded = 998, "buttress succeeds in 99.9 %"),
+        (Defaults, |s| s.before.circuit_open = 1, "stack() alone rejects nothing"),
+        (Defaults, |s| s.whole.longest *= 2, "stack() alone ends every call"),
+        (Buttress, |s| s.during.sends = 1251, "buttress sends at most 1.25"),
+        (Buttress, |s| s.after.sends = 1051, "buttress sends at most 1.05"),
+        (Buttress, |s| s.back = None, "buttress is back to normal"),
+        (Buttress, |s| s.back = Some(Duration::from_millis(2100)), "buttress is back to normal within 2s"),
+        (Defaults, |s| s.back = Some(Duration::from_millis(3100)), "stack() alone is back to normal within 3s"),
+        (Naive, |s| s.late.succeeded = 500, "naive retry stays below 50 %"),
+        (Careful, |s| s.late.sends = 2499, "careful retry still sends 2.5"),
+        (Bare, |s| s.whole.succeeded = 971, "buttress is at least 3 points ahead of bare"),
+        (Defaults, |s| s.whole.succeeded = 939, "stack() alone is at most 2 points behind"),
+        (Buttress, |s| s.during.succeeded = 949, "buttress has at least 0.95"),
+        (Buttress, |s| s.during.circuit_open = 1, "buttress holds the overload by its limits"),
+    ];
 
-    type Break = fn(&mut PhaseFigures);
-
-    const BREAKS: [(Condition, Break, &str); 20] = [
-        (
-            Healthy,
-            |p| p.buttress.succeeded = 998,
-            "1 healthy: at least 99.9 % succeed",
-        ),
-        (
-            Healthy,
-            |p| p.buttress.rate_limited = 1,
-            "1 healthy: none is rejected",
-        ),
-        (
-            Healthy,
-            |p| p.buttress.sends = 1251,
-            "1 healthy: at most 1.25 sends per call",
-        ),
-        (
-            Healthy,
-            |p| p.buttress.longest = DEADLINE + p.stall * 2,
-            "1 healthy: nobody waits beyond the deadline",
-        ),
-        (
-            Slow,
-            |p| p.buttress.succeeded = 999,
-            "2 slow: goodput at least that of bare",
-        ),
-        (
-            Recovered,
-            |p| p.buttress.recovery = None,
-            "3 recovered: back to 99 % within the longest open time and one second",
-        ),
-        (
-            Recovered,
-            |p| p.buttress.recovery = Some(Duration::from_millis(3250)),
-            "3 recovered: back to 99 % within the longest open time and one second",
-        ),
-        (
-            Unavailable,
-            |p| p.breaker.opened = false,
-            "4 503: the breaker opens",
-        ),
-        (
-            Unavailable,
-            |p| p.buttress.circuit_open = 499,
-            "4 503: at least half of the calls are rejected fast",
-        ),
-        (
-            Unavailable,
-            |p| p.buttress.rejected_p50 = Duration::from_millis(8),
-            "4 503: half of the rejected hear it in 5 ms",
-        ),
-        (
-            Unavailable,
-            |p| p.naive.sends = 2499,
-            "4 503: naive sends at least 2.5 per call",
-        ),
-        (
-            Unavailable,
-            |p| p.buttress.rate_limited = 1,
-            "4 503: above its quota, the open circuit rejects and the quota does not",
-        ),
-        (
-            Refused,
-            |p| p.breaker.opened = false,
-            "6 refused: the breaker opens",
-        ),
-        (
-            Refused,
-            |p| p.buttress.circuit_open = 499,
-            "6 refused: at least half of the calls are rejected fast",
-        ),
-        (
-            Refused,
-            |p| p.buttress.rejected_p50 = Duration::from_millis(8),
-            "6 refused: half of the rejected hear it in 5 ms",
-        ),
-        (
-            Refused,
-            |p| p.buttress.sends = 1251,
-            "6 refused: at most 1.25 sends per call",
-        ),
-        (
-            Overload,
-            |p| p.buttress.succeeded = 949,
-            "8 overload: goodput at least 0.95 of that of bare",
-        ),
-        (
-            Overload,
-            |p| p.breaker.stayed_closed = false,
-            "8 overload: the shed, not the breaker, holds it",
-        ),
-        (
-            Overload,
-            |p| p.buttress.shed = 0,
-            "8 overload: the shed, not the breaker, holds it",
-        ),
-        (
-            Overload,
-            |p| p.buttress.circuit_open = 1,
-            "8 overload: the shed, not the breaker, holds it",
-        ),
+    #[rustfmt::skip]
+    const FAILING: [(Kind, Break, &str); 5] = [
+        (Buttress, |s| s.all_opened = None, "buttress opens all"),
+        (Buttress, |s| s.during.succeeded = 989, "buttress succeeds as often as bare"),
+        (Buttress, |s| s.during.circuit_open = 499, "buttress rejects at least half"),
+        (Buttress, |s| s.during.rejected_p50 = Duration::from_millis(8), "buttress tells half"),
+        (Buttress, |s| s.during.rate_limited = 1, "buttress rejects the calls above the quota"),
     ];
 
     #[test]
-    fn each_claim_can_fail_and_is_named() {
-        for (condition, break_it, claim) in BREAKS {
-            let failing = failing(condition, break_it);
-            assert_eq!(failing.first().map(String::as_str), Some(claim));
+    fn each_claim_can_fail_and_says_which_it_is() {
+        let [_, failing_act, _] = Act::outages();
+        let overload = OVERLOAD.map(|case| (Act::overload(), case));
+        let outage = FAILING.map(|case| (failing_act.clone(), case));
+        for (act, (kind, break_it, claim)) in overload.into_iter().chain(outage) {
+            let mut figures = good(act);
+            assert_eq!(failing(&figures), [""; 0]);
+            let side = figures.sides.iter_mut().find(|side| side.kind == kind);
+            break_it(side.expect("the act has this kind"));
+            let expected = format!("{}: {claim}", figures.act.trouble.name());
+            let failing = failing(&figures);
+            assert!(
+                failing.len() == 1 && failing[0].starts_with(&expected),
+                "{claim}: {failing:?}"
+            );
         }
     }
 
     #[test]
-    fn one_broken_figure_breaks_one_claim() {
-        let failing = failing(Condition::Overload, |phase| phase.buttress.shed = 0);
-        assert_eq!(failing.len(), 1);
-    }
-
-    #[test]
-    fn a_stalled_phase_is_not_judged() {
-        let mut run = good_run();
-        run[0].buttress.succeeded = 0;
-        run[0].stall = Duration::from_millis(251);
-        let claims = judge(&run);
-        let (stalled, others): (Vec<_>, Vec<_>) = claims
-            .iter()
-            .partition(|claim| claim.text.starts_with("1 healthy"));
+    fn an_act_in_which_the_machine_stood_still_is_not_judged() {
+        let mut figures = good(Act::overload());
+        figures.sides[0].whole.succeeded = 1000;
+        figures.stall = LONGEST_STALL + Duration::from_millis(1);
+        let claims = judge(&figures);
         assert!(
-            stalled
+            claims
                 .iter()
                 .all(|claim| claim.judgement == Judgement::NotJudged)
-        );
-        assert!(
-            others
-                .iter()
-                .all(|claim| claim.judgement == Judgement::Holds)
         );
     }
 }

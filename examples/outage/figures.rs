@@ -1,300 +1,233 @@
-//! From the record to figures: one set for each phase and client. The table and the claims are made
-//! of these alone.
+//! From the record to figures. Tables, sentences and claims are made of these alone.
 
 use std::time::Duration;
 
 use buttress::Rejection;
-use buttress::circuit_breaker::CircuitState;
 
-use crate::callee::DEADLINE;
-use crate::record::{Call, Change, Outcome, Record, Side};
-use crate::script::Phase;
+use crate::clients::{Kind, Outcome};
+use crate::run::{Call, Record, Side};
+use crate::scenario::{Act, CLIENTS, Phase};
 
-/// The grain of time in which recovery is judged and the plots are drawn.
-pub const BIN: Duration = Duration::from_millis(250);
+/// Back to normal means that this share of the calls succeeds, in per cent ...
+const NORMAL: f64 = 99.0;
+/// ... over this time.
+const NORMAL_FOR: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
-pub struct PhaseFigures {
-    pub phase: Phase,
-    /// The longest that the bare ticker was kept waiting while calls of this phase were out.
+pub struct ActFigures {
+    pub act: Act,
+    pub sides: Vec<SideFigures>,
     pub stall: Duration,
-    pub breaker: BreakerFigures,
-    pub bare: Figures,
-    pub naive: Figures,
-    pub buttress: Figures,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct BreakerFigures {
-    /// It went from another state to open within the phase.
-    pub opened: bool,
-    /// It was closed from the beginning of the phase to its end.
-    pub stayed_closed: bool,
+#[derive(Clone, Debug)]
+pub struct SideFigures {
+    pub kind: Kind,
+    pub whole: Figures,
+    pub before: Figures,
+    pub during: Figures,
+    pub after: Figures,
+    /// The calls from [`Act::metastable`] on.
+    pub late: Figures,
+    /// The share of the workers' time that went into responses that nobody waited for, and into
+    /// refusals, in per cent.
+    pub wasted: f64,
+    /// How long after the trouble the service is back to normal.
+    pub back: Option<Duration>,
+    /// How long after the trouble's start the first circuit opened, and how long until all were open.
+    pub opened: Option<Duration>,
+    pub all_opened: Option<Duration>,
 }
 
-/// What became of one client's calls in one phase.
+/// What became of some calls.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
     pub calls: usize,
     pub succeeded: usize,
-    /// Rejected by the load shed, the breaker and the rate limit: the last attempt was not sent.
-    pub shed: usize,
     pub circuit_open: usize,
     pub rate_limited: usize,
-    pub sends: usize,
-    pub p50: Duration,
+    pub overloaded: usize,
+    pub sends: u32,
+    /// The wait that 99 % of the callers did not exceed.
     pub p99: Duration,
-    /// The longest that the client held a call.
     pub longest: Duration,
-    /// The median wait of the rejected calls.
+    /// The median wait of the rejected callers.
     pub rejected_p50: Duration,
-    /// From the start of the phase to the first bin from which every later bin is good.
-    pub recovery: Option<Duration>,
 }
 
 impl Figures {
+    fn of<'a>(calls: impl Iterator<Item = &'a Call>) -> Self {
+        let mut figures = Self::default();
+        let (mut waits, mut rejected) = (Vec::new(), Vec::new());
+        for call in calls {
+            figures.calls += 1;
+            figures.sends += call.sends;
+            waits.push(call.waited());
+            match call.outcome {
+                Outcome::Succeeded => figures.succeeded += 1,
+                Outcome::Failed | Outcome::TimedOut => {}
+                Outcome::Rejected(rejection) => {
+                    rejected.push(call.waited());
+                    match rejection {
+                        Rejection::CircuitOpen { .. } => figures.circuit_open += 1,
+                        Rejection::Overloaded { .. } => figures.overloaded += 1,
+                        _ => figures.rate_limited += 1,
+                    }
+                }
+            }
+        }
+        figures.longest = waits.iter().max().copied().unwrap_or_default();
+        figures.p99 = percentile(waits, 99);
+        figures.rejected_p50 = percentile(rejected, 50);
+        figures
+    }
+
     pub fn rejected(&self) -> usize {
-        self.shed + self.circuit_open + self.rate_limited
+        self.circuit_open + self.rate_limited + self.overloaded
+    }
+
+    pub fn lost(&self) -> usize {
+        self.calls - self.succeeded
+    }
+
+    /// In per cent.
+    pub fn success(&self) -> f64 {
+        percent(self.succeeded, self.calls)
     }
 
     pub fn sends_per_call(&self) -> f64 {
-        share(self.sends, self.calls)
+        f64::from(self.sends) / self.calls as f64
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of one minute")]
-pub fn share(part: usize, whole: usize) -> f64 {
-    part as f64 / whole as f64
+pub fn percent(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64 * 100.0
 }
 
-pub fn phase_figures(record: &Record) -> Vec<PhaseFigures> {
-    let phases = record.script.phases.iter().enumerate();
-    phases
-        .map(|(index, &phase)| {
-            let [bare, naive, buttress] = record
-                .sides
-                .each_ref()
-                .map(|side| figures(side, index, phase));
-            PhaseFigures {
-                phase,
-                stall: stall(record, phase),
-                breaker: breaker(&record.breaker, phase),
-                bare,
-                naive,
-                buttress,
-            }
-        })
-        .collect()
-}
-
-fn figures(side: &Side, index: usize, phase: Phase) -> Figures {
-    let calls: Vec<Call> = side
-        .calls
-        .iter()
-        .filter(|call| call.phase == index)
-        .copied()
-        .collect();
-    let rejected = sorted_waits(&calls, |outcome| matches!(outcome, Outcome::Rejected(_)));
-    let waits = sorted_waits(&calls, |_| true);
-    let count =
-        |wanted: fn(Outcome) -> bool| calls.iter().filter(|call| wanted(call.outcome)).count();
-    Figures {
-        calls: calls.len(),
-        succeeded: count(|outcome| outcome == Outcome::Succeeded),
-        shed: count(|outcome| matches!(outcome, Outcome::Rejected(Rejection::Overloaded { .. }))),
-        circuit_open: count(|outcome| {
-            matches!(outcome, Outcome::Rejected(Rejection::CircuitOpen { .. }))
-        }),
-        rate_limited: count(|outcome| {
-            matches!(
-                outcome,
-                Outcome::Rejected(Rejection::RateLimited { .. } | Rejection::TooCostly { .. })
-            )
-        }),
-        sends: side.sends.iter().filter(|send| send.phase == index).count(),
-        p50: percentile(&waits, 50),
-        p99: percentile(&waits, 99),
-        longest: calls.iter().map(Call::held).max().unwrap_or_default(),
-        rejected_p50: percentile(&rejected, 50),
-        recovery: recovery(&calls, phase),
-    }
-}
-
-fn sorted_waits(calls: &[Call], wanted: fn(Outcome) -> bool) -> Vec<Duration> {
-    let calls = calls.iter().filter(|call| wanted(call.outcome));
-    let mut waits: Vec<Duration> = calls.map(Call::waited).collect();
+/// The smallest wait that so many per cent of the calls did not exceed.
+fn percentile(mut waits: Vec<Duration>, percent: usize) -> Duration {
     waits.sort_unstable();
-    waits
+    let rank = (waits.len() * percent).div_ceil(100).max(1);
+    waits.get(rank - 1).copied().unwrap_or_default()
 }
 
-/// The smallest wait that at least so many per cent of the calls did not exceed.
-pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
-}
-
-/// The bin of a time.
-pub fn bin(time: Duration) -> usize {
-    usize::try_from(time.as_nanos() / BIN.as_nanos()).expect("a run has few bins")
-}
-
-/// How many bins cover a length, the last one perhaps in part.
-pub fn bins(length: Duration) -> usize {
-    bin(length + BIN.saturating_sub(Duration::from_nanos(1)))
-}
-
-fn recovery(calls: &[Call], phase: Phase) -> Option<Duration> {
-    let mut tally = vec![(0, 0); bins(phase.end.saturating_sub(phase.start))];
-    for call in calls {
-        let (succeeded, all) = &mut tally[bin(call.due.saturating_sub(phase.start))];
-        *all += 1;
-        *succeeded += usize::from(call.outcome == Outcome::Succeeded);
+impl ActFigures {
+    pub fn of(record: &Record) -> Self {
+        let sides = record.sides.iter();
+        Self {
+            act: record.act.clone(),
+            sides: sides.map(|side| of_side(&record.act, side)).collect(),
+            stall: record.stall,
+        }
     }
-    let is_good = |(succeeded, all): &&(usize, usize)| succeeded * 100 >= all * 99;
-    let good = tally.iter().rev().take_while(is_good).count();
-    let first = u32::try_from(tally.len() - good).expect("a phase has few bins");
-    (good > 0).then(|| BIN * first)
-}
 
-fn stall(record: &Record, phase: Phase) -> Duration {
-    // A call that is due at the end of the phase may be out one deadline longer.
-    let end = phase.end + DEADLINE;
-    let gaps = record
-        .gaps
-        .iter()
-        .filter(|gap| gap.from < end && gap.to > phase.start);
-    gaps.map(|gap| gap.to.saturating_sub(gap.from))
-        .max()
-        .unwrap_or_default()
-}
-
-fn breaker(changes: &[Change], phase: Phase) -> BreakerFigures {
-    let before = changes.iter().rfind(|change| change.at < phase.start);
-    let mut within = changes
-        .iter()
-        .filter(|change| (phase.start..phase.end).contains(&change.at));
-    BreakerFigures {
-        stayed_closed: before.is_none_or(|change| change.to == CircuitState::Closed)
-            && within
-                .clone()
-                .all(|change| change.to == CircuitState::Closed),
-        opened: within.any(|change| change.to == CircuitState::Open),
+    pub fn side(&self, kind: Kind) -> &SideFigures {
+        let side = self.sides.iter().find(|side| side.kind == kind);
+        side.expect("the act has this kind of clients")
     }
+}
+
+fn of_side(act: &Act, side: &Side) -> SideFigures {
+    let calls = |wanted: &dyn Fn(&Call) -> bool| {
+        let judged = side.calls.iter().filter(|call| call.due < act.judged);
+        Figures::of(judged.filter(|call| wanted(call)))
+    };
+    let time = |wanted: fn(bool) -> bool| -> f64 {
+        let work = side.work.iter().filter(|work| wanted(work.useful));
+        // An empty sum of floats is -0.
+        work.fold(0.0, |sum, work| sum + work.took.as_secs_f64())
+    };
+    let opened = |count: u32| {
+        let mut open = side.open.iter().filter(|open| open.from >= act.start);
+        let first = open.find(|open| open.count >= count as usize)?;
+        Some(first.from.saturating_sub(act.start))
+    };
+    SideFigures {
+        kind: side.kind,
+        whole: calls(&|_| true),
+        before: calls(&|call| phase(act, call) == Phase::Before),
+        during: calls(&|call| phase(act, call) == Phase::During),
+        after: calls(&|call| phase(act, call) == Phase::After),
+        late: calls(&|call| call.due >= act.metastable),
+        wasted: time(|useful| !useful) / time(|_| true) * 100.0,
+        back: back(act, &side.calls),
+        opened: opened(1),
+        all_opened: opened(CLIENTS),
+    }
+}
+
+/// The phase in which a call was due. The trouble also has the calls that it met in flight.
+fn phase(act: &Act, call: &Call) -> Phase {
+    match act.phase(call.due) {
+        Phase::Before if call.ended >= act.start => Phase::During,
+        phase => phase,
+    }
+}
+
+fn back(act: &Act, calls: &[Call]) -> Option<Duration> {
+    let tenths = (0..).map(|tenth| act.end + Duration::from_millis(100) * tenth);
+    let mut starts = tenths.take_while(|&start| start + NORMAL_FOR <= act.judged);
+    let normal = starts.find(|&start| {
+        let window = start..start + NORMAL_FOR;
+        let figures = Figures::of(calls.iter().filter(|call| window.contains(&call.due)));
+        figures.success() >= NORMAL
+    })?;
+    Some(normal.saturating_sub(act.end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Gap;
-    use crate::script::{Condition, Script};
 
-    fn millis(millis: u64) -> Duration {
-        Duration::from_millis(millis)
+    fn call(due: Duration, outcome: Outcome) -> Call {
+        Call {
+            due,
+            fired: due,
+            ended: due + Duration::from_millis(100),
+            sends: 1,
+            outcome,
+        }
     }
 
-    const SECOND: Phase = Phase {
-        condition: Condition::Recovered,
-        start: Duration::from_secs(1),
-        end: Duration::from_secs(2),
-    };
-
-    /// A hundred calls in each bin of the second, and so many failures in each.
-    fn calls(failures: [usize; 4]) -> Vec<Call> {
-        let bin = |(bin, failures): (u64, usize)| {
-            let due = millis(1000 + 250 * bin);
-            let call = Call {
-                phase: 0,
-                due,
-                fired: due,
-                ended: due,
-                outcome: Outcome::Succeeded,
-            };
-            let mut calls = vec![call; 100];
-            calls[..failures].fill(Call {
-                outcome: Outcome::Failed,
-                ..call
-            });
-            calls
-        };
-        (0..).zip(failures).flat_map(bin).collect()
+    /// A hundred calls a second, which fail for so long after the trouble.
+    fn calls(act: &Act, failing_for: Duration) -> Vec<Call> {
+        let hundredths = (0..).map(|hundredth| Duration::from_millis(10) * hundredth);
+        let due = hundredths.take_while(|&due| due < act.length());
+        due.map(|due| match due {
+            _ if due < act.start || due >= act.end + failing_for => call(due, Outcome::Succeeded),
+            _ => call(due, Outcome::Failed),
+        })
+        .collect()
     }
 
     #[test]
-    fn recovery_is_the_first_bin_after_the_last_bad_one() {
-        assert_eq!(recovery(&calls([0, 0, 0, 1]), SECOND), Some(Duration::ZERO));
-        assert_eq!(recovery(&calls([0, 2, 0, 0]), SECOND), Some(millis(500)));
-        assert_eq!(recovery(&calls([2, 0, 2, 0]), SECOND), Some(millis(750)));
-        assert_eq!(recovery(&calls([0, 0, 0, 2]), SECOND), None);
+    fn back_to_normal_is_the_first_window_with_99_percent() {
+        let act = Act::quick_overload();
+        let back = |seconds| back(&act, &calls(&act, Duration::from_secs_f64(seconds)));
+        assert_eq!(back(0.0), Some(Duration::ZERO));
+        assert_eq!(back(1.0), Some(Duration::from_secs(1)));
+        assert_eq!(back(10.0), Some(Duration::from_secs(10)));
+        assert_eq!(back(10.1), None);
+    }
+
+    #[test]
+    fn a_call_in_flight_when_the_trouble_starts_belongs_to_the_trouble() {
+        let act = Act::quick_overload();
+        let millis = Duration::from_millis;
+        let phase = |due| phase(&act, &call(millis(due), Outcome::Failed));
+        // The trouble lasts from 5 s to 8 s, and each call 100 ms.
+        assert_eq!(phase(4899), Phase::Before);
+        assert_eq!(phase(4900), Phase::During);
+        assert_eq!(phase(7999), Phase::During);
+        assert_eq!(phase(8000), Phase::After);
     }
 
     #[test]
     fn a_percentile_is_the_wait_at_its_rank() {
-        let waits: Vec<Duration> = (1..=200).map(millis).collect();
-        assert_eq!(percentile(&waits, 50), millis(100));
-        assert_eq!(percentile(&waits, 99), millis(198));
-        assert_eq!(percentile(&waits[..1], 99), millis(1));
-        assert_eq!(percentile(&[], 99), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_breaker_that_stays_open_did_not_open() {
-        let before = Change {
-            at: millis(900),
-            to: CircuitState::Open,
-        };
-        let figures = breaker(&[before], SECOND);
-        assert!(!figures.opened && !figures.stayed_closed);
-        let within = Change {
-            at: millis(1500),
-            to: CircuitState::Open,
-        };
-        let figures = breaker(
-            &[
-                Change {
-                    to: CircuitState::Closed,
-                    ..before
-                },
-                within,
-            ],
-            SECOND,
-        );
-        assert!(figures.opened && !figures.stayed_closed);
-        let after = Change {
-            at: millis(2000),
-            to: CircuitState::Open,
-        };
-        let figures = breaker(
-            &[
-                Change {
-                    to: CircuitState::Closed,
-                    ..before
-                },
-                after,
-            ],
-            SECOND,
-        );
-        assert!(!figures.opened && figures.stayed_closed);
-    }
-
-    #[test]
-    fn a_stall_counts_wherever_calls_of_the_phase_are_out() {
-        let gap = |from, to| Gap {
-            from: millis(from),
-            to: millis(to),
-        };
-        let record = |gap| Record {
-            script: Script::quick(),
-            sides: [(); 3].map(|()| Side {
-                calls: Vec::new(),
-                sends: Vec::new(),
-                sockets: 0,
-            }),
-            gaps: vec![gap],
-            breaker: Vec::new(),
-        };
-        assert_eq!(stall(&record(gap(900, 1100)), SECOND), millis(200));
-        assert_eq!(stall(&record(gap(2900, 3100)), SECOND), millis(200));
-        assert_eq!(stall(&record(gap(800, 1000)), SECOND), Duration::ZERO);
-        assert_eq!(stall(&record(gap(3000, 3100)), SECOND), Duration::ZERO);
+        let waits = |longest| (1..=longest).map(Duration::from_millis).collect();
+        assert_eq!(percentile(waits(200), 50), Duration::from_millis(100));
+        assert_eq!(percentile(waits(200), 99), Duration::from_millis(198));
+        assert_eq!(percentile(waits(1), 99), Duration::from_millis(1));
+        assert_eq!(percentile(waits(0), 99), Duration::ZERO);
     }
 }

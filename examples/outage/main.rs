@@ -1,135 +1,111 @@
-//! An outage, played through with three clients side by side: a bare one, a naive one, and one that
-//! stands behind the layers of this crate.
+//! An overload and three outages, played over real sockets with clients of several kinds: with a
+//! timeout alone, with two usual retry loops, and with this crate's `stack()`.
 //!
 //! ```text
-//! cargo run --release --example outage             # in less than a minute
-//! cargo run --release --example outage -- --quick  # in less than 25 seconds
+//! cargo run --release --example outage             # about 45 seconds
+//! cargo run --release --example outage -- --quick  # the overload alone, about 20 seconds
 //! ```
 //!
-//! Each client calls a server of its own over real sockets, at a fixed rate, while the servers go
-//! through the same script: well, slow, well, 503, well, refusing, well, overloaded, well. At the
-//! end there is one table, `target/outage/report.html`, and a list of claims; the program fails
-//! when one of them does.
+//! Each kind of clients calls a server of its own, with the same calls at the same times. At the end
+//! the program prints what happened, writes `target/outage/report.html`, and fails if the run does
+//! not show what it claims to.
 //!
-//! Where to read: `callee` has all the numbers, `stack` the layers, `script` the phases, `claims`
-//! what is claimed.
+//! Where to read: `clients/stack.rs` shows how to use the crate, `scenario.rs` has all numbers,
+//! `server/` the server. `claims.rs` only checks the result.
 
 #![allow(
     unreachable_pub,
     reason = "a program has no outside; its modules share by `pub`"
 )]
 
-mod bare;
-mod callee;
 mod claims;
-mod client;
-mod connector;
+mod clients;
 mod figures;
-mod load;
-mod naive;
-mod plot;
-mod record;
 mod report;
 mod run;
-mod script;
+mod scenario;
 mod server;
-mod stack;
-mod table;
-mod watch;
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use crate::claims::{Claim, Judgement};
-use crate::figures::PhaseFigures;
-use crate::record::Record;
-use crate::script::Script;
+use crate::figures::ActFigures;
+use crate::run::Record;
+use crate::scenario::Act;
 
-/// One thread, so that a stall that the ticker sees is the stall that everybody saw.
+/// One thread, so that the machine either serves all clients or none.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let script = match std::env::args().nth(1).as_deref() {
-        None => Script::full(),
-        Some("--quick") => Script::quick(),
+    let is_quick = match std::env::args().nth(1).as_deref() {
+        None => false,
+        Some("--quick") => true,
         Some(other) => return Err(format!("{other}: the only option is --quick").into()),
     };
-    println!(
-        "An outage of {:.1} s, for three clients side by side.\n",
-        script.length().as_secs_f64()
-    );
-    for (what, numbers) in callee::in_words() {
-        println!("  {what:<9} {numbers}");
+    for (what, words) in report::settings() {
+        println!("{what:<14} {words}");
     }
 
-    let mut played = Played::play(&script).await?;
-    if !played.fails() && played.count(Judgement::NotJudged) > 0 {
-        println!(
-            "\nThe machine stood still for more than {:?}: once more.",
-            claims::LONGEST_STALL
-        );
-        played = Played::play(&script).await?;
+    let mut played = Played::play(is_quick).await?;
+    if played.count(Judgement::Fails) == 0 && played.count(Judgement::NotJudged) > 0 {
+        println!("\nThe machine stood still for too long: once more.");
+        played = Played::play(is_quick).await?;
     }
 
-    let path = report::write(&played.record, &played.phases, &played.claims)?;
-    println!("\nThe plots are in {}", path.display());
+    println!("\n{}", report::text(&played.acts));
+    let path = report::write(&played.records, &played.acts, &played.claims)?;
+    println!("The plots are in {}", path.display());
     Ok(played.verdict())
 }
 
 /// One run and what came of it.
 struct Played {
-    record: Record,
-    phases: Vec<PhaseFigures>,
+    records: Vec<Record>,
+    acts: Vec<ActFigures>,
     claims: Vec<Claim>,
 }
 
 impl Played {
-    async fn play(script: &Script) -> Result<Self, Box<dyn Error>> {
+    async fn play(is_quick: bool) -> Result<Self, Box<dyn Error>> {
         println!("\nEach second, the calls that succeeded, of all that ended:");
-        let record = run::run(script.clone()).await?;
-        let phases = figures::phase_figures(&record);
-        let claims = claims::judge(&phases);
-        println!("\n{}\n", table::text(&phases));
-        println!("Longest stall of the machine: {}.", table::stalls(&phases));
-        let sockets = record.sides.each_ref().map(|side| side.sockets);
-        println!(
-            "Most sockets held at once: {sockets:?}, of {} allowed.",
-            callee::MAX_SOCKETS
-        );
+        let mut records = Vec::new();
+        if is_quick {
+            records.push(run::play(Act::quick_overload()).await?);
+        } else {
+            records.push(run::play(Act::overload()).await?);
+            let [slow, failing, refused] = Act::outages().map(run::play);
+            let (slow, failing, refused) = tokio::try_join!(slow, failing, refused)?;
+            records.extend([slow, failing, refused]);
+        }
+        let acts: Vec<ActFigures> = records.iter().map(ActFigures::of).collect();
+        let claims = acts.iter().flat_map(claims::judge).collect();
         Ok(Self {
-            record,
-            phases,
+            records,
+            acts,
             claims,
         })
     }
 
     fn count(&self, judgement: Judgement) -> usize {
-        self.claims
-            .iter()
-            .filter(|claim| claim.judgement == judgement)
-            .count()
+        let claims = self.claims.iter();
+        claims.filter(|claim| claim.judgement == judgement).count()
     }
 
-    fn fails(&self) -> bool {
-        self.count(Judgement::Fails) > 0
-    }
-
-    /// Names what failed and what could not be judged.
+    /// Names the claims that do not hold.
     fn verdict(&self) -> ExitCode {
         for claim in &self.claims {
-            match claim.judgement {
-                Judgement::Holds => {}
-                Judgement::Fails => println!("FAILED  {}: {}", claim.text, claim.numbers),
-                Judgement::NotJudged => {
-                    println!("not judged, the machine stood still  {}", claim.text);
-                }
+            if claim.judgement != Judgement::Holds {
+                println!(
+                    "{}  {}: {}",
+                    claim.judgement.name(),
+                    claim.text,
+                    claim.figures
+                );
             }
         }
-        println!(
-            "{} of {} claims hold.",
-            self.count(Judgement::Holds),
-            self.claims.len()
-        );
-        if self.fails() {
+        let (held, all) = (self.count(Judgement::Holds), self.claims.len());
+        println!("{held} of {all} claims hold.");
+        if self.count(Judgement::Fails) > 0 {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS
