@@ -184,7 +184,7 @@ mod models {
     }
 
     #[test]
-    fn a_slot_released_while_its_heir_leaves_is_free_again() {
+    fn a_slot_released_while_the_last_waiter_leaves_is_free() {
         loom::model(|| {
             let (queue, ticket) = waited_for();
             let other = queue.clone();
@@ -213,7 +213,7 @@ mod models {
     }
 
     #[test]
-    fn a_newcomer_that_meets_a_release_is_admitted_or_inherits() {
+    fn a_newcomer_that_races_a_release_gets_the_slot_at_once_or_from_the_queue() {
         loom::model(|| {
             let queue = Arc::new(Queue::new(1, 2));
             assert!(queue.try_acquire());

@@ -56,7 +56,7 @@ impl Counts {
         })
     }
 
-    /// A newcomer joins a queue of `len` places.
+    /// A newcomer takes a place in a queue of `len` places.
     fn joined(self, len: u16) -> Option<Self> {
         (self.waiting < len).then(|| Self {
             waiting: self.waiting + 1,
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_fields_do_not_carry_into_their_neighbours() {
+    fn full_fields_do_not_overflow_into_their_neighbours() {
         let counts = Counts {
             limit: MAX_LIMIT as u32,
             in_flight: MAX_LIMIT as u32,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_swallows_the_slots_above_it_before_a_waiter_gets_one() {
+    fn a_lowered_limit_takes_effect_before_a_waiter_gets_a_slot() {
         let limiter = Limiter::new(2);
         assert!(limiter.try_acquire() && limiter.try_acquire());
         assert_eq!(limiter.enter(1), Entry::Queued);
@@ -277,7 +277,7 @@ mod models {
     }
 
     #[test]
-    fn a_limit_of_one_admits_one_of_two() {
+    fn of_two_calls_a_limit_of_one_admits_one() {
         loom::model(|| {
             let limiter = Arc::new(Limiter::new(1));
             let other = limiter.clone();
