@@ -534,12 +534,12 @@ mod tests {
         Breaker::new(window, row, limits, rules)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as a breaker takes it")]
+    #[expect(clippy::unnecessary_wraps, reason = "`Breaker::new` takes an option")]
     fn time() -> Option<Window> {
         Some(Window::Time(TimeWindow::new(10 * SECOND, false)))
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as a breaker takes it")]
+    #[expect(clippy::unnecessary_wraps, reason = "`Breaker::new` takes an option")]
     fn count() -> Option<Window> {
         Some(Window::Count(CountWindow::new(100, false)))
     }

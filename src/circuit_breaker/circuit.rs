@@ -87,7 +87,7 @@ impl From<Phase> for CircuitState {
 }
 
 impl Circuit {
-    /// Builds a circuit that you share between layers or use without Tower.
+    /// A builder for a circuit that you share between layers or use without Tower.
     pub fn builder() -> CircuitBuilder {
         CircuitBuilder {
             settings: CircuitBreakerSettings::default(),
@@ -164,8 +164,7 @@ impl Circuit {
         self.force(Event::Reset, Reason::Reset);
     }
 
-    /// Asks for the right to make one call. Report how the call went by
-    /// [`Permit::settle`].
+    /// Asks for the right to make one call. Report how the call went by [`Permit::settle`].
     ///
     /// # Errors
     /// [`Rejection::CircuitOpen`] if the circuit is open, or half-open and no probe is left.

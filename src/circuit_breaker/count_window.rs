@@ -8,8 +8,8 @@ use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Rel
 ///
 /// Every call of every epoch gets a number of its own: at 10^7 calls per second, 2^64 numbers last
 /// for 58 000 years. A block `[number:32][bits:32]` holds 32 calls and the low half of its number.
-/// The first call of a block replaces the block of the previous round. That block can be older by
-/// as many rounds as there are first calls that have not replaced it yet.
+/// The first call of a block replaces the block of the previous round. If the first calls of earlier
+/// rounds are late, it finds a block that is older by one round for each of them.
 #[derive(Debug)]
 pub(super) struct CountWindow {
     n: u64,

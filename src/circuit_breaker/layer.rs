@@ -40,7 +40,7 @@ pub type CircuitBreakerFuture<S, Req, C = Outcome, U = UntilHead> =
     GateFuture<S, Guarded<C>, Req, U>;
 
 impl CircuitBreakerLayer {
-    /// Builds a layer. Without further settings it has the defaults of the [module](super).
+    /// A builder with the defaults that the [module](super) lists.
     pub fn builder() -> CircuitBreakerBuilder {
         CircuitBreakerBuilder {
             settings: CircuitBreakerSettings::default(),

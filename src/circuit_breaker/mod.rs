@@ -54,14 +54,14 @@
 //! | `failure_rate` | 0.5 | the share of failed calls in the window that opens the circuit, above 0 to 1 |
 //! | `min_calls` | 20, or the size of a smaller count window | the calls that the window must hold before rates apply |
 //! | `window` | [`Window::time`] of 10 s | the calls that rates are computed from |
-//! | `consecutive_failures` | off | the failures in a row that open the circuit; set alone it replaces the rates |
-//! | `slow_calls` | off | how long a slow call takes, and the share of slow calls that opens the circuit |
+//! | `consecutive_failures` | off | the failures in a row that open the circuit; if it is the only limit that is set, it replaces the rates |
+//! | `slow_calls` | off | the duration from which a call is slow, from its first pending poll, and the share of slow calls in the window that opens the circuit |
 //! | `open_for` | 500 ms | the open time; it doubles each time the probes fail, and a random part of up to 10 % is subtracted |
 //! | `max_open_for` | 1 s, or `open_for` if longer | the longest open time |
 //! | `probes` | 3 | the calls that may pass while half-open, 1 to 127 |
 //! | `probe_successes` | the majority | the successful probes that close the circuit, 1 to `probes` |
-//! | `probe_lease` | 30 s | how long after the latest probe was sent the probes without a result are written off |
-//! | `abandoned_after` | 10 s | the age at which a cancelled call counts as failed, from its first pending poll |
+//! | `probe_lease` | 30 s | the time after which probes without a result are written off, from the sending of the latest probe |
+//! | `abandoned_after` | 10 s | a cancelled call counts as failed if it was in flight this long, from its first pending poll |
 //! | `when_open` | [`WhenOpen::Reject`] | what a service does while the circuit is open |
 //! | `classify` | `Ok` healthy, `Err` transient | the classifier: what an outcome says about the upstream |
 //! | `until` | `UntilHead` | when a call ends: with the response head, or with `UntilBodyEnd` (feature `http-body`) |
@@ -100,12 +100,12 @@
 //! **Readiness.** While the circuit is open, the service is ready at once, in order to reject the
 //! call, and does not poll the inner service. A load balancer sees such an endpoint as the fastest
 //! one and sends it more calls: below a balancer, give each endpoint its own breaker with
-//! [`WhenOpen::NotReady`]. `call` takes the probe, not `poll_ready`: a ready service that is never
-//! called holds none. The `retry_after` of a rejection is measured when `poll_ready` finds the
-//! circuit open.
+//! [`WhenOpen::NotReady`].
 //!
-//! A caller that already waits for the inner service to become ready is not woken when the circuit
-//! opens: put services that queue above the breaker, or a timeout around it.
+//! `call` takes the probe, not `poll_ready`: a ready service that is never called holds none. The
+//! `retry_after` of a rejection is measured when `poll_ready` finds the circuit open. A caller that
+//! already waits for the inner service to become ready is not woken when the circuit opens: put
+//! services that queue above the breaker, or a timeout around it.
 //!
 //! **Bodies.** By default a call ends when the response head arrives. With
 //! [`until`](CircuitBreakerBuilder::until) it ends with the body: a body that fails is a failure,

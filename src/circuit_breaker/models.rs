@@ -380,7 +380,7 @@ fn a_reset_counts(window: fn() -> Option<Window>, row: u32) {
             if breaker.pass() != Some(pass) {
                 return assert_eq!(seen, 0);
             }
-            // A call that ends while the epoch is starting may not count.
+            // A call that ends while the epoch is starting might not be counted.
             assert!(seen == 1 || !started && seen == 0);
             // After that, every call counts.
             breaker.settle(pass, Mark::Good, None, &At(0));

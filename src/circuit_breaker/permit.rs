@@ -32,7 +32,8 @@ pub struct Permit {
 /// A call that was let through. Its holder must settle or abandon it.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// When the call's first pending poll was, or [`NOT_YET`].
+    /// When the call came in flight: at its first pending poll, or at `try_acquire`. Before that,
+    /// [`NOT_YET`].
     since: u64,
     pub(super) pass: Pass,
     stage: Stage,

@@ -19,8 +19,8 @@ impl Row {
         }
     }
 
-    /// Counts a call while `current` says that its epoch lasts. Returns the failures in a row
-    /// including this call, or 0 if the call is not counted.
+    /// Counts a call, unless `current` says that the call's epoch is over. Returns the failures in a
+    /// row including this call, or 0 if the call is not counted.
     #[inline]
     pub(super) fn record(&self, bad: bool, current: impl Fn() -> bool) -> u32 {
         loop {

@@ -32,7 +32,8 @@ pub struct CircuitBreakerSettings {
     pub min_calls: Option<u32>,
     /// The calls that rates are computed from. Default: the calls of the last 10 s.
     pub window: Option<Window>,
-    /// The failures in a row that open the circuit. Set alone it replaces the rates. Default: off.
+    /// The failures in a row that open the circuit. If it is the only limit that is set, it
+    /// replaces the rates. Default: off.
     pub consecutive_failures: Option<u32>,
     /// Which calls are slow, and the share of slow calls that opens the circuit. Default: off.
     pub slow_calls: Option<SlowCalls>,
@@ -44,15 +45,15 @@ pub struct CircuitBreakerSettings {
     pub probes: u32,
     /// The successful probes that close the circuit, 1 to `probes`. Default: the majority.
     pub probe_successes: Option<u32>,
-    /// How long after the latest probe was sent the probes without a result are written off.
-    /// Default: 30 s.
+    /// The time after which probes without a result are written off, from the sending of the latest
+    /// probe. Default: 30 s.
     pub probe_lease: Duration,
-    /// The age at which a cancelled call counts as failed, from its first pending poll. Default:
-    /// 10 s.
+    /// A cancelled call counts as failed if it was in flight this long, measured from its first
+    /// pending poll. Default: 10 s.
     pub abandoned_after: Duration,
     /// What a service does while the circuit is open. Default: reject.
     pub when_open: WhenOpen,
-    /// The seed of the random part of open times: makes it repeatable. Default: random.
+    /// The seed of the random part of open times, to make it repeatable. Default: random.
     pub seed: Option<u64>,
     /// The name in errors, events, snapshots and `Debug`. Default: none.
     pub name: Name,
@@ -82,7 +83,7 @@ impl Default for CircuitBreakerSettings {
 /// Which calls are slow, and the share of slow calls that opens the circuit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowCalls {
-    /// A call that takes at least this long is slow, from its first pending poll.
+    /// A call is slow if it takes at least this long from its first pending poll.
     pub duration: Duration,
     /// The share of slow calls in the window that opens the circuit, above 0 to 1.
     pub rate: f64,
@@ -92,11 +93,11 @@ pub struct SlowCalls {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenOpen {
-    /// Is ready at once, and rejects the call.
+    /// The service is ready at once, and rejects the call.
     #[default]
     Reject,
-    /// Is not ready until a probe may be sent. Use it below a load balancer, with one breaker per
-    /// endpoint: a balancer sees an endpoint that rejects at once as the fastest one.
+    /// The service is not ready until a probe may be sent. Use it below a load balancer, with one
+    /// breaker per endpoint: a balancer sees an endpoint that rejects at once as the fastest one.
     NotReady,
 }
 
@@ -274,7 +275,7 @@ macro_rules! circuit_setters {
             self
         }
 
-        /// A call is slow if it takes at least `duration`, from its first pending poll. The circuit
+        /// A call is slow if it takes at least `duration` from its first pending poll. The circuit
         /// opens when the share of slow calls in the window reaches `rate`, above 0 to 1, in steps
         /// of 0.000001, rounded down. A slow probe counts as failed. Default: off.
         pub fn slow_calls(mut self, duration: std::time::Duration, rate: f64) -> Self {
@@ -309,18 +310,18 @@ macro_rules! circuit_setters {
             self
         }
 
-        /// How long after the latest probe was sent the probes without a result are written off, if
-        /// no further probe may go. New probes then take their place. Default: 30 s.
-        /// `Duration::MAX` means never.
+        /// The time after which probes without a result are written off and new ones may be sent. It
+        /// is measured from the sending of the latest probe, and matters only once all `probes` are
+        /// sent. Default: 30 s. `Duration::MAX` means never.
         pub fn probe_lease(mut self, probe_lease: std::time::Duration) -> Self {
             self.settings.probe_lease = probe_lease;
             self
         }
 
-        /// The age at which a cancelled call counts as failed, from its first pending poll. A call
-        /// is cancelled when its future is dropped or its request's deadline passes; a younger one
-        /// counts as nothing. Raise it if callers stop healthy calls, such as long streams and calls
-        /// of language models. Default: 10 s. `Duration::MAX` means never.
+        /// A cancelled call counts as failed if it was in flight this long, measured from its first
+        /// pending poll, and as nothing otherwise. A call is cancelled when its future is dropped or
+        /// its request's deadline passes. Raise the time if callers stop healthy calls, such as long
+        /// streams and calls of language models. Default: 10 s. `Duration::MAX` means never.
         pub fn abandoned_after(mut self, abandoned_after: std::time::Duration) -> Self {
             self.settings.abandoned_after = abandoned_after;
             self
@@ -332,7 +333,7 @@ macro_rules! circuit_setters {
             self
         }
 
-        /// The seed of the random part of open times: makes it repeatable. Default: random.
+        /// The seed of the random part of open times, to make it repeatable. Default: random.
         pub fn seed(mut self, seed: u64) -> Self {
             self.settings.seed = Some(seed);
             self

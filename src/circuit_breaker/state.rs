@@ -91,7 +91,8 @@ pub(super) struct State {
     pub(super) trial: Trial,
 }
 
-/// The probes sent and their results. Whenever the results decide, the circuit leaves the state.
+/// The probes that were sent and their results. A result that decides is not stored: it ends the
+/// trial.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trial {
     /// The probes in flight and the probes with a result.

@@ -458,7 +458,7 @@ mod models {
     }
 
     #[test]
-    fn a_record_raced_by_a_turn_to_the_next_bucket_is_counted_for_a_window() {
+    fn a_record_that_races_a_turn_is_counted_for_a_whole_window() {
         race(
             || window([]),
             |window| record(window, 0),
@@ -478,7 +478,7 @@ mod models {
     }
 
     #[test]
-    fn a_reading_raced_by_a_turn_is_of_before_or_after() {
+    fn a_reading_that_races_a_turn_is_from_before_or_after_it() {
         race(
             || window([0, 0, 0, 1]),
             |window| record(window, 2),

@@ -37,7 +37,7 @@ pub(super) enum Window {
 }
 
 impl Window {
-    /// Counts a call that ended at `now`, while `current` says that the call's epoch lasts.
+    /// Counts a call that ended at `now`, unless `current` says that the call's epoch is over.
     #[inline]
     pub(super) fn record(&self, now: u64, call: Call, current: impl Fn() -> bool) {
         match self {
