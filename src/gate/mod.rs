@@ -98,8 +98,8 @@ use crate::error::Rejection;
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
-/// Decides about calls, as far as the decision does not depend on the request. [`Admit`] decides
-/// the rest. The [module](self) has an example.
+/// Decides about calls: the part that does not depend on the request. [`Admit`] is the other part.
+/// The [module](self) has an example.
 ///
 /// A clone shares the state of the original: all services of a layer ask the same admission.
 pub trait Admission: Clone {
@@ -112,7 +112,7 @@ pub trait Admission: Clone {
     /// A place in the queue. Dropping it gives the place up.
     type Wait;
 
-    /// What a call holds between its admission and its sending.
+    /// What a call holds from its admission until it is sent.
     type Ticket;
 
     /// What a call holds after it was sent. If it is dropped before it is settled, the call was
@@ -133,8 +133,8 @@ pub trait Admission: Clone {
         false
     }
 
-    /// Whether `rejects_pending` is also asked about a call that has waited, if the inner service is
-    /// pending when the call gets its ticket. Default: `false`, the call waits for the inner service.
+    /// Whether the gate also asks `rejects_pending` when a call that has waited gets its ticket and
+    /// the inner service is pending. Default: `false`, the call waits for the inner service.
     fn rejects_pending_after(&self, wait: &Self::Wait) -> bool {
         let _ = wait;
         false

@@ -5,9 +5,8 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 /// Rejects calls that another admission would reject now. Takes nothing of the other admission.
 ///
-/// Use it in a gate above a circuit breaker: an open circuit rejects a call before it takes a slot or
-/// a turn, and wakes and rejects the calls that wait for one.
-/// and by calls that wait for one.
+/// Use it in a gate above a circuit breaker. While the circuit is open, a call is rejected before it
+/// takes a slot or a turn. When the circuit opens, the calls that wait for one are rejected too.
 #[derive(Clone, Copy, Debug)]
 pub struct UnlessOpen<A>(
     /// The other admission.
