@@ -38,7 +38,7 @@ impl LoadShedLayer {
         ConcurrencyLimit::new(max_in_flight).into()
     }
 
-    /// Builds a layer with this limit and more settings.
+    /// A builder for a layer with this limit.
     pub const fn builder(max_in_flight: usize) -> LoadShedBuilder {
         LoadShedBuilder {
             settings: LoadShedSettings::new(max_in_flight),
@@ -219,7 +219,7 @@ impl<Req> Admit<Req> for ConcurrencyLimit {
 
 impl Finish for Slot {}
 
-/// Dropping the slot frees it; there is nothing to learn.
+/// A slot needs no outcome: dropping it frees it.
 impl<Res, E> Sent<Res, E> for Slot {
     fn settle(&mut self, _: Result<&Res, &E>, _: bool) {}
 }

@@ -35,7 +35,7 @@
 //! | `queue` | 0: no call waits | how many calls may wait for a slot, 0 to 65 535, and how long, from the call |
 //! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
 //! | `until` | `UntilHead` | when a call frees its slot: with the response head, or with `UntilBodyEnd` (feature `http-body`) |
-//! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a slot or a place in the queue |
+//! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a slot or a place in the queue; when it opens, waiting calls are rejected too |
 //! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
 //! **Shared state.** All services made by one layer value, and their clones, share its limit. So a
@@ -54,7 +54,7 @@
 //! **The queue** is first come, first served: no call overtakes a waiting one. A waiting call has an
 //! unready clone of the inner service and readies it when it gets its slot; a permit that the caller's
 //! instance had reserved is free meanwhile. If a slot and the end of the wait come in one poll, the
-//! call goes. A call whose deadline has passed does not wait: it is rejected at once.
+//! call goes. No call waits beyond its deadline; if that has passed, it is rejected at once.
 //!
 //! **Errors.** [`Rejection::Overloaded`](crate::Rejection::Overloaded). Retry does not send the call
 //! again, and circuit breakers do not count it. Errors of the inner service pass unchanged.
