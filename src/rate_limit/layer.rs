@@ -17,10 +17,11 @@ use std::time::Duration;
 /// `()` means that every call costs 1. Functions and closures implement it too:
 ///
 /// ```
-/// use buttress::{Quota, RateLimitLayer};
+/// use buttress::{Cost, Quota, RateLimitLayer};
 ///
 /// fn batch(items: &Vec<u64>) -> u32 { u32::try_from(items.len()).unwrap_or(u32::MAX) }
 ///
+/// assert_eq!(batch.cost(&vec![1, 2, 3]), 3);
 /// let layer = RateLimitLayer::builder(Quota::per_second(100)).cost(batch).build()?;
 /// # let _ = layer;
 /// # Ok::<(), buttress::error::InvalidConfig>(())
@@ -69,7 +70,7 @@ impl RateLimitLayer {
         RateLimiter::new(quota).into()
     }
 
-    /// Builds a layer with this quota and more settings.
+    /// A builder for a layer with this quota.
     pub const fn builder(quota: Quota) -> RateLimitBuilder {
         RateLimitBuilder {
             settings: RateLimitSettings::new(quota),

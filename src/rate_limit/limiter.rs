@@ -82,8 +82,8 @@ impl RateLimiter {
         }
     }
 
-    /// Takes `n` units of the quota if they are available now. Never waits. 0 units take nothing, but
-    /// are refused too while the limiter is paused or calls wait.
+    /// Takes `n` units of the quota if they are available now. Never waits. A request for 0 units
+    /// takes nothing, but is refused while the limiter is paused or calls wait.
     ///
     /// # Errors
     /// [`Rejection::RateLimited`] if the units are not available now. Its `retry_after` is the time
@@ -91,7 +91,7 @@ impl RateLimiter {
     /// is above the burst.
     pub fn try_acquire(&self, n: u32) -> Result<(), Rejected> {
         match self.shared.queue.take(n, self.shared.now(), || 0) {
-            Ok(_) => Ok(()), // nobody waits for no time at all
+            Ok(_) => Ok(()), // a call that may wait for 0 ns gets no place in the queue
             Err(refusal) => Err(Rejected(self.count(refusal, n))),
         }
     }

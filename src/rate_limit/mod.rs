@@ -35,7 +35,7 @@
 //! | `max_wait` | 1 s | the longest wait for a turn, from the call |
 //! | `cost` | `()`: 1 | the units of the quota that a call costs |
 //! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
-//! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a turn |
+//! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a turn; when it opens, waiting calls are rejected too |
 //! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
 //! **Algorithm.** The generic cell rate algorithm (GCRA, ITU-T I.371), a form of the leaky bucket, in

@@ -85,10 +85,11 @@ impl Quota {
     ///
     /// Calls come irregularly, so a small burst rejects some of them even if their rate is below the
     /// quota. Assume that they come at random (a Poisson process) at 80 % of the quota. Then fewer than
-    /// one in a thousand is rejected if the burst plus the calls of `max_wait` are at least 13. By
-    /// default this holds from 7 calls per second on; a smaller quota needs a longer wait or a larger
-    /// burst. With a `max_wait` of zero, 0.4 % are rejected with a burst of 10, 6 % with 4, and 44 %
-    /// with 1.
+    /// one in a thousand is rejected if the burst plus the calls of `max_wait` are at least 13.
+    ///
+    /// By default this holds from 7 calls per second on; a smaller quota needs a longer wait or a
+    /// larger burst. With a `max_wait` of zero, 0.4 % are rejected with a burst of 10, 6 % with 4, and
+    /// 44 % with 1.
     #[must_use]
     pub const fn burst(self, burst: u32) -> Self {
         Self {
