@@ -40,9 +40,10 @@
 //! **Deadlines.** With a carrier, such as [`InExtensions`](crate::http::InExtensions), the timeout puts
 //! its deadline into the request, where the layers below find it. If the request already carries an
 //! earlier deadline, the timeout keeps to that one, and rejects a call that comes after it without
-//! calling the inner service. So an attempt gets its own timeout or the rest of the whole call,
-//! whichever is shorter, and a caller can give one call less time than the layers do.
-//! [`deadline`](crate::deadline) lists the layers that use it.
+//! calling the inner service. [`deadline`](crate::deadline) lists the layers that use a deadline.
+//!
+//! So an attempt gets its own timeout or the rest of the whole call, whichever is shorter, and a
+//! caller can give one call less time than the layers do.
 //!
 //! **Which timeout goes where**, from the outside in:
 //!
@@ -67,7 +68,7 @@
 //! becomes ready when no time is left, the timeout wins.
 //!
 //! **Cancellation.** Dropping the future drops the inner future. After a timeout the inner future is
-//! dropped before the error is returned: the caller sees the error when its resources are free.
+//! dropped before the error is returned: when the caller sees the error, what the call held is free.
 //!
 //! **Events and counters.** Target `buttress::timeout`, at DEBUG: `timed_out` with `name` and
 //! `after_ms`; `deadline_passed` with `name`. There are no counters, because the layer has no state.
@@ -146,7 +147,7 @@ impl TimeoutLayer {
         }
     }
 
-    /// Builds a layer with this timeout and more settings.
+    /// A builder for a layer with this timeout.
     pub const fn builder(after: Duration) -> TimeoutBuilder {
         TimeoutBuilder {
             settings: TimeoutSettings::new(after),
