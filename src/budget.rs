@@ -186,7 +186,7 @@ fn decayed(mut tokens: u32, mut kept: u64, mut units: u32) -> u32 {
 ///   bucket holds more than `floor` tokens, it decays exponentially, with `ttl` as the time constant.
 /// * A client with little traffic has `floor` tokens. The bucket starts with them, and `reserve`
 ///   tokens per second refill it up to them.
-/// * From its making to any later time, the budget grants at most this many retries:
+/// * In the time since it was made, the budget has granted at most this many retries:
 ///   `floor + ratio · successful first attempts + reserve · seconds`.
 ///
 /// The retry budgets of Finagle and linkerd use the same scheme (`retryRatio`,
@@ -216,7 +216,7 @@ struct Shared {
 }
 
 impl Budget {
-    /// Builds a budget. Without further settings it has the defaults of [`BudgetSettings`].
+    /// A builder with the defaults of [`BudgetSettings`].
     pub fn builder() -> BudgetBuilder {
         BudgetBuilder {
             settings: BudgetSettings::default(),
