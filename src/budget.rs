@@ -1,8 +1,9 @@
-//! How many retries there may be, in one word: `[milli-tokens:32][stamp:32 in 2^27 ns]`.
+//! The retry budget: a token bucket in one word, `[milli-tokens:32][stamp:32 in 2^27 ns]`.
 //!
-//! The stamp is the time up to which the reserve has been credited and the decay applied. It is
-//! compared modulo 2^32, 18 years; what lies in the half behind it is a clock that is a little
-//! late, so that two threads with slightly different times never mint tokens.
+//! The stamp is the time up to which the reserve was credited and the decay applied. Stamps wrap
+//! after 18 years, so they are compared modulo 2^32. A time in the half before the stamp means that a
+//! thread's clock is a little late. It changes nothing, so threads whose clocks differ slightly never
+//! create tokens.
 
 use crate::error::InvalidConfig;
 use crate::name::Name;
@@ -12,24 +13,24 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One retry, in thousandths.
+/// A token, which pays for one retry, in thousandths.
 const TOKEN: u32 = 1_000;
-/// The largest floor, in tokens.
+/// The largest `floor`, in tokens.
 const MAX_FLOOR: u32 = u32::MAX / TOKEN;
-/// Nanoseconds per unit of the stamp, 0.13 s.
+/// The unit of the stamp in nanoseconds, 0.13 s.
 const UNIT: u64 = 1 << 27;
 
-/// A token bucket in thousandths of a token, told the time in nanoseconds.
+/// The bucket. Amounts are in thousandths of a token. Callers pass in the time in nanoseconds.
 #[derive(Debug)]
 struct Bucket {
     word: AtomicU64,
-    /// Up to here the reserve fills it, and down to here it decays.
+    /// The reserve fills the bucket up to this level, and the decay stops at it.
     floor: u32,
-    /// What a deposit adds.
+    /// The amount that a deposit adds.
     earned: u32,
-    /// What a second adds.
+    /// The amount that a second adds below the floor.
     reserve: u32,
-    /// What a unit of time leaves above the floor, in 2^-63.
+    /// The share of the tokens that is left after one unit of time, in 2^-63.
     kept: u64,
 }
 
@@ -50,13 +51,13 @@ impl From<u64> for Level {
 
 impl From<Level> for u64 {
     fn from(level: Level) -> Self {
-        // No field reaches into the other: `|` could as well be `^`.
+        // The fields do not overlap: `|` and `^` give the same result.
         u64::from(level.tokens) << 32 | u64::from(level.stamp)
     }
 }
 
 impl Bucket {
-    /// At its floor.
+    /// A bucket filled to its floor.
     fn new(settings: &BudgetSettings) -> Result<Self, InvalidConfig> {
         let BudgetSettings {
             floor,
@@ -77,12 +78,12 @@ impl Bucket {
             floor: floor * TOKEN,
             earned: thousandths("ratio", ratio)?,
             reserve: thousandths("reserve", reserve)?,
-            // Rounded down, so that nothing lasts longer than asked for. A `ttl` of zero leaves 0.
+            // Rounded down, so that no token lasts longer than configured. A `ttl` of zero gives 0.
             kept: ((-unit / ttl.as_secs_f64()).exp() * (1_u64 << 63) as f64) as u64,
         })
     }
 
-    /// The level at `now`: decayed down to the floor, or filled up to it by the reserve.
+    /// The level at `now`: above the floor it has decayed, below it the reserve was added.
     fn settled(&self, level: Level, now: u64) -> Level {
         let stamp = (now / UNIT) as u32;
         let elapsed = stamp.wrapping_sub(level.stamp);
@@ -96,17 +97,18 @@ impl Bucket {
         if self.reserve == 0 {
             return Level { stamp, ..level };
         }
-        // Rounded down; in parts of a second that no unit divides evenly.
+        // Rounded down to thousandths.
         let per_unit = u128::from(self.reserve) * u128::from(UNIT);
         let credit = u128::from(elapsed) * per_unit / 1_000_000_000;
         if credit >= u128::from(self.floor - level.tokens) {
-            // Clipped: what would not fit is gone. Rounded up, so that no time is credited twice.
+            // The bucket is full: the rest of the credit is lost. The stamp is rounded up, so that
+            // no time is credited twice.
             return Level {
                 tokens: self.floor,
                 stamp: now.div_ceil(UNIT) as u32,
             };
         }
-        // The time that the credit stands for, rounded up; the rest is credited later.
+        // The time that this credit stands for, rounded up. The rest of the time is credited later.
         let units = (credit * 1_000_000_000).div_ceil(per_unit) as u32;
         Level {
             tokens: level.tokens + credit as u32,
@@ -122,8 +124,8 @@ impl Bucket {
         })
     }
 
-    /// Asks for the time only when a token becomes whole, because a clock costs more than the rest.
-    /// What is earned meanwhile, less than a token, decays from the stamp on: early, never late.
+    /// Reads the clock only when a token becomes whole, because the clock costs more than the rest.
+    /// Until then the added fraction decays from the old stamp on: too early, but never too late.
     #[inline]
     fn deposit(&self, now: impl Fn() -> u64) {
         if self.earned == 0 {
@@ -153,15 +155,15 @@ impl Bucket {
 
     #[inline]
     fn update(&self, next: impl Fn(Level) -> Option<Level>) -> bool {
-        // Relaxed: the word is all there is. Nobody who takes a token reads what another thread
-        // wrote before that token was earned.
+        // Relaxed: the word is the only data. A thread that takes a token does not read what another
+        // thread wrote before it deposited.
         self.word
             .fetch_update(Relaxed, Relaxed, |word| next(word.into()).map(u64::from))
             .is_ok()
     }
 }
 
-/// `tokens · kept^units`, each step rounded down.
+/// `tokens · kept^units`, with each step rounded down.
 fn decayed(mut tokens: u32, mut kept: u64, mut units: u32) -> u32 {
     let part = |of: u64, kept: u64| (u128::from(of) * u128::from(kept)) >> 63;
     while units > 0 {
@@ -174,20 +176,21 @@ fn decayed(mut tokens: u32, mut kept: u64, mut units: u32) -> u32 {
     tokens
 }
 
-/// A budget of retries, shared by all its clones. Usable without Tower and without a runtime.
+/// A retry budget: bounds the retries of a client by its own traffic. Clones share it. Works without
+/// Tower and without a runtime.
 ///
-/// A token bucket. Each first attempt that succeeds adds `ratio` tokens, each retry takes one.
-/// What a client may add is therefore bounded by its own traffic:
+/// It is a token bucket. Each successful first attempt adds `ratio` tokens; each retry takes one
+/// token.
 ///
 /// * A client with traffic has about `ratio` tokens for each success of the last `ttl`. While the
-///   bucket holds more than `floor`, it decays exponentially, with `ttl` as the time constant.
+///   bucket holds more than `floor` tokens, it decays exponentially, with `ttl` as the time constant.
 /// * A client with little traffic has `floor` tokens. The bucket starts with them, and `reserve`
-///   tokens per second fill it up to them.
-/// * In any time since the budget was made, it grants at most this many retries:
+///   tokens per second refill it up to them.
+/// * In the time since it was made, the budget has granted at most this many retries:
 ///   `floor + ratio · successful first attempts + reserve · seconds`.
 ///
-/// The scheme is that of Finagle's and linkerd's retry budgets (`retryRatio`,
-/// `minRetriesPerSecond`, `ttl`) with a floor.
+/// The retry budgets of Finagle and linkerd use the same scheme (`retryRatio`,
+/// `minRetriesPerSecond`, `ttl`), without the floor.
 ///
 /// ```
 /// use buttress::retry::Budget;
@@ -213,7 +216,7 @@ struct Shared {
 }
 
 impl Budget {
-    /// Starts from the defaults.
+    /// A builder with the defaults of [`BudgetSettings`].
     pub fn builder() -> BudgetBuilder {
         BudgetBuilder {
             settings: BudgetSettings::default(),
@@ -230,7 +233,7 @@ impl Budget {
         f64::from(bucket.tokens(timeline.now())) / f64::from(TOKEN)
     }
 
-    /// Takes a token for one retry, if there is one.
+    /// Takes a token for one retry. `None` if there is no whole token.
     #[must_use = "a withdrawal that is dropped goes back"]
     pub fn try_withdraw(&self) -> Option<Withdrawal> {
         let Shared {
@@ -242,7 +245,7 @@ impl Budget {
         })
     }
 
-    /// Adds what one successful first attempt earns.
+    /// Adds what one successful first attempt earns: `ratio` tokens.
     #[inline]
     pub fn deposit(&self) {
         let Shared {
@@ -251,7 +254,7 @@ impl Budget {
         bucket.deposit(|| timeline.now());
     }
 
-    /// Puts a token back that was spent on a retry which was not sent after all.
+    /// Returns the token of a retry that was not sent after all.
     pub(crate) fn refund(&self) {
         self.shared.bucket.refund();
     }
@@ -263,7 +266,7 @@ impl Default for Budget {
     }
 }
 
-/// Its settings, for people.
+/// Prints the settings in a readable form.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let BudgetSettings {
@@ -290,7 +293,17 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// A token taken from a [`Budget`] for a retry that has not been sent. Dropping it puts it back.
+/// A token taken from a [`Budget`] for one retry. Dropping it unspent returns the token.
+///
+/// ```
+/// use buttress::retry::Budget;
+///
+/// let budget = Budget::builder().floor(2).build()?;
+/// drop(budget.try_withdraw()); // not sent: the token goes back
+/// budget.try_withdraw().expect("2 tokens").spend();
+/// assert!(budget.tokens() < 2.0);
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a withdrawal that is dropped goes back"]
 pub struct Withdrawal {
@@ -299,7 +312,7 @@ pub struct Withdrawal {
 }
 
 impl Withdrawal {
-    /// The retry is sent.
+    /// Keeps the token: the retry is sent.
     pub fn spend(mut self) {
         self.spent = true;
     }
@@ -315,14 +328,14 @@ impl Drop for Withdrawal {
 
 /// The settings of a [`Budget`].
 ///
-/// | field | meaning | default |
+/// | setting | default | meaning |
 /// |---|---|---|
-/// | `floor` | retries at once, however little the traffic | 2 |
-/// | `ratio` | retries per success of a first attempt | 0.1 |
-/// | `reserve` | retries per second, while the bucket is below `floor` | 0.1 |
-/// | `ttl` | how long a success counts | 5 s |
+/// | `floor` | 2 | the retries at once of a client with little traffic |
+/// | `ratio` | 0.1 | the retries per successful first attempt |
+/// | `reserve` | 0.1 | the retries per second while the bucket holds fewer than `floor` tokens |
+/// | `ttl` | 5 s | how long a success counts |
 ///
-/// With `floor` 0 and `ratio` 0 there are no retries.
+/// With a `floor` and a `ratio` of 0 there are no retries.
 ///
 /// ```
 /// use buttress::retry::{Budget, BudgetSettings};
@@ -334,17 +347,18 @@ impl Drop for Withdrawal {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct BudgetSettings {
-    /// The tokens at the start, those that `reserve` fills the bucket up to, and those that decay
-    /// leaves. At most 4 294 967. Default: 2.
+    /// The tokens at the start. The reserve fills the bucket up to this number, and the decay stops
+    /// at it. At most 4 294 967. Default: 2.
     pub floor: u32,
-    /// Tokens for each first attempt that succeeds, in steps of 0.001, rounded down; 0 for none.
-    /// Default: 0.1.
+    /// The tokens that a successful first attempt adds, in steps of 0.001, rounded down. 0 adds
+    /// none. Default: 0.1.
     pub ratio: f64,
-    /// Tokens per second while there are fewer than `floor`, in steps of 0.001, rounded down; 0
-    /// for none. They let a client probe an upstream that does not respond. Default: 0.1.
+    /// The tokens per second that are added while there are fewer than `floor`, in steps of 0.001,
+    /// rounded down. 0 adds none. They let a client probe an upstream that does not respond.
+    /// Default: 0.1.
     pub reserve: f64,
-    /// How long a success counts: the time constant with which tokens above `floor` decay, in
-    /// steps of 0.13 s. `Duration::MAX` for ever. Default: 5 s.
+    /// How long a success counts: the time constant of the decay above `floor`, in steps of
+    /// 0.13 s. `Duration::MAX` means for ever. Default: 5 s.
     pub ttl: Duration,
 }
 
@@ -360,17 +374,27 @@ impl Default for BudgetSettings {
 }
 
 impl BudgetSettings {
-    /// Whether a budget can be built with these settings.
+    /// Checks whether a budget can be built with these settings.
     ///
     /// # Errors
-    /// A floor above 4 294 967; a ratio or reserve that is negative, not finite, or so small that
-    /// it would round to 0.
+    /// Fails if `floor` is above 4 294 967, or if `ratio` or `reserve` is negative, not finite, or so
+    /// small that it would round to 0.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         Bucket::new(self).map(drop)
     }
 }
 
 /// Builds a [`Budget`].
+///
+/// ```
+/// use buttress::{RetryLayer, retry::Budget};
+///
+/// // One budget for all clients of an upstream.
+/// let budget = Budget::builder().floor(10).ratio(0.2).name("payments").build()?;
+/// let layer = RetryLayer::builder().budget(budget.clone()).build()?;
+/// assert_eq!(layer.budget().unwrap().tokens(), 10.0);
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct BudgetBuilder {
@@ -379,35 +403,35 @@ pub struct BudgetBuilder {
 }
 
 impl BudgetBuilder {
-    /// All settings at once.
+    /// Replaces all settings.
     pub fn settings(mut self, settings: BudgetSettings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// The tokens of a client without traffic: at the start, and those that `reserve` fills the
-    /// bucket up to. At most 4 294 967. Default: 2.
+    /// The tokens of a client without traffic. The bucket starts with them, and `reserve` fills it up
+    /// to them. At most 4 294 967. Default: 2.
     pub fn floor(mut self, floor: u32) -> Self {
         self.settings.floor = floor;
         self
     }
 
-    /// Tokens for each first attempt that succeeds, in steps of 0.001, rounded down; 0 for none.
-    /// Default: 0.1.
+    /// The tokens that a successful first attempt adds, in steps of 0.001, rounded down. 0 adds
+    /// none. Default: 0.1.
     pub fn ratio(mut self, ratio: f64) -> Self {
         self.settings.ratio = ratio;
         self
     }
 
-    /// Tokens per second while there are fewer than `floor`, in steps of 0.001, rounded down; 0
-    /// for none. Default: 0.1.
+    /// The tokens per second that are added while there are fewer than `floor`, in steps of 0.001,
+    /// rounded down. 0 adds none. Default: 0.1.
     pub fn reserve(mut self, reserve: f64) -> Self {
         self.settings.reserve = reserve;
         self
     }
 
-    /// How long a success counts: the time constant with which tokens above `floor` decay.
-    /// `Duration::MAX` for ever. Default: 5 s.
+    /// How long a success counts: the time constant of the decay above `floor`, in steps of
+    /// 0.13 s. `Duration::MAX` means for ever. Default: 5 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.ttl = ttl;
         self
@@ -419,10 +443,10 @@ impl BudgetBuilder {
         self
     }
 
-    /// The budget, with `floor` tokens.
+    /// Builds the budget. It has `floor` tokens.
     ///
     /// # Errors
-    /// As [`BudgetSettings::check`].
+    /// The errors of [`BudgetSettings::check`].
     pub fn build(self) -> Result<Budget, InvalidConfig> {
         let shared = Shared {
             bucket: Bucket::new(&self.settings)?,
@@ -436,8 +460,8 @@ impl BudgetBuilder {
     }
 }
 
-/// Rounded down, so that no more is granted than asked for, but for the error of the float itself:
-/// 0.57 is 570. What is too large for any bucket saturates.
+/// Converts to thousandths, rounding down so that nothing is granted beyond the setting. The small
+/// addend makes up for the error of the float: 0.57 is 570. A value above every bucket saturates.
 fn thousandths(field: &'static str, value: f64) -> Result<u32, InvalidConfig> {
     let thousandths = (value * f64::from(TOKEN) + 1e-6) as u32;
     if value.is_finite() && (thousandths > 0 || value == 0.0) {
@@ -487,7 +511,7 @@ mod tests {
         (0..10_000_000).take_while(|_| bucket.withdraw(now)).count()
     }
 
-    /// Deposits at this rate per second, from one time to another.
+    /// Deposits at `rate` per second from `from` to `to`.
     fn traffic(bucket: &Bucket, rate: u64, from: u64, to: u64) {
         for n in 0..(to - from) * rate / SECOND {
             bucket.deposit(|| from + n * SECOND / rate);
@@ -495,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_grants_what_it_says() {
+    fn a_ratio_grants_that_share_of_the_successes() {
         for ratio in [
             0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.6, 0.7, 0.75, 0.9, 0.99, 2.0,
         ] {
@@ -520,7 +544,7 @@ mod tests {
             let bucket = drained(1_000_000, 0.2, reserve);
             let mut granted = 0;
             for tick in 0..100_000_u64 {
-                // Steps that no unit divides.
+                // Steps that do not divide a unit.
                 let now = tick * 33_333_333;
                 granted += grants(&bucket, now) as u64;
                 let bound = reserve * now as f64 / 1e9;
@@ -561,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_client_with_traffic_has_what_the_successes_of_one_ttl_earned() {
-        // 10 000 calls per second as in a busy proxy, 3 as in a small client.
+        // 10 000 calls per second, as in a busy proxy; 3, as in a small client.
         for (rate, expected) in [(10_000, 5_000.0), (1_000, 500.0), (100, 50.0), (3, 2.0)] {
             let bucket = bucket(2, 0.1, 0.1);
             traffic(&bucket, rate, 0, 60 * SECOND);
@@ -583,7 +607,7 @@ mod tests {
             set(&bucket, 1_000 * TOKEN, 0);
             let tokens = bucket.tokens((seconds * 1e9) as u64);
             let tokens = f64::from(tokens) / f64::from(TOKEN);
-            // By whole steps of 0.13 s.
+            // The decay goes in whole steps of 0.13 s.
             assert!(
                 tokens >= expected - 0.1 && tokens <= expected * 1.03,
                 "{seconds} s: {tokens}"
@@ -592,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_of_for_ever_keeps_what_was_earned() {
+    fn an_endless_ttl_keeps_what_was_earned() {
         let ttl = Duration::MAX;
         let bucket = Bucket::new(&BudgetSettings {
             ttl,
@@ -616,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_asks_for_the_time_once_per_whole_token() {
+    fn the_clock_is_read_once_per_whole_token() {
         let bucket = bucket(2, 0.1, 0.1);
         let asked = Cell::new(0);
         for _ in 0..10_000 {
@@ -667,14 +691,14 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_with_a_late_clock_mints_nothing() {
+    fn a_thread_with_a_late_clock_adds_no_tokens() {
         let bucket = drained(100, 0.2, 1.0);
         assert_eq!(grants(&bucket, 50 * SECOND), 49);
         assert_eq!(grants(&bucket, 20 * SECOND), 0);
     }
 
     #[test]
-    fn a_thread_with_a_late_clock_takes_nothing_away() {
+    fn a_thread_with_a_late_clock_removes_no_tokens() {
         let bucket = bucket(2, 0.1, 0.1);
         set(&bucket, 1_000 * TOKEN, 50 * SECOND);
         assert_eq!(bucket.tokens(20 * SECOND), 1_000 * TOKEN);
@@ -769,9 +793,9 @@ mod tests {
             }
         }
 
-        /// So the bound on tokens does not depend on how often somebody looks.
+        /// So the bound on tokens does not depend on how often the level is read.
         #[test]
-        fn it_does_not_matter_in_how_many_steps_a_bucket_decays(
+        fn a_bucket_decays_by_the_same_amount_in_any_number_of_steps(
             tokens in 0..=u32::MAX,
             ttl in 1..1_000_u64,
             steps in prop::collection::vec(0..20 * SECOND, 1..20),
@@ -786,13 +810,13 @@ mod tests {
                 now += step;
                 level = bucket.settled(level, now);
             }
-            // Up to eight roundings down per step.
+            // Each step rounds down up to eight times.
             prop_assert!(level.tokens.abs_diff(at_once) <= 160, "{} {}", level.tokens, at_once);
         }
 
-        /// Whatever the times of its deposits.
+        /// Whenever the deposits are made.
         #[test]
-        fn a_bucket_holds_no_more_than_its_floor_and_what_decays_exactly(
+        fn a_bucket_never_holds_more_than_its_floor_plus_the_exact_decay(
             ratio in 0.001..2.0_f64,
             steps in prop::collection::vec((any::<bool>(), prop_oneof![0..SECOND / 10, 0..10 * SECOND]), 1..60),
         ) {
@@ -804,7 +828,7 @@ mod tests {
                     bucket.deposit(|| now);
                     earned.push(now);
                 }
-                // A stamp may be two of its steps behind.
+                // A stamp may be two units late.
                 let exact: f64 = earned.iter()
                     .map(|then| (-((now - then).saturating_sub(2 * UNIT) as f64) / 5e9).exp())
                     .sum();
@@ -855,7 +879,7 @@ mod models {
     }
 
     #[test]
-    fn a_second_is_credited_once_to_threads_that_race_for_it() {
+    fn a_second_is_credited_once_when_threads_race_for_it() {
         loom::model(|| {
             let bucket = bucket(2, 0.0, 1.0);
             assert!(bucket.withdraw(0) && bucket.withdraw(0));
@@ -864,7 +888,7 @@ mod models {
                 thread::spawn(move || bucket.withdraw(now))
             };
             let (one, two) = (spawn(10 * UNIT), spawn(8 * UNIT));
-            // 1.3 and 1.07 tokens' worth of time: one token between them.
+            // Enough time for 1.3 and 1.07 tokens: together the two threads get one.
             assert!(one.join().unwrap() ^ two.join().unwrap());
         });
     }
@@ -872,7 +896,7 @@ mod models {
     #[test]
     fn no_deposit_is_lost_to_a_decay() {
         loom::model(|| {
-            // 100 tokens of which 10 s leave 13.5; a deposit adds 100.
+            // 100 tokens, of which 13.5 are left after 10 s. A deposit adds 100.
             let bucket = bucket(0, 100.0, 0.0);
             bucket.deposit(|| 0);
             let depositing = {
@@ -881,7 +905,7 @@ mod models {
             };
             assert!(bucket.withdraw(75 * UNIT));
             depositing.join().unwrap();
-            // Before or after: what is there decays once, and the deposit counts as a fresh one.
+            // In both orders the old tokens decay once, and the deposit counts in full.
             let left = decayed(100 * TOKEN, bucket.kept, 75) - TOKEN + 100 * TOKEN;
             assert_eq!(bucket.tokens(75 * UNIT), left);
         });

@@ -1,14 +1,14 @@
-//! Chance: draws in `[0, 1)`, from the thread's generator or repeatable from a seed.
+//! Random draws in `[0, 1)`: from the thread's generator, or from a seed and then repeatable.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Where a layer's draws come from. Shared by its clones, without a lock.
+/// The source of a layer's draws. Threads share it without a lock.
 #[derive(Debug)]
 pub(crate) enum Chance {
     Thread,
-    /// The n-th draw depends on the seed and on n alone.
+    /// The n-th draw depends only on the seed and on n.
     Seeded {
         seed: u64,
         drawn: AtomicU64,
@@ -30,10 +30,10 @@ impl Chance {
         match self {
             Self::Thread => rand::rng().random(),
             Self::Seeded { seed, drawn } => {
-                // Relaxed: each draw needs a number of its own, and orders nothing else.
+                // Relaxed: each draw needs a number of its own, and publishes nothing else.
                 let n = drawn.fetch_add(1, Relaxed);
-                // An odd multiplier scatters neighbouring seeds, whose sequences would else be
-                // the same but for a shift.
+                // The odd multiplier moves seeds far apart: without it, the sequences of neighbouring
+                // seeds would be the same, shifted by one.
                 let state = seed.wrapping_mul(0xD605_1C4F_93A1_77A5).wrapping_add(n);
                 Xoshiro256PlusPlus::seed_from_u64(state).random()
             }
@@ -41,11 +41,11 @@ impl Chance {
     }
 }
 
-/// A whole number from 0 to `range`, both included, in proportion to `draw`. A draw outside
-/// `[0, 1)` counts as its nearer end, NaN as 0. Rounds down.
+/// A whole number from 0 to `range`, inclusive, in proportion to `draw`, rounded down. A draw outside
+/// `[0, 1)` counts as the nearer end, NaN as 0.
 pub(crate) fn scale(range: u64, draw: f64) -> u64 {
-    const STEPS: u64 = 1 << 53; // as many as an f64 in [0, 1) can tell apart
-    // The cast saturates and turns NaN into 0.
+    const STEPS: u64 = 1 << 53; // the number of values that an f64 in [0, 1) can tell apart
+    // The cast saturates, and converts NaN to 0.
     let step = ((draw * STEPS as f64) as u64).min(STEPS - 1);
     (((u128::from(range) + 1) * u128::from(step)) >> 53) as u64
 }
@@ -75,14 +75,14 @@ mod tests {
             for tenth in 0..10 {
                 let range = f64::from(tenth) / 10.0..f64::from(tenth + 1) / 10.0;
                 let share = draws.iter().filter(|draw| range.contains(draw)).count();
-                // A hundred each; a share this far off is one in 10^10.
+                // 100 are expected; the chance of a count this far off is 1 in 10^10.
                 assert!((30..200).contains(&share), "{seed:?} {range:?}: {share}");
             }
         }
     }
 
     #[test]
-    fn a_range_is_scaled_to_both_its_ends() {
+    fn a_draw_is_scaled_to_both_ends_of_a_range() {
         const LARGEST: f64 = 1.0 - f64::EPSILON / 2.0;
         for range in [0, 1, 2, 1_000, (1 << 53) - 1] {
             assert_eq!(scale(range, 0.0), 0);

@@ -1,4 +1,4 @@
-//! Names of layers: words of eight bytes that are copied, not counted.
+//! Names of layers: interned strings, so that a name is one pointer and `Copy`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// The name of a layer, as it appears in errors, events, snapshots and `Debug`.
 ///
-/// A name is `Copy` and takes 8 bytes, so that every call and every rejection can carry it. Each
-/// distinct name is kept for the life of the process: names are configuration, not data.
+/// A name is `Copy` and takes 8 bytes, so every call and every rejection can carry it. Each distinct
+/// name stays in memory until the process ends: use names for configuration, not for data.
 ///
 /// ```
 /// use buttress::Name;
@@ -20,16 +20,16 @@ use std::sync::{Mutex, PoisonError};
 pub struct Name(Option<&'static &'static str>);
 
 impl Name {
-    /// No name: what a layer has unless one is set.
+    /// No name. This is the default of every layer.
     pub const UNNAMED: Self = Self(None);
 
-    /// The name of these words.
+    /// The name with this text.
     #[must_use]
     pub fn new(name: impl AsRef<str>) -> Self {
         static NAMES: Mutex<Option<HashMap<&'static str, &'static &'static str>>> =
             Mutex::new(None);
         let name = name.as_ref();
-        // Nothing panics under the lock, so a poisoned one is as good as new.
+        // Nothing panics under the lock, so a poisoned lock still guards valid data.
         let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
         let names = names.get_or_insert_default();
         if let Some(known) = names.get(name) {
@@ -41,12 +41,12 @@ impl Name {
         Self(Some(kept))
     }
 
-    /// This name, or the other one if this is none.
+    /// This name, or `other` if this is unnamed.
     pub(crate) fn or(self, other: Self) -> Self {
         Self(self.0.or(other.0))
     }
 
-    /// The words, or `None` for a layer without a name.
+    /// The text, or `None` if unnamed.
     #[must_use]
     pub const fn as_str(&self) -> Option<&'static str> {
         match self.0 {
@@ -62,7 +62,7 @@ impl<T: AsRef<str>> From<T> for Name {
     }
 }
 
-/// For use after a noun: ` "payments"`, or nothing for a layer without a name.
+/// Prints a space and the quoted name, to follow a noun: ` "payments"`. Prints nothing if unnamed.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_words_are_kept_once() {
+    fn equal_names_are_stored_once() {
         let pointer = |name: Name| name.0.map(std::ptr::from_ref);
         assert_eq!(
             pointer(Name::new("a")),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_takes_one_word() {
+    fn a_name_takes_the_size_of_one_pointer() {
         assert_eq!(size_of::<Name>(), size_of::<usize>());
     }
 }

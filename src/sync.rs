@@ -1,4 +1,4 @@
-//! The one place that chooses between the standard library's atomics and locks and loom's.
+//! Atomics and locks: those of the standard library, or loom's if the build is for loom models.
 
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{

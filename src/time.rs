@@ -1,4 +1,4 @@
-//! The timeline: tokio's clock as `u64` nanoseconds since an origin of one's own, saturating.
+//! Time as the cores see it: tokio's clock as `u64` nanoseconds since an origin, saturating.
 
 use std::fmt;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Where a core's time begins. 2^64 ns are 584 years.
+/// Converts between tokio's clock and nanoseconds since an origin. 2^64 ns are 584 years.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeline {
     origin: Instant,
@@ -24,25 +24,25 @@ impl Timeline {
         self.at(Instant::now())
     }
 
-    /// An instant before the origin reads as the origin.
+    /// An instant before the origin counts as the origin.
     #[inline]
     pub(crate) fn at(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.origin))
     }
 
-    /// Every point of the timeline fits the clock.
+    /// The clock can represent every point of the timeline.
     pub(crate) fn instant(&self, at: u64) -> Instant {
         self.origin + Duration::from_nanos(at)
     }
 }
 
-/// How late a timer may be.
+/// The resolution of tokio's timers: a timer may ring this much late.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Longer than anybody waits, and short enough for any clock: 30 years.
+/// 30 years: longer than anybody waits, and short enough for every clock to represent.
 pub(crate) const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// `None` for what lies ages away: that never comes.
+/// The instant `wait` after `now`; `None`, which means never, from [`AGES`] on.
 #[inline]
 pub(crate) fn later(now: Instant, wait: Duration) -> Option<Instant> {
     if wait < AGES {
@@ -52,14 +52,14 @@ pub(crate) fn later(now: Instant, wait: Duration) -> Option<Instant> {
     }
 }
 
-/// Ready at `end`, by a timer that is made when it is first needed.
+/// Ready at `end`. Makes the timer when it is first needed.
 pub(crate) fn poll_until(
     timer: &mut Option<Pin<Box<Sleep>>>,
     end: Instant,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    // By the clock first: a task that has used up its cooperative budget cannot poll a timer, not
-    // even to register it.
+    // Compare with the clock first: a task without cooperative budget cannot poll a timer, not even to
+    // register it.
     if end <= Instant::now() {
         return Poll::Ready(());
     }
@@ -67,17 +67,17 @@ pub(crate) fn poll_until(
     timer.as_mut().poll(cx)
 }
 
-/// Saturates at 2^64 − 1 ns, which stands for "never".
+/// Saturates at 2^64 − 1 ns, which means never.
 #[inline]
 pub(crate) const fn nanos(duration: Duration) -> u64 {
-    // Not by `as_nanos`, whose 128 bits are felt on the way of a call.
+    // `as_nanos` computes with 128 bits, which measurably slows down each call.
     match duration.as_secs().checked_mul(1_000_000_000) {
         Some(nanos) => nanos.saturating_add(duration.subsec_nanos() as u64),
         None => u64::MAX,
     }
 }
 
-/// For people: a duration, or ∞ for what takes ages.
+/// Prints a duration in a readable form, and ∞ from [`AGES`] on.
 pub(crate) struct Shown(pub(crate) Duration);
 
 impl fmt::Display for Shown {
@@ -90,7 +90,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// For events: whole milliseconds, saturating.
+/// Whole milliseconds, for events. Saturates.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -117,7 +117,7 @@ mod tests {
             nanos in nanoseconds(),
         ) {
             let mut timeline = Timeline::start();
-            // The origin may have any number of nanoseconds below a second.
+            // The origin can be at any nanosecond of a second.
             timeline.origin += Duration::from_nanos(lead);
             let away = Duration::from_nanos(nanos);
             prop_assert_eq!(timeline.at(timeline.origin + away), nanos);

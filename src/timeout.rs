@@ -1,8 +1,8 @@
-//! Ends calls that take too long, waiting for the inner service included.
+//! Ends calls that take too long. The time that a caller waits for readiness counts too.
 //!
-//! Use it twice: outermost as the deadline of the whole call, retries and waits included; innermost
-//! as the limit of one attempt. Do not use it to bound the reading of a body: a call ends when the
-//! response head arrives.
+//! Use it twice: outermost, to bound the whole call with its retries and waits; and innermost, to
+//! bound each attempt. A call ends when the response head arrives, so this layer does not bound the
+//! reading of a body.
 //!
 //! ```
 //! use buttress::{Error, ErrorLayer, Rejection, TimeoutLayer};
@@ -10,9 +10,8 @@
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
-//! let after = Duration::from_millis(20);
 //! let service = ServiceBuilder::new()
-//!     .layer(TimeoutLayer::new(after))
+//!     .layer(TimeoutLayer::new(Duration::from_millis(20)))
 //!     .layer(ErrorLayer)
 //!     .service(service_fn(|()| pending::<Result<(), Infallible>>()));
 //!
@@ -21,60 +20,60 @@
 //! # }
 //! ```
 //!
-//! | setting | setter | default |
+//! | setting | default | meaning |
 //! |---|---|---|
-//! | the time a call may take, from the first poll that finds it unfinished (from the call, with a carrier), less what its caller waited for readiness | `new`, `builder` | required |
-//! | where requests carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |
-//! | name in events and `Debug` | `name` | unnamed |
+//! | `new`, `builder` | required | the longest time that a call may take |
+//! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
+//! | `per_request` | off | whether a request may carry a timeout that replaces this one |
+//! | `name` | none | the name in errors, events and `Debug` |
 //!
-//! `Duration::MAX` never times out; `Duration::ZERO` does at the first poll that is pending or, with a
-//! carrier and another timeout below that is given it, at once.
+//! **What is measured.** The clock starts at the first poll that finds the call pending; with a
+//! carrier, it starts at `call`. The time that the caller waited in `poll_ready` is subtracted; the
+//! time from readiness to `call` is not. `Duration::MAX` never times out. `Duration::ZERO` times out
+//! at the first pending poll or, if a timeout below has the same carrier, at once.
 //!
-//! **It covers queueing.** While the inner service is not ready the clock runs. Once it is, the
-//! call gets what is left, however long it is then kept idle. If the time runs out first,
-//! `poll_ready` says ready and the call that follows is rejected, without touching the inner
-//! service. Whoever takes over an instance whose caller left gets the whole time if that caller's
-//! ran out more than one timeout ago, and what is left of it otherwise; each clone starts afresh.
-//! Drop an instance that you stop polling: what it has reserved inside stays reserved until it is
-//! polled, called or dropped.
+//! **Readiness.** If the time runs out while the inner service is not ready, `poll_ready` returns
+//! ready and the next call is rejected, without a call of the inner service. Each clone starts with
+//! the full time. Drop an instance that you stop polling: what it has reserved in the inner service
+//! stays reserved until the instance is polled, called or dropped.
 //!
-//! **The deadline travels** with the request if the builder is given a carrier, such as
-//! [`InExtensions`](crate::http::InExtensions). The timeout leaves its own, unless it finds an earlier
-//! one: then it keeps to that, and a call that comes when it has passed is rejected without touching
-//! the inner service. So an attempt gets its own timeout or what remains of the whole call,
-//! whichever is less, and a caller may give one call less time than the layers do. What has to be
-//! left in the request has to be known when it is called, so the clock is read then. The layers that
-//! heed a deadline are listed in [`deadline`](crate::deadline).
+//! **Deadlines.** With a carrier, such as [`InExtensions`](crate::http::InExtensions), the timeout puts
+//! its deadline into the request, where the layers below find it. If the request already carries an
+//! earlier deadline, the timeout keeps to that one, and rejects a call that comes after it without
+//! calling the inner service. [`deadline`](crate::deadline) lists the layers that use a deadline.
 //!
-//! **Which timeout goes where.** They nest, each below the one before it:
+//! So an attempt gets its own timeout or the rest of the whole call, whichever is shorter, and a
+//! caller can give one call less time than the layers do.
 //!
-//! | it bounds | where it is set | what it should be |
+//! **Which timeout goes where**, from the outside in:
+//!
+//! | it bounds | where it is set | how long it should be |
 //! |---|---|---|
-//! | the whole call, to the response head | outermost: this layer, with a carrier | what the caller can wait: less than its own deadline |
-//! | an attempt | innermost: this layer, with the same carrier | above the slowest good answers, such that two fit into the whole call |
-//! | waits for a turn or a slot | `max_wait` of rate limit and load shed | a part of an attempt; the deadline cuts them short |
-//! | connecting | the client: hyper's `HttpConnector::set_connect_timeout`, reqwest's `connect_timeout` | a few round trips: far less than an attempt, of which it is part |
-//! | reading the body | the client or the code that reads: tokio's `timeout` around it, reqwest's `read_timeout` between two reads | by its size; this layer's calls have ended by then |
-//! | the server's work | the server, by a layer of its own | less than what its callers wait, or it works for nobody; pass its deadline on to the calls it makes |
+//! | the whole call, to the response head | this layer, outermost, with a carrier | less than your own caller waits |
+//! | an attempt | this layer, innermost, with the same carrier | longer than the slowest healthy response, and short enough for two attempts in the whole call |
+//! | waits for a turn or a slot | `max_wait` of rate limit and load shed | a part of an attempt; the deadline shortens them |
+//! | connecting | the client: hyper's `HttpConnector::set_connect_timeout`, reqwest's `connect_timeout` | a few round trips: a small part of an attempt, which includes it |
+//! | reading the body | the client or your code: tokio's `timeout`, or reqwest's `read_timeout` between two reads | depends on its size; this layer's calls have ended by then |
+//! | the server's work | the server, by a layer of its own | less than its callers wait: later responses are of no use; pass the deadline on to the calls that the server makes |
 //!
-//! **Ties.** An answer and the timer due in one poll: the answer. Readiness with no time left: the
-//! timeout, since the call could not be waited for.
+//! **Errors.** Errors of the inner service pass unchanged, with the exception in the second row.
 //!
-//! **Cancellation.** Dropping the future drops the inner one. On a timeout the inner future is
-//! dropped before the error is returned, so what it held is free when the caller sees the error.
+//! | error | when | verdict |
+//! |---|---|---|
+//! | [`Rejection::TimedOut`] | the time ran out | [`Transient`](crate::Verdict::Transient) |
+//! | [`Rejection::TimedOut`] | an inner layer returned `DeadlinePassed` because of the deadline that this timeout set | [`Transient`](crate::Verdict::Transient) |
+//! | [`Rejection::DeadlinePassed`] | an earlier deadline of the request passed | [`Ignored`](crate::Verdict::Ignored): retry gives up, a circuit breaker treats the call as cancelled |
 //!
-//! **Place.** Outermost and innermost; see the order of layers in the crate's documentation.
+//! If the response and the end of the time come in one poll, the response wins. If the inner service
+//! becomes ready when no time is left, the timeout wins.
 //!
-//! **Errors.** [`Rejection::TimedOut`], which circuit breaker and retry judge as
-//! [`Verdict::Transient`](crate::Verdict::Transient); [`Rejection::DeadlinePassed`] where an earlier
-//! deadline of the request's ended the call, which they do not hold against the callee. The inner
-//! service's errors pass unchanged, but for a `DeadlinePassed` by the very deadline that this
-//! timeout set: that is its own `TimedOut`.
+//! **Cancellation.** Dropping the future drops the inner future. After a timeout the inner future is
+//! dropped before the error is returned: when the caller sees the error, what the call held is free.
 //!
-//! **Events**, target `buttress::timeout`, at DEBUG: `timed_out` with `name` and `after_ms`;
-//! `deadline_passed` with `name`.
+//! **Events and counters.** Target `buttress::timeout`, at DEBUG: `timed_out` with `name` and
+//! `after_ms`; `deadline_passed` with `name`. There are no counters, because the layer has no state.
 //!
-//! Needs a tokio runtime with time enabled once something has to be waited for.
+//! A call or a caller that waits needs a tokio runtime with time enabled.
 
 use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
@@ -90,28 +89,36 @@ use std::{fmt, mem};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
-/// Makes [`Timeout`] services. See the [module](self) for what it does.
+/// Makes [`Timeout`] services. The [module](self) explains what they do.
 ///
-/// It holds no state: every service, and every clone, times its own calls.
+/// The layer has no state: each service and each clone measures its own calls.
+///
+/// ```
+/// use buttress::TimeoutLayer;
+/// use std::time::Duration;
+///
+/// let layer = TimeoutLayer::new(Duration::from_secs(2));
+/// assert_eq!(layer.to_string(), "timeout: 2s");
+/// ```
 #[derive(Clone, Copy)]
 pub struct TimeoutLayer<K = ()> {
     settings: TimeoutSettings,
     carrier: K,
-    /// Whether a timeout that a request carries takes the place of the layer's.
+    /// Whether a timeout in the request replaces this one.
     per_request: bool,
 }
 
 /// The settings of a [`TimeoutLayer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutSettings {
-    /// How long a call may take.
+    /// The longest time that a call may take.
     pub after: Duration,
     /// The name in errors, events and `Debug`.
     pub name: Name,
 }
 
 impl TimeoutSettings {
-    /// Calls may take this long.
+    /// A timeout of `after`, without a name.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self {
@@ -120,17 +127,17 @@ impl TimeoutSettings {
         }
     }
 
-    /// Whether a layer can be built with these settings.
+    /// Checks whether a layer can be built with these settings.
     ///
     /// # Errors
-    /// None today: every duration is valid.
+    /// None so far: every duration is valid.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         Ok(())
     }
 }
 
 impl TimeoutLayer {
-    /// Calls may take this long.
+    /// A timeout of `after`. The [module](self) says what it is measured from.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self {
@@ -140,7 +147,7 @@ impl TimeoutLayer {
         }
     }
 
-    /// As [`new`](Self::new), with more to set.
+    /// A builder for a layer with this timeout.
     pub const fn builder(after: Duration) -> TimeoutBuilder {
         TimeoutBuilder {
             settings: TimeoutSettings::new(after),
@@ -171,7 +178,7 @@ impl<K> fmt::Debug for TimeoutLayer<K> {
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings in a readable form.
 impl<K> fmt::Display for TimeoutLayer<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TimeoutSettings { after, name } = self.settings;
@@ -180,6 +187,18 @@ impl<K> fmt::Display for TimeoutLayer<K> {
 }
 
 /// Builds a [`TimeoutLayer`].
+///
+/// ```
+/// use buttress::{TimeoutLayer, http::InExtensions};
+/// use std::time::Duration;
+///
+/// let layer = TimeoutLayer::builder(Duration::from_secs(10))
+///     .carrier(InExtensions)
+///     .name("whole call")
+///     .build()?;
+/// assert_eq!(layer.to_string(), "timeout \"whole call\": 10s");
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct TimeoutBuilder<K = ()> {
@@ -189,7 +208,7 @@ pub struct TimeoutBuilder<K = ()> {
 }
 
 impl<K> TimeoutBuilder<K> {
-    /// Where requests carry their deadline. Default: `()`, nowhere.
+    /// Where requests carry their deadline. Default: `()`, none.
     pub fn carrier<L>(self, carrier: L) -> TimeoutBuilder<L> {
         TimeoutBuilder {
             settings: self.settings,
@@ -198,8 +217,8 @@ impl<K> TimeoutBuilder<K> {
         }
     }
 
-    /// Lets a request carry a timeout of its own that takes the place of this one, where the carrier
-    /// finds one ([`Carrier::timeout`]). For the timeout of an attempt. Default: off.
+    /// Lets a request carry a timeout that replaces this one, if the carrier supports that
+    /// ([`Carrier::timeout`]). Use it for the attempt timeout. Default: off.
     pub fn per_request(mut self) -> Self {
         self.per_request = true;
         self
@@ -217,10 +236,10 @@ impl<K> TimeoutBuilder<K> {
         self
     }
 
-    /// The layer.
+    /// Builds the layer.
     ///
     /// # Errors
-    /// None today: every duration is valid.
+    /// None so far: every duration is valid.
     pub fn build(self) -> Result<TimeoutLayer<K>, InvalidConfig> {
         self.settings.check()?;
         Ok(TimeoutLayer {
@@ -236,7 +255,7 @@ pub struct Timeout<S, K = ()> {
     inner: S,
     layer: TimeoutLayer<K>,
     waited: Waited,
-    /// Wakes who waits for readiness.
+    /// Wakes a caller that waits for readiness when its time runs out.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -244,14 +263,14 @@ pub struct Timeout<S, K = ()> {
 #[derive(Clone, Copy, Debug)]
 enum Waited {
     Nothing,
-    /// The caller waits since then. A call in this state comes after the time ran out.
+    /// The caller has waited since then. If a call finds this, the time has run out.
     Since(Instant),
-    /// The inner service became ready with this much left.
+    /// The inner service became ready when this much time was left.
     Left(Duration),
 }
 
 impl<S, K> Timeout<S, K> {
-    /// Ready once the time has run out.
+    /// Ready when the time has run out.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         let since = match self.waited {
@@ -268,7 +287,7 @@ impl<S, K> Timeout<S, K> {
         }
     }
 
-    /// Ends a wait. With no time left it stays as it is, and the call is rejected.
+    /// Ends a wait. If no time is left, `waited` stays as it is and the next call is rejected.
     fn end_wait(&mut self, since: Instant) {
         self.timer = None;
         let now = Instant::now();
@@ -283,7 +302,8 @@ impl<S, K> Timeout<S, K> {
         }
     }
 
-    /// Whether the time ran out so long ago that the caller who waited must have left.
+    /// Whether the time ran out more than one timeout ago. Then the caller that waited has left, and
+    /// the one that polls the instance now gets the full time; until then it gets what is left.
     fn left_behind(&self, now: Instant, since: Instant) -> bool {
         let after = self.layer.settings.after;
         now.saturating_duration_since(since).saturating_sub(after) > after
@@ -351,7 +371,7 @@ where
 }
 
 impl<S, K> Timeout<S, K> {
-    /// The limit of a call without a carrier, or why it must not be made.
+    /// The limit of a call without a carrier, or why the call must not be made.
     fn limit(&self, waited: Waited) -> Result<Limit, Rejection> {
         let TimeoutSettings { after, name: by } = self.layer.settings;
         let length = match waited {
@@ -366,7 +386,7 @@ impl<S, K> Timeout<S, K> {
         })
     }
 
-    /// The limit of a call whose request carries its deadline, or why it must not be made.
+    /// The limit of a call with a carrier, or why the call must not be made.
     fn carried_limit<Req>(&self, waited: Waited, req: &mut Req) -> Result<Limit, Rejection>
     where
         K: Carrier<Req>,
@@ -380,7 +400,7 @@ impl<S, K> Timeout<S, K> {
         let now = Instant::now();
         let own = match waited {
             Waited::Nothing => Deadline::from(now, after),
-            // What the wait took is taken off the request's own timeout, too.
+            // The wait is subtracted from the request's own timeout too.
             Waited::Left(left) => {
                 let waited = whole.saturating_sub(left);
                 Deadline::from(now, after.saturating_sub(waited))
@@ -410,11 +430,11 @@ impl<S, K> Timeout<S, K> {
     }
 }
 
-/// In place of a timeout where the request carries an earlier deadline. (A timeout of this length
-/// never runs out.)
+/// Stands for a timeout if the request carries an earlier deadline. (No real timeout has this value:
+/// it would never run out.)
 const FOUND: u64 = u64::MAX;
 
-/// How long a call may take, and who says so.
+/// How long a call may take, and the layer's name for the rejection.
 struct Limit {
     /// The timeout in nanoseconds, or [`FOUND`].
     after: u64,
@@ -422,14 +442,15 @@ struct Limit {
     clock: Clock,
 }
 
-/// The clock of a call. Without a carrier it starts at the first poll that is pending: a call whose
-/// response is there at once reads no clock.
+/// The clock of a call. Without a carrier it starts at the first pending poll: a call that responds at
+/// once does not read the clock.
 enum Clock {
-    /// With so many nanoseconds to run.
+    /// This many nanoseconds are left.
     NotStarted(u64),
-    /// The request carries this deadline, be it the timeout's own or an earlier one.
+    /// The request carries this deadline: the timeout's own or an earlier one. It is put into the
+    /// request at `call`, so the clock is read then.
     Carried(Instant),
-    /// As `Carried`, with a timer that runs.
+    /// The same as `Carried`, with a running timer.
     CarriedRuns(Pin<Box<Sleep>>),
     Runs(Pin<Box<Sleep>>),
     Never,
@@ -468,15 +489,15 @@ where
         let mut state = self.project().state;
         let rejection = match state.as_mut().project() {
             StateProj::Calling { call, limit } => match call.poll(cx) {
-                // The response wins when both are due.
+                // If both are due, the response wins.
                 Poll::Ready(outcome) => match outcome {
-                    // The inner layers were given this deadline, so its end is this timeout's own.
+                    // This timeout gave the inner layers its deadline, so the end of it is a timeout.
                     Err(error) if ended_by_deadline(&error) && limit.carried_ran_out() => {
                         limit.rejection()
                     }
                     outcome => {
                         if limit.clock.timer().is_some() {
-                            // What the call held is free, and the timer wakes nobody any more.
+                            // Frees what the inner future holds, and stops the timer.
                             state.set(State::Done);
                         }
                         return Poll::Ready(outcome);
@@ -490,7 +511,7 @@ where
             StateProj::OutOfTime { rejection } => *rejection,
             StateProj::Done => panic!("a future must not be polled after it was ready"),
         };
-        // The inner future is dropped before the caller sees the error.
+        // Drop the inner future before the caller sees the error.
         state.set(State::Done);
         tell(rejection);
         Poll::Ready(Err(E::reject(rejection)))
@@ -498,7 +519,7 @@ where
 }
 
 impl Limit {
-    /// Ready when the call is out of time.
+    /// Ready when the call has run out of time.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         let end = match &self.clock {
@@ -511,8 +532,8 @@ impl Limit {
             self.clock = Clock::Never;
             return Poll::Pending;
         };
-        // By the clock first: a task that has used up its cooperative budget cannot poll a timer,
-        // not even to register it.
+        // Compare with the clock first: a task without cooperative budget cannot poll a timer, not
+        // even to register it.
         if end <= now {
             return Poll::Ready(());
         }
@@ -527,7 +548,7 @@ impl Limit {
         }
     }
 
-    /// Whether the deadline that this timeout left in the request has passed.
+    /// Whether the deadline has passed that this timeout put into the request.
     fn carried_ran_out(&self) -> bool {
         let end = match &self.clock {
             Clock::Carried(end) => *end,

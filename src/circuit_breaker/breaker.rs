@@ -1,4 +1,4 @@
-//! The circuit breaker's core: its state and its windows, told the time and the draw.
+//! The core of the circuit breaker: the state and the windows. Callers pass in time and chance.
 
 use super::row::Row;
 use super::state::{Blocked, Epoch, Event, Gate, Phase, Reason, Rules, State};
@@ -8,35 +8,36 @@ use crate::sync::{
 };
 use std::sync::PoisonError;
 
-/// When a closed circuit opens.
+/// The limits that open a closed circuit.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Of failed calls, in parts per million.
+    /// The share of failed calls, in parts per million.
     pub(super) failed_ppm: u32,
-    /// How long a call takes that counts as slow, and of how many such calls in parts per million.
+    /// How long a slow call takes, in nanoseconds, and the share of slow calls in parts per million.
     pub(super) slow: Option<(u64, u32)>,
-    /// No rate is taken of fewer calls.
+    /// The calls that the window must hold before rates apply.
     pub(super) min_calls: u32,
-    /// Failures in a row.
+    /// The failures in a row; 0 if they are not limited.
     pub(super) row: u32,
-    /// A call cancelled at this age counts as failed. Nanoseconds.
+    /// The age at which a cancelled call counts as failed, in nanoseconds.
     pub(super) abandoned_after: u64,
 }
 
-/// Time and chance, asked for where a decision needs them.
+/// Gives the time and the random draw, when a decision needs them.
 pub(super) trait Told {
-    /// Nanoseconds on a timeline of its own.
+    /// The time in nanoseconds since an origin of the caller's choice.
     fn now(&self) -> u64;
-    /// In `[0, 1)`.
+    /// A draw in `[0, 1)`.
     fn draw(&self) -> f64;
 }
 
-/// A call looks at `epoch` and, if that holds it back, at `gate`: two loads. What is rare (probes and
-/// transitions) happens under the lock, which publishes both.
+/// A call loads `epoch`, and also `gate` if that epoch holds calls back. The lock guards what is rare:
+/// probes and transitions. Both words are written under it.
 #[derive(Debug)]
 pub(super) struct Breaker {
     epoch: AtomicU64,
-    /// Never older than the epoch, perhaps newer: who goes as a probe is decided under the lock.
+    /// Never older than `epoch`, but perhaps newer. So which call becomes a probe is decided under the
+    /// lock.
     gate: AtomicU64,
     locked: Mutex<Locked>,
     pub(super) window: Option<Window>,
@@ -51,7 +52,7 @@ struct Locked {
     opened_by: Option<Opening>,
 }
 
-/// A call that was let through: the epoch in which it was.
+/// Proof that a call was let through: the epoch in which it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pass(Epoch);
 
@@ -61,25 +62,25 @@ impl Pass {
     }
 }
 
-/// The outcome of a call, as far as it says something about the upstream.
+/// What the outcome of a call says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Mark {
     Good,
-    /// The upstream asks to be left alone for `hint` nanoseconds.
+    /// The upstream asks for no calls during the next `hint` nanoseconds.
     Bad {
         hint: u64,
     },
-    /// No verdict.
+    /// The outcome says nothing.
     None,
 }
 
-/// A transition, as its only winner reports it.
+/// A transition, as reported by the one thread that made it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Change {
     pub(super) from: Phase,
     pub(super) to: Phase,
     pub(super) reason: Reason,
-    /// The calls that led to it, where calls did.
+    /// The calls that caused it; zero if no call did.
     pub(super) counts: Counts,
 }
 
@@ -90,25 +91,25 @@ pub(super) struct Opening {
     pub(super) counts: Counts,
 }
 
-/// What settling a call led to.
+/// What a settled call changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Settled {
     Nothing,
-    /// Another probe may go.
+    /// A probe became free.
     Returned,
     Changed(Change),
 }
 
-/// The circuit at one moment.
+/// The circuit at one moment, for snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// As the next call finds it: half-open if the open time is over.
+    /// The phase that the next call finds: half-open if the open time is over.
     pub(super) phase: Phase,
-    /// Why the next call cannot go.
+    /// Why the next call would be rejected.
     pub(super) blocked: Option<Blocked>,
     /// The calls in the window.
     pub(super) counts: Counts,
-    /// Failures in a row, if there is a limit on them.
+    /// The failures in a row, if they are limited.
     pub(super) row: Option<u32>,
     pub(super) probes_out: u32,
     /// Why the circuit is open or half-open.
@@ -139,16 +140,16 @@ impl Breaker {
 
     #[inline]
     fn epoch(&self) -> Epoch {
-        // Acquire: the gate is then at least as new, and the windows have started over.
+        // Acquire: the gate read after this is at least as new, and the windows have started over.
         self.epoch.load(Acquire).into()
     }
 
     fn gate(&self) -> Gate {
-        // Relaxed: it is read after an epoch, and published before it.
+        // Relaxed: readers load the gate after an epoch, writers store it before the epoch.
         Gate(self.gate.load(Relaxed))
     }
 
-    /// Whether a call could go now; takes nothing.
+    /// Whether a call could go now. Takes nothing.
     #[inline]
     pub(super) fn look(&self, told: &impl Told) -> Result<(), Blocked> {
         if self.epoch().phase().passes() {
@@ -157,29 +158,29 @@ impl Breaker {
         self.gate().look(told.now())
     }
 
-    /// Lets a call through that needs no probe.
+    /// Lets a call through if the circuit needs no probe.
     #[inline]
     pub(super) fn pass(&self) -> Option<Pass> {
         let epoch = self.epoch();
         epoch.phase().passes().then_some(Pass(epoch.started()))
     }
 
-    /// Lets a call through, or not.
+    /// Lets a call through, as a probe if needed, or says why not.
     #[cfg(test)]
     pub(super) fn admit(&self, told: &impl Told) -> Result<(Pass, Option<Change>), Blocked> {
         self.pass()
             .map_or_else(|| self.admit_probe(told.now()), |pass| Ok((pass, None)))
     }
 
-    /// Lets a call through as a probe, or not.
+    /// Lets a call through as a probe, or says why not.
     pub(super) fn admit_probe(&self, now: u64) -> Result<(Pass, Option<Change>), Blocked> {
-        // Most calls are rejected here, without the lock.
+        // This rejects most calls without the lock.
         self.gate().look(now)?;
         let mut locked = self.lock();
         let before = locked.state;
         let Some(next) = before.after(Event::Admit { now }, &self.rules) else {
             before.gate(&self.rules).look(now)?;
-            return Ok((Pass(before.epoch), None)); // closed by now
+            return Ok((Pass(before.epoch), None)); // another thread has closed the circuit
         };
         let reason = match before.epoch.phase() {
             Phase::HalfOpen => Reason::LeaseLapsed,
@@ -189,7 +190,7 @@ impl Breaker {
         Ok((Pass(next.epoch), change))
     }
 
-    /// Takes the outcome of a call that has been in flight since then, `None` for no time at all.
+    /// Records a call that is in flight since `since`. `None` if it never was pending.
     #[inline]
     pub(super) fn settle(
         &self,
@@ -199,7 +200,7 @@ impl Breaker {
         told: &impl Told,
     ) -> Settled {
         if !self.lasts(pass) {
-            return Settled::Nothing; // an outcome of another epoch
+            return Settled::Nothing; // the call belongs to an earlier epoch
         }
         match (mark, pass.is_probe()) {
             (Mark::None, true) => self.give_back(pass),
@@ -209,7 +210,7 @@ impl Breaker {
         }
     }
 
-    /// Takes the end of a call that had no outcome: it was dropped, or lost in a panic.
+    /// Records a call that ended without an outcome: it was cancelled, or it panicked.
     pub(super) fn abandon(
         &self,
         pass: Pass,
@@ -226,16 +227,16 @@ impl Breaker {
         self.settle(pass, mark, since, told)
     }
 
-    /// The pass with which a call goes on after its head has been settled, to be settled once more at
-    /// its end. A probe goes on as a call of the closed circuit if its trial closed the circuit;
-    /// `None` says that the call no longer counts.
+    /// The pass for the body of a call whose head was settled, to be settled at the end of the body. If
+    /// this probe's trial has closed the circuit, the body counts as a call of the closed circuit.
+    /// `None` if the body does not count.
     pub(super) fn renew(&self, pass: Pass) -> Option<Pass> {
         let renewed = self.pass()?;
         let closed = pass.is_probe() && renewed.0 == pass.0.next(renewed.0.phase());
         (closed || renewed == pass).then_some(renewed)
     }
 
-    /// Does what is asked by hand. `None` if the circuit stays in its phase.
+    /// Changes the state by hand. Returns `None` if the phase stays the same.
     pub(super) fn force(&self, event: Event, reason: Reason) -> Option<Change> {
         let mut locked = self.lock();
         let next = locked.state.after(event, &self.rules)?;
@@ -243,7 +244,7 @@ impl Breaker {
             .filter(|change| change.from != change.to)
     }
 
-    /// What the next call finds, and what blocks it.
+    /// The phase that the next call finds, and why it would be rejected.
     pub(super) fn phase(&self, now: impl FnOnce() -> u64) -> (Phase, Option<Blocked>) {
         found(self.epoch().phase(), || self.gate().look(now()))
     }
@@ -257,7 +258,7 @@ impl Breaker {
         Seen {
             phase,
             blocked,
-            // Under the lock no window starts over.
+            // No window starts over while the lock is held.
             counts: window.map_or(Counts::default(), |window| window.read(now)),
             row: self
                 .row
@@ -322,7 +323,7 @@ impl Breaker {
             .row
             .as_ref()
             .map_or(0, |row| row.record(call.bad, current));
-        // Only a failed or a slow call opens a circuit, never a fast success.
+        // A fast success never opens a circuit.
         if !call.bad && !call.slow {
             return Settled::Nothing;
         }
@@ -348,7 +349,7 @@ impl Breaker {
             .map_or(Settled::Nothing, Settled::Changed)
     }
 
-    /// Moves into a state and publishes it. The change, if it begins an epoch.
+    /// Stores and publishes a state. Returns the transition, if the state begins an epoch.
     fn enter(
         &self,
         locked: &mut Locked,
@@ -360,14 +361,14 @@ impl Breaker {
         let begins = next.epoch != before;
         let (from, to) = (before.phase(), next.epoch.phase());
         if begins && to.passes() {
-            // First, so that no call of the epoch before counts in the windows that have started
-            // over. Relaxed: whoever sees a window that has, sees this.
+            // Before the windows start over, so that no call of the earlier epoch counts in them
+            // afterwards. Relaxed: a thread that sees a restarted window also sees this store.
             self.epoch.store(next.epoch.starting().into(), Relaxed);
             self.start_over();
         }
-        // Relaxed: the epoch releases it.
+        // Relaxed: the store of the epoch below releases it.
         self.gate.store(next.gate(&self.rules).0, Relaxed);
-        // Release: see `epoch()`.
+        // Release: pairs with the load in `epoch()`.
         self.epoch.store(next.epoch.into(), Release);
         locked.state = next;
         if !begins {
@@ -395,7 +396,7 @@ impl Breaker {
         }
     }
 
-    /// Whether the epoch of a call is still the circuit's.
+    /// Whether the epoch of a call is still the current one.
     #[inline]
     pub(super) fn lasts(&self, pass: Pass) -> bool {
         self.epoch() == pass.0
@@ -416,7 +417,7 @@ impl Breaker {
 
 #[cfg(all(test, not(buttress_loom)))]
 impl Breaker {
-    /// As after so many epochs.
+    /// The breaker as it is after this many epochs.
     pub(super) fn aged(self, epochs: u64) -> Self {
         self.set_epoch(epochs);
         self
@@ -437,7 +438,7 @@ impl Breaker {
 }
 
 impl Locked {
-    /// The state after an event of a call; `None` if the call's epoch is over.
+    /// The state after an event of a call. `None` if the call's epoch is over.
     fn after(&self, pass: Pass, event: Event, rules: &Rules) -> Option<State> {
         (self.state.epoch == pass.0)
             .then(|| self.state.after(event, rules))
@@ -455,7 +456,7 @@ impl Mark {
 }
 
 impl Limits {
-    /// Which limit is exceeded, if any.
+    /// The limit that is reached, if any.
     fn exceeded(&self, counts: Counts, row: u32) -> Option<Reason> {
         let reached = |part: u64, ppm: u32| {
             u128::from(part) * 1_000_000 >= u128::from(counts.calls) * u128::from(ppm)
@@ -475,7 +476,7 @@ impl Limits {
     }
 }
 
-/// What a call finds. A circuit that lets probes through reads as half-open.
+/// The phase that a call finds. An open circuit that lets a probe through is half-open.
 fn found(phase: Phase, look: impl FnOnce() -> Result<(), Blocked>) -> (Phase, Option<Blocked>) {
     if phase.passes() {
         return (phase, None);
@@ -500,7 +501,7 @@ mod tests {
     const SECOND: u64 = 1_000 * MS;
     const BAD: Mark = Mark::Bad { hint: 0 };
 
-    /// A fixed time, and the smallest draw.
+    /// Gives this fixed time and the smallest draw.
     struct At(u64);
 
     impl Told for At {
@@ -513,7 +514,8 @@ mod tests {
         }
     }
 
-    /// Opens at half of two calls, or at two failures in a row, for 10 ms; two of three probes decide.
+    /// Opens for 10 ms at a failure rate of 0.5 with at least two calls, or at two failures in a row.
+    /// Two of three probes decide.
     fn breaker(window: Option<Window>, row: Option<Row>) -> Breaker {
         let limits = Limits {
             failed_ppm: 500_000,
@@ -532,17 +534,17 @@ mod tests {
         Breaker::new(window, row, limits, rules)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as a breaker takes it")]
+    #[expect(clippy::unnecessary_wraps, reason = "`Breaker::new` takes an option")]
     fn time() -> Option<Window> {
         Some(Window::Time(TimeWindow::new(10 * SECOND, false)))
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as a breaker takes it")]
+    #[expect(clippy::unnecessary_wraps, reason = "`Breaker::new` takes an option")]
     fn count() -> Option<Window> {
         Some(Window::Count(CountWindow::new(100, false)))
     }
 
-    /// Each way of counting, alone.
+    /// One breaker for each way of counting.
     fn breakers() -> [Breaker; 3] {
         [
             breaker(time(), None),
@@ -564,7 +566,7 @@ mod tests {
         settle(breaker, pass, BAD).unwrap()
     }
 
-    /// Trips a circuit, and lets its three probes through.
+    /// Opens a circuit, and lets its three probes through.
     fn probes(breaker: &Breaker) -> [Pass; 3] {
         trip(breaker);
         [10, 10, 10].map(|ms| breaker.admit(&At(ms * MS)).unwrap().0)
@@ -576,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_of_a_closed_circuit_forgets_and_is_no_change() {
+    fn a_reset_of_a_closed_circuit_starts_counting_over_without_a_transition() {
         for breaker in breakers() {
             let stale = breaker.pass().unwrap();
             settle(&breaker, stale, BAD);
@@ -589,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_set_by_hand_is_a_change_the_first_time_only() {
+    fn forcing_a_state_is_a_transition_the_first_time_only() {
         let forced = [
             (Event::ForceOpen, Phase::ForcedOpen),
             (Event::ForceClosed, Phase::ForcedClosed),
@@ -608,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circuit_forced_closed_once_more_counts_from_nothing() {
+    fn forcing_closed_again_starts_counting_over() {
         for breaker in breakers() {
             breaker.force(Event::ForceClosed, Reason::Forced);
             settle(&breaker, breaker.pass().unwrap(), BAD);
@@ -618,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn what_opened_the_circuit_is_seen_until_it_closes() {
+    fn opened_by_is_reported_until_the_circuit_closes() {
         for breaker in breakers() {
             assert_eq!(breaker.snapshot(0).opened_by, None);
             let change = trip(&breaker);
@@ -639,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn what_opened_the_circuit_are_the_probes_that_failed_last() {
+    fn opened_by_is_the_latest_failed_trial() {
         for breaker in breakers() {
             let [one, two, three] = probes(&breaker);
             settle(&breaker, one, BAD);
@@ -657,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_are_unknown_where_none_are_counted() {
+    fn failures_in_a_row_are_none_unless_they_are_limited() {
         let [time, count, row] = breakers().map(|breaker| {
             let before = breaker.snapshot(0).row;
             trip(&breaker);
@@ -668,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_closes_the_circuit_goes_on_as_a_call_of_the_new_epoch() {
+    fn the_body_of_a_probe_that_closes_the_circuit_counts_in_the_new_epoch() {
         for breaker in breakers() {
             let [one, two, _] = probes(&breaker);
             settle(&breaker, one, Mark::Good);
@@ -682,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_whose_head_comes_when_the_others_have_closed_the_circuit_goes_on_too() {
+    fn the_body_of_a_probe_counts_if_the_other_probes_closed_the_circuit() {
         for breaker in breakers() {
             let [one, two, late] = probes(&breaker);
             for probe in [one, two, late] {
@@ -695,7 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_goes_on_in_no_epoch_but_the_one_its_trial_began() {
+    fn the_body_of_a_probe_counts_only_in_the_epoch_after_its_trial() {
         for breaker in breakers() {
             let [one, two, three] = probes(&breaker);
             for probe in [one, two] {
@@ -711,7 +713,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_was_written_off_does_not_go_on() {
+    fn the_body_of_a_probe_that_was_written_off_does_not_count() {
         for breaker in breakers() {
             let [lost, ..] = probes(&breaker);
             let later = At(10 * MS + SECOND);
@@ -725,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_let_through_closed_goes_on_while_its_epoch_lasts() {
+    fn the_body_of_a_call_counts_while_its_epoch_lasts() {
         for breaker in breakers() {
             let pass = breaker.pass().unwrap();
             assert_eq!(breaker.renew(pass), Some(pass));
@@ -740,7 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_spent_after_any_number_of_transitions() {
+    fn a_pass_of_an_earlier_epoch_never_counts_again() {
         for breaker in breakers() {
             for bit in 0..59 {
                 let breaker = &breaker;
@@ -754,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_resets_brings_back_a_count_or_a_pass() {
+    fn no_number_of_resets_revives_a_count_or_a_pass() {
         for breaker in breakers() {
             let stale = breaker.pass().unwrap();
             for n in 1..=(1_u32 << 20) + 1 {

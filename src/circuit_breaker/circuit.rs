@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// A circuit, shared by all its clones. It works without Tower and without a runtime.
+/// The state of a circuit breaker. Clones share it. Works without Tower and without a runtime.
 ///
 /// ```
 /// use buttress::{Rejection, Verdict, circuit_breaker::Circuit};
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     pub(super) breaker: Breaker,
     timeline: Timeline,
     chance: Chance,
-    /// Notified of every transition and of every probe that came back without a verdict.
+    /// Notified of every transition, and of every probe that ends without a verdict.
     pub(super) changed: Arc<Notify>,
     pub(super) when_open: WhenOpen,
     pub(super) name: Name,
@@ -87,17 +87,17 @@ impl From<Phase> for CircuitState {
 }
 
 impl Circuit {
-    /// A circuit of your own, to share between layers or to use without Tower.
+    /// A builder for a circuit that you share between layers or use without Tower.
     pub fn builder() -> CircuitBuilder {
         CircuitBuilder {
             settings: CircuitBreakerSettings::default(),
         }
     }
 
-    /// A circuit with these settings, closed.
+    /// Makes a closed circuit with these settings.
     ///
     /// # Errors
-    /// As [`CircuitBreakerSettings::check`].
+    /// The errors of [`CircuitBreakerSettings::check`].
     pub fn with(settings: CircuitBreakerSettings) -> Result<Self, InvalidConfig> {
         Ok(Self {
             shared: Arc::new(Shared {
@@ -114,13 +114,13 @@ impl Circuit {
         })
     }
 
-    /// What the circuit does at this moment.
+    /// The current state. Half-open as soon as the open time is over, even if no call has come yet.
     #[must_use]
     pub fn state(&self) -> CircuitState {
         self.shared.breaker.phase(|| self.shared.now()).0.into()
     }
 
-    /// State and counts, of one epoch.
+    /// The state and the counts, read together: they belong to the same state.
     #[must_use]
     pub fn snapshot(&self) -> CircuitSnapshot {
         let seen = self.shared.breaker.snapshot(self.shared.now());
@@ -147,27 +147,27 @@ impl Circuit {
         }
     }
 
-    /// Opens the circuit until [`reset`](Self::reset) or [`force_closed`](Self::force_closed).
-    /// Outcomes of calls that are under way no longer count.
+    /// Opens the circuit until [`reset`](Self::reset) or [`force_closed`](Self::force_closed). Calls
+    /// in flight no longer count.
     pub fn force_open(&self) {
         self.force(Event::ForceOpen, Reason::Forced);
     }
 
-    /// Closes the circuit until [`reset`](Self::reset) or [`force_open`](Self::force_open); calls
-    /// are counted, from nothing, but do not open it.
+    /// Closes the circuit until [`reset`](Self::reset) or [`force_open`](Self::force_open). Counting
+    /// starts over, and no outcome opens the circuit. Calls in flight no longer count.
     pub fn force_closed(&self) {
         self.force(Event::ForceClosed, Reason::Forced);
     }
 
-    /// Closes the circuit, with nothing counted, as if new.
+    /// Closes the circuit, as if it were new: counting starts over. Calls in flight no longer count.
     pub fn reset(&self) {
         self.force(Event::Reset, Reason::Reset);
     }
 
-    /// Lets a call through, or not. The permit is spent with the verdict on the call.
+    /// Asks for the right to make one call. Report how the call went by [`Permit::settle`].
     ///
     /// # Errors
-    /// [`Rejection::CircuitOpen`] if the circuit is open, or half-open with all its probes out.
+    /// [`Rejection::CircuitOpen`] if the circuit is open, or half-open and no probe is left.
     pub fn try_acquire(&self) -> Result<Permit, Rejected> {
         let admitted = self.admit().map_err(|blocked| {
             self.shared.rejected.add();
@@ -178,7 +178,7 @@ impl Circuit {
         Ok(permit)
     }
 
-    /// Lets a call through that is not in flight yet. It must be spent or abandoned.
+    /// Lets a call through that is not in flight yet. The caller must settle or abandon it.
     #[inline]
     pub(super) fn admit(&self) -> Result<Call, Blocked> {
         if let Some(pass) = self.shared.breaker.pass() {
@@ -189,7 +189,7 @@ impl Circuit {
 
     fn admit_probe(&self) -> Result<Call, Blocked> {
         let (pass, change) = self.shared.breaker.admit_probe(self.shared.now())?;
-        // Before anybody is told: a subscriber that panics must not take the probe with it.
+        // Before the transition is reported: if a subscriber panics, the permit returns the probe.
         let permit = Permit::new(self.shared.clone(), Call::new(pass));
         if pass.is_probe() {
             self.shared.probes.add();
@@ -200,7 +200,7 @@ impl Circuit {
         Ok(permit.into_call())
     }
 
-    /// Whether a call could go now.
+    /// Whether a call could go now. Takes nothing.
     #[inline]
     pub(super) fn look(&self) -> Result<(), Blocked> {
         self.shared.breaker.look(&*self.shared)
@@ -212,7 +212,7 @@ impl Circuit {
         }
     }
 
-    /// The rejection of a call, counted and reported.
+    /// Counts and reports a rejected call, and returns its rejection.
     pub(super) fn reject(&self, blocked: Blocked) -> Rejection {
         self.shared.rejected.add();
         let rejection = self.rejection(blocked);
@@ -242,7 +242,7 @@ impl Shared {
         }
     }
 
-    /// Reports a transition. Called by its only winner.
+    /// Reports a transition. Only the thread that made the transition calls this.
     fn report(&self, change: Change) {
         self.changed.notify_waiters();
         let reason = TransitionReason::from(change.reason);
@@ -260,7 +260,7 @@ impl Shared {
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings in a readable form.
 impl fmt::Display for Circuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared {
@@ -326,46 +326,46 @@ impl fmt::Debug for Circuit {
     }
 }
 
-/// What a [`Circuit`] holds at one moment.
+/// The state and the counts of a [`Circuit`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CircuitSnapshot {
     /// The name of the circuit.
     pub name: Name,
-    /// What the circuit does.
+    /// The state that the next call finds.
     pub state: CircuitState,
-    /// How long until a probe may be sent, where that is known.
+    /// How long until a probe may be sent; `None` if no probe is needed or the time is not known.
     pub retry_after: Option<Duration>,
-    /// Why the circuit last opened, while it is open or half-open.
+    /// Why the circuit opened the last time; set while it is open or half-open.
     pub opened_by: Option<Opening>,
-    /// The calls in the window, since the circuit was last closed or forced closed; 0 while calls do
-    /// not pass.
+    /// The calls in the window since the circuit last became closed or forced closed. 0 in all other
+    /// states.
     pub calls: u64,
-    /// The failed ones among them.
+    /// The failed calls among them.
     pub failures: u64,
-    /// The slow ones among them; 0 unless slow calls are set.
+    /// The slow calls among them; 0 unless `slow_calls` is set.
     pub slow_calls: u64,
-    /// The failures in a row; `None` unless consecutive failures are set.
+    /// The failures in a row; `None` unless `consecutive_failures` is set.
     pub consecutive_failures: Option<u32>,
-    /// The probes under way.
+    /// The probes in flight.
     pub probes_out: u32,
-    /// How many calls were rejected since the circuit was made.
+    /// The calls rejected since the circuit was made.
     pub rejected: u64,
-    /// How many probes were sent since the circuit was made.
+    /// The probes sent since the circuit was made.
     pub probes: u64,
-    /// How often the circuit changed its state since it was made.
+    /// The transitions since the circuit was made.
     pub transitions: Transitions,
     min_calls: u32,
 }
 
 impl CircuitSnapshot {
-    /// The share of the window's calls that failed, 0 to 1; `None` with fewer than `min_calls`.
+    /// The share of failed calls in the window, 0 to 1; `None` with fewer than `min_calls` calls.
     #[must_use]
     pub fn failure_rate(&self) -> Option<f64> {
         self.rate(self.failures)
     }
 
-    /// The share of the window's calls that were slow, 0 to 1; `None` with fewer than `min_calls`.
+    /// The share of slow calls in the window, 0 to 1; `None` with fewer than `min_calls` calls.
     #[must_use]
     pub fn slow_rate(&self) -> Option<f64> {
         self.rate(self.slow_calls)
@@ -376,21 +376,33 @@ impl CircuitSnapshot {
     }
 }
 
-/// Why a circuit opened, as its `opened` event says.
+/// Why a circuit opened: the same reason and counts as in its `opened` event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Opening {
-    /// What led to it.
+    /// What made it open.
     pub reason: TransitionReason,
-    /// The calls in the window that opened the circuit, or the probes that have a result.
+    /// The calls in the window at that moment; if probes failed, the probes that had a result.
     pub calls: u64,
-    /// The failed ones among them; of probes, the slow ones, too.
+    /// The failed calls among them; if probes failed, slow probes count as failed.
     pub failures: u64,
-    /// The slow ones among the calls in the window; 0 unless slow calls are set.
+    /// The slow calls in the window; 0 unless `slow_calls` is set, and 0 if probes failed.
     pub slow_calls: u64,
 }
 
 /// Builds a [`Circuit`].
+///
+/// ```
+/// use buttress::circuit_breaker::{Circuit, CircuitState};
+/// use std::time::Duration;
+///
+/// let circuit = Circuit::builder().failure_rate(0.3).open_for(Duration::from_secs(1)).build()?;
+/// assert_eq!(circuit.state(), CircuitState::Closed);
+///
+/// let invalid = Circuit::builder().failure_rate(1.5).build();
+/// assert!(invalid.is_err());
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct CircuitBuilder {
@@ -400,10 +412,10 @@ pub struct CircuitBuilder {
 impl CircuitBuilder {
     circuit_setters!();
 
-    /// The circuit, closed.
+    /// Builds the circuit, closed.
     ///
     /// # Errors
-    /// As [`CircuitBreakerSettings::check`].
+    /// The errors of [`CircuitBreakerSettings::check`].
     pub fn build(self) -> Result<Circuit, InvalidConfig> {
         Circuit::with(self.settings)
     }

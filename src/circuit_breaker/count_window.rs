@@ -1,15 +1,15 @@
-//! The last so many calls.
+//! The window of the last N calls.
 
 use super::window::{Call, Counts};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-/// The last N calls as a ring of bits. Exact for calls that do not overlap; one that does reads as
-/// good between its number and its bit.
+/// The last N calls, as a ring of bits. Exact for calls that do not overlap. An overlapping failure
+/// counts as a success from when it takes its number until it sets its bit.
 ///
-/// Every call of every epoch has a number of its own: 2^64 of them last for 58 000 years at 10^7 a
-/// second. A block `[number:32][bits:32]` holds 32 calls, and the low half of its number. The call
-/// that is first in a block takes it over, so the block that it finds there is one round old, or as
-/// many more as there are such calls that have not come to it yet.
+/// Every call of every epoch gets a number of its own: at 10^7 calls per second, 2^64 numbers last
+/// for 58 000 years. A block `[number:32][bits:32]` holds 32 calls and the low half of its number.
+/// The first call of a block replaces the block of the previous round. If the first calls of earlier
+/// rounds are late, it finds a block that is older by one round for each of them.
 #[derive(Debug)]
 pub(super) struct CountWindow {
     n: u64,
@@ -24,7 +24,7 @@ pub(super) struct CountWindow {
 /// The longest count window.
 pub(super) const MAX_CALLS: u32 = 4_096;
 
-/// Two are enough for a model.
+/// A loom model uses two: that is enough, and keeps the model small.
 const BLOCK: u64 = if cfg!(buttress_loom) { 2 } else { 32 };
 
 impl CountWindow {
@@ -33,9 +33,9 @@ impl CountWindow {
     }
 
     pub(super) fn new(n: u32, with_slow: bool) -> Self {
-        // One block more than N calls fill, since they seldom begin at a block's edge.
+        // One more block than N calls fill, since the window seldom begins at the edge of a block.
         let blocks = u64::from(n).div_ceil(BLOCK) + 1;
-        // The number of the block before the first.
+        // Each starts with the number of the block before the first: −1, modulo 2^32.
         let ring = || {
             (0..blocks)
                 .map(|_| AtomicU64::new(u64::MAX << 32))
@@ -53,13 +53,13 @@ impl CountWindow {
     #[inline]
     pub(super) fn record(&self, call: Call, current: impl Fn() -> bool) {
         let number = loop {
-            // Acquire, and before the check: with a number from after a start over, it sees that the
-            // epoch before is over.
+            // Acquire, and before the check: if this load reads a number from after `start_over`, the
+            // check sees that the earlier epoch is over.
             let next = self.next.load(Acquire);
             if !current() {
                 return;
             }
-            // Relaxed: what a call writes under its number stands in one word, its block.
+            // Relaxed: what a call writes under its number is in one word, its block.
             if self
                 .next
                 .compare_exchange_weak(next, next + 1, Relaxed, Relaxed)
@@ -68,7 +68,7 @@ impl CountWindow {
                 break next;
             }
         };
-        // A good call that is not the first in its block writes nothing more.
+        // A successful call that is not the first in its block has nothing more to write.
         let first = number % BLOCK == 0;
         if first || call.bad {
             mark(&self.bad, number, call.bad);
@@ -79,7 +79,7 @@ impl CountWindow {
     }
 
     pub(super) fn read(&self) -> Counts {
-        // Relaxed: the epoch that this thread counts in began after `first` was stored.
+        // Relaxed: `first` was stored before the epoch began in which this thread counts.
         let first = self.first.load(Relaxed);
         let end = self.next.load(Relaxed);
         let calls = end.saturating_sub(first).min(self.n);
@@ -92,14 +92,14 @@ impl CountWindow {
     }
 
     pub(super) fn start_over(&self) {
-        // Release: whoever sees the new number sees that the epoch before is over.
+        // Release: a thread that sees the new number also sees that the earlier epoch is over.
         let taken = self.next.fetch_add(1, Release);
-        // Relaxed: the next epoch's word is stored after it, for all to see.
+        // Relaxed: the word of the next epoch is stored after this and publishes it.
         self.first.store(taken + 1, Relaxed);
     }
 }
 
-/// A block further ahead than this is one behind.
+/// A block number that is ahead by this or more is in fact behind: the numbers wrap.
 const AHEAD: u32 = 1 << 31;
 
 /// Writes a call into its block.
@@ -107,30 +107,30 @@ fn mark(ring: &[AtomicU64], number: u64, hit: bool) {
     let block = number / BLOCK;
     let bits = u64::from(hit) << (number % BLOCK);
     let next = |seen: u64| {
-        // Numbers of blocks wrap, so they are compared by their distance.
+        // Block numbers wrap, so they are compared by their distance.
         match (block as u32).wrapping_sub((seen >> 32) as u32) {
-            // Each number is written once, so the bit was clear.
+            // The bit is clear so far: each number is written once.
             0 => Some(seen | bits),
-            // An old block gives way.
+            // The block in the ring is older: replace it.
             1..AHEAD => Some(block << 32 | bits),
-            // This call is older than the window: its block has been taken over.
+            // This call is older than the window: a newer block has replaced its own.
             _ => None,
         }
     };
-    // Relaxed: all that is told stands in this word.
+    // Relaxed: this word is the only data.
     let _overtaken = word_of(ring, block).fetch_update(Relaxed, Relaxed, next);
 }
 
-/// How many of the calls numbered `from..to` are marked.
+/// The number of marked calls among those numbered `from..to`.
 fn ones_in(ring: &[AtomicU64], from: u64, to: u64) -> u64 {
     let mut ones = 0;
     for block in from / BLOCK..to.div_ceil(BLOCK) {
-        // Relaxed: as above.
+        // Relaxed: this word is the only data.
         let seen = word_of(ring, block).load(Relaxed);
         if seen >> 32 != block & u64::from(u32::MAX) {
             continue;
         }
-        // Without the calls before `from`, and those that came since `to` was read.
+        // Leave out calls before `from`, and calls that came after `to` was read.
         let before = from.saturating_sub(block * BLOCK);
         let after = 32 - BLOCK + ((block + 1) * BLOCK).saturating_sub(to);
         let bits = (seen as u32) >> before << before;
@@ -145,11 +145,11 @@ fn word_of(ring: &[AtomicU64], block: u64) -> &AtomicU64 {
 
 #[cfg(test)]
 impl CountWindow {
-    /// As after so many calls.
+    /// The window as it is after this many calls.
     pub(super) fn aged(self, calls: u64) -> Self {
         self.next.store(calls, Relaxed);
         self.first.store(calls, Relaxed);
-        // No block has been taken over since the first call of this one.
+        // Each block has the number before the current one.
         let before = (calls / BLOCK).wrapping_sub(1) << 32;
         for word in self.bad.iter().chain(self.slow.iter().flatten()) {
             word.store(before, Relaxed);
@@ -197,7 +197,7 @@ mod tests {
             let window = CountWindow::new(n, true);
             let mut calls = Vec::new();
             for i in 0..2 * n + 70 {
-                // Runs of uneven length, so that every edge is crossed both ways.
+                // Runs of uneven length: they cross every edge in both directions.
                 let call = Call {
                     bad: i % 7 < 3,
                     slow: i % 11 < 2,
@@ -218,16 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_holds_no_call_that_came_after_its_end() {
+    fn a_reading_leaves_out_calls_that_came_after_its_end() {
         let window = CountWindow::new(4, false);
         record(&window, &[BAD; 3]);
-        // As if two of them had come between the two looks of a reading.
+        // As if two calls had come after the reading loaded `to`.
         assert_eq!(ones_in(&window.bad, 0, 1), 1);
         assert_eq!(ones_in(&window.bad, 1, 3), 2);
     }
 
     #[test]
-    fn a_count_window_goes_on_where_the_numbers_of_its_blocks_start_over() {
+    fn a_count_window_survives_the_wrap_of_its_block_numbers() {
         for n in [1, 10, 32, 100, 4_096] {
             for bits in [31, 32, 40] {
                 let window = CountWindow::new(n, false).aged((BLOCK << bits) - 40);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_call_of_a_block_takes_it_over_and_a_late_one_does_not() {
+    fn the_first_call_of_a_block_replaces_it_and_a_late_call_does_not() {
         let window = CountWindow::new(1, false);
         let numbers = || [&window.bad[0], &window.bad[1]].map(|word| word.load(Relaxed) >> 32);
         for block in 0..6 {
@@ -278,7 +278,7 @@ mod tests {
         record(&window, &[GOOD; 3]);
         window.start_over();
         record(&window, &[GOOD]);
-        // The last call before, and the number that starting over took.
+        // The last call before, and the number that `start_over` took.
         mark(&window.bad, 2, true);
         mark(&window.bad, 3, true);
         assert_eq!(window.read(), counts(1_u8, 0_u8, 0_u8));
@@ -332,7 +332,7 @@ mod models {
     }
 
     #[test]
-    fn a_writer_that_is_a_round_late_takes_no_block_back() {
+    fn a_writer_that_is_a_round_late_does_not_replace_a_newer_block() {
         race(
             || CountWindow::new(1, false).aged(1),
             |window| mark(&window.bad, 0, true),

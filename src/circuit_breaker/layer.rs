@@ -19,8 +19,17 @@ use std::time::Duration;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Sleep, sleep};
 
-/// Makes [`CircuitBreaker`] services that share one circuit. See the [module](super) for what it
-/// does.
+/// Makes [`CircuitBreaker`] services that share one circuit. The [module](super) explains what
+/// they do.
+///
+/// ```
+/// use buttress::{CircuitBreakerLayer, circuit_breaker::CircuitState};
+///
+/// let layer = CircuitBreakerLayer::default();
+/// let circuit = layer.circuit().clone();
+/// circuit.force_open();
+/// assert_eq!(layer.circuit().state(), CircuitState::ForcedOpen);
+/// ```
 pub type CircuitBreakerLayer<C = Outcome, U = UntilHead> = GateLayer<Guarded<C>, (), U>;
 
 /// The service that [`CircuitBreakerLayer`] makes.
@@ -31,7 +40,7 @@ pub type CircuitBreakerFuture<S, Req, C = Outcome, U = UntilHead> =
     GateFuture<S, Guarded<C>, Req, U>;
 
 impl CircuitBreakerLayer {
-    /// Starts from the defaults.
+    /// A builder with the defaults that the [module](super) lists.
     pub fn builder() -> CircuitBreakerBuilder {
         CircuitBreakerBuilder {
             settings: CircuitBreakerSettings::default(),
@@ -47,14 +56,14 @@ impl Default for CircuitBreakerLayer {
 }
 
 impl<C> CircuitBreakerLayer<C> {
-    /// A layer on a circuit that exists, to share it.
+    /// Puts a layer on an existing circuit, so that several layers share it.
     #[must_use]
     pub fn new(circuit: Circuit, classify: C) -> Self {
         Self::of(Guarded::new(circuit, classify))
     }
 }
 
-/// As [`CircuitBreakerLayer::new`], with the default classifier.
+/// The same as [`CircuitBreakerLayer::new`] with the default classifier.
 impl From<Circuit> for CircuitBreakerLayer {
     fn from(circuit: Circuit) -> Self {
         Self::new(circuit, Outcome)
@@ -69,7 +78,7 @@ impl<C, U> CircuitBreakerLayer<C, U> {
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings in a readable form.
 impl<C, U> fmt::Display for CircuitBreakerLayer<C, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self.circuit(), f)
@@ -77,6 +86,19 @@ impl<C, U> fmt::Display for CircuitBreakerLayer<C, U> {
 }
 
 /// Builds a [`CircuitBreakerLayer`].
+///
+/// ```
+/// use buttress::{CircuitBreakerLayer, circuit_breaker::Window};
+/// use std::time::Duration;
+///
+/// let layer = CircuitBreakerLayer::builder()
+///     .name("payments")
+///     .window(Window::count(100))
+///     .slow_calls(Duration::from_secs(2), 0.9)
+///     .build()?;
+/// assert_eq!(layer.circuit().snapshot().name.as_str(), Some("payments"));
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct CircuitBreakerBuilder<C = Outcome, U = UntilHead> {
@@ -87,7 +109,8 @@ pub struct CircuitBreakerBuilder<C = Outcome, U = UntilHead> {
 impl<C, U> CircuitBreakerBuilder<C, U> {
     circuit_setters!();
 
-    /// What an outcome says about the upstream. Default: every `Ok` healthy, every `Err` transient.
+    /// The classifier: what an outcome says about the upstream. Default: every `Ok` is healthy, every
+    /// `Err` transient.
     pub fn classify<J>(self, classify: J) -> CircuitBreakerBuilder<J, U> {
         CircuitBreakerBuilder {
             settings: self.settings,
@@ -95,8 +118,8 @@ impl<C, U> CircuitBreakerBuilder<C, U> {
         }
     }
 
-    /// When a call is over, and the verdict on it final. Default: [`UntilHead`], with the response
-    /// head; the feature `http-body` brings `UntilBodyEnd`.
+    /// When a call ends and its verdict is final. Default: [`UntilHead`], when the response head
+    /// arrives. The feature `http-body` adds `UntilBodyEnd`.
     pub fn until<V>(self, until: V) -> CircuitBreakerBuilder<C, V> {
         CircuitBreakerBuilder {
             settings: self.settings,
@@ -104,16 +127,16 @@ impl<C, U> CircuitBreakerBuilder<C, U> {
         }
     }
 
-    /// Takes `name` unless it has a name.
+    /// Sets the name if none is set.
     pub(crate) fn named_if_unnamed(mut self, name: Name) -> Self {
         self.settings.name = self.settings.name.or(name);
         self
     }
 
-    /// The layer, with a circuit of its own, closed.
+    /// Builds the layer with a closed circuit of its own.
     ///
     /// # Errors
-    /// As [`CircuitBreakerSettings::check`].
+    /// The errors of [`CircuitBreakerSettings::check`].
     pub fn build(self) -> Result<CircuitBreakerLayer<C, U>, InvalidConfig> {
         let circuit = Circuit::with(self.settings)?;
         Ok(self.gate.map(|classify| Guarded::new(circuit, classify)))
@@ -128,17 +151,17 @@ impl<C, U> fmt::Debug for CircuitBreakerBuilder<C, U> {
     }
 }
 
-/// What one service knows of a circuit.
+/// What one service instance knows about the circuit.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// The next call is rejected for this.
+    /// Why the next call is rejected, if `poll_ready` found the circuit open.
     blocked: Option<Blocked>,
-    /// Wakes who waits for the circuit to change.
+    /// Wakes the task when the circuit changes.
     waiting: Option<Pin<Box<Waiting>>>,
 }
 
 pin_project! {
-    // Empty while nothing is waited for, so that it is registered nowhere.
+    // Empty while nobody waits, so that no waker is registered.
     #[derive(Debug, Default)]
     struct Waiting {
         #[pin]
@@ -149,7 +172,7 @@ pin_project! {
 }
 
 impl Watch {
-    /// Polls until the circuit lets a call through (`open`: false) or rejects calls (`open`: true).
+    /// Ready when the circuit rejects calls (`open` is true) or lets them through (`open` is false).
     fn poll(
         &mut self,
         circuit: &Circuit,
@@ -162,7 +185,7 @@ impl Watch {
             .get_or_insert_with(|| Box::pin(Waiting::default()));
         let mut waiting = waiting.as_mut().project();
         loop {
-            // Registered before the look, so that no change after it is missed.
+            // Register before looking at the circuit, so that no later change is missed.
             if waiting.changed.is_none() {
                 waiting.changed.set(Some(changed.clone().notified_owned()));
             }
@@ -188,7 +211,7 @@ impl Watch {
     }
 }
 
-/// A circuit and the classifier of its calls: the admission of a [`CircuitBreaker`].
+/// A circuit with the classifier of its calls: the admission of a [`CircuitBreaker`].
 pub struct Guarded<C> {
     judge: Arc<Judge<C>>,
 }
@@ -231,7 +254,7 @@ impl<C> Admission for Guarded<C> {
     type Local = Watch;
     type Waits = AtOnce;
     type Wait = Infallible;
-    // The probe is taken by `send`, last.
+    // `send` takes the probe, as the last step.
     type Ticket = ();
     type Sent = Judged<C>;
 

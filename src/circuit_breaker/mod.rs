@@ -1,13 +1,13 @@
-//! Stops calling a callee that fails, and finds out when it is well again.
+//! A circuit breaker: stops calling an upstream that fails, and probes it until it recovers.
 //!
-//! Use it around calls that cost something when they fail: a thread of the callee's, a timeout of
-//! the caller's. One breaker stands for one callee; behind several callees at once it would let the
-//! sick ones cut off the well ones. Do not use it where a failure is cheap and an answer from
-//! another source is not at hand.
+//! Use it where a failed call is expensive: it holds a thread of the upstream, or keeps your caller
+//! waiting for a timeout. Give each upstream a breaker of its own: a breaker for several upstreams
+//! also rejects the calls to the healthy ones. Do not use it where failures are cheap and you have
+//! no fallback. Place it above the attempt timeout, so that hangs count as failures, and below
+//! retry and the limits, so that it sees every attempt.
 //!
 //! ```
-//! use buttress::{CircuitBreakerLayer, Error, ErrorLayer, Rejection};
-//! use std::time::Duration;
+//! use buttress::{CircuitBreakerLayer, Error, ErrorLayer, Rejection, circuit_breaker::CircuitState};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -16,110 +16,131 @@
 //! let service = ServiceBuilder::new()
 //!     .layer(layer)
 //!     .layer(ErrorLayer)
-//!     .service(service_fn(|up: bool| async move { if up { Ok("answer") } else { Err("down") } }));
+//!     .service(service_fn(|up: bool| async move { if up { Ok("response") } else { Err("down") } }));
 //!
 //! for _ in 0..2 {
 //!     assert_eq!(service.clone().oneshot(false).await, Err(Error::Service("down")));
 //! }
 //! let Err(Error::Rejected(Rejection::CircuitOpen { retry_after, .. })) = service.clone().oneshot(true).await
 //! else {
-//!     panic!("closed");
+//!     panic!("the circuit is not open");
 //! };
 //!
 //! tokio::time::advance(retry_after.unwrap()).await;
 //! for _ in 0..2 {
-//!     assert_eq!(service.clone().oneshot(true).await, Ok("answer")); // probes
+//!     assert_eq!(service.clone().oneshot(true).await, Ok("response")); // probes
 //! }
-//! assert_eq!(circuit.state(), buttress::circuit_breaker::CircuitState::Closed);
+//! assert_eq!(circuit.state(), CircuitState::Closed);
 //! # }
 //! ```
 //!
+//! A *probe* is a trial call through a half-open circuit:
+//!
 //! ```text
-//!                 too many failed or slow                  open time over, a call comes
+//!                 too many failed or slow             the open time ends, a call comes
 //!      ┌────────┐ ───────────────────────► ┌────────┐ ───────────────────────────────► ┌───────────┐
 //!   ──►│ closed │                          │  open  │                                  │ half-open │
 //!      └────────┘ ◄─────────────────┐      └────────┘ ◄─────────────────────────────── └───────────┘
-//!                                   │             probes + 1 − probe_successes bad ones      │
-//!                                   └────────────────────────────────────────────────────────┘
-//!                                                   probe_successes good ones
+//!                                   │             probes + 1 − probe_successes fail         │
+//!                                   └───────────────────────────────────────────────────────┘
+//!                                                    probe_successes succeed
 //! ```
 //!
-//! and [`force_open`](Circuit::force_open), [`force_closed`](Circuit::force_closed) and
-//! [`reset`](Circuit::reset) from everywhere.
+//! [`force_open`](Circuit::force_open), [`force_closed`](Circuit::force_closed) and
+//! [`reset`](Circuit::reset) change the state by hand, from every state.
 //!
-//! | setting | setter | default |
+//! | setting | default | meaning |
 //! |---|---|---|
-//! | share of failed calls that opens | `failure_rate` | 0.5 |
-//! | fewest calls in the window that a rate is taken of | `min_calls` | 20, or the count window if smaller |
-//! | calls a rate is taken of | `window` | [`Window::time`] of 10 s |
-//! | failures in a row that open | `consecutive_failures` | off; set alone it replaces the rates |
-//! | duration and share of slow calls that open | `slow_calls` | off |
-//! | open time, doubled each time a probe re-opens, less a random tenth at most | `open_for` | 500 ms |
-//! | the longest open time | `max_open_for` | 1 s, or `open_for` if longer |
-//! | calls let through while half-open, 1 to 127 | `probes` | 3 |
-//! | good ones that close | `probe_successes` | the majority |
-//! | when probes that do not come back are written off, after the latest went out | `probe_lease` | 30 s |
-//! | age at which a cancelled call counts as failed | `abandoned_after` | 10 s |
-//! | what a service does while open | `when_open` | [`WhenOpen::Reject`] |
-//! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
-//! | seed of the open times' shortening | `seed` | random |
-//! | name in events, snapshots and `Debug` | `name` | unnamed |
+//! | `failure_rate` | 0.5 | the share of failed calls in the window that opens the circuit, above 0 to 1 |
+//! | `min_calls` | 20, or the size of a smaller count window | the calls that the window must hold before rates apply |
+//! | `window` | [`Window::time`] of 10 s | the calls that rates are computed from |
+//! | `consecutive_failures` | off | the failures in a row that open the circuit; if it is the only limit that is set, it replaces the rates |
+//! | `slow_calls` | off | the duration from which a call is slow, from its first pending poll, and the share of slow calls in the window that opens the circuit |
+//! | `open_for` | 500 ms | the open time; it doubles each time the probes fail, and a random part of up to 10 % is subtracted |
+//! | `max_open_for` | 1 s, or `open_for` if longer | the longest open time |
+//! | `probes` | 3 | the calls that may pass while half-open, 1 to 127 |
+//! | `probe_successes` | the majority | the successful probes that close the circuit, 1 to `probes` |
+//! | `probe_lease` | 30 s | the time after which probes without a result are written off, from the sending of the latest probe |
+//! | `abandoned_after` | 10 s | a cancelled call counts as failed if it was in flight this long, from its first pending poll |
+//! | `when_open` | [`WhenOpen::Reject`] | what a service does while the circuit is open |
+//! | `classify` | `Ok` healthy, `Err` transient | the classifier: what an outcome says about the upstream |
+//! | `until` | `UntilHead` | when a call ends: with the response head, or with `UntilBodyEnd` (feature `http-body`) |
+//! | `seed` | random | makes the random part of open times repeatable |
+//! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **What counts.** [`Transient`](crate::Verdict::Transient) and
-//! [`Permanent`](crate::Verdict::Permanent) calls have failed, [`Healthy`](crate::Verdict::Healthy)
-//! ones have not, and [`Throttled`](crate::Verdict::Throttled), [`Local`](crate::Verdict::Local) and
-//! [`Ignored`](crate::Verdict::Ignored) ones are not counted. A call that panics has failed. A
-//! timeout of this crate's is transient, its other rejections are ignored, and no classifier is
-//! asked. Only a failed or a slow call opens the circuit, never a fast success. An outcome counts
-//! for the epoch its call was let through in: late answers change nothing.
+//! **What counts.** The verdict, the classification of an outcome, decides:
 //!
-//! **Windows.** A time window is kept in ten buckets and costs the same however many calls it
-//! holds. A count window holds the last N calls, exactly as long as calls do not overlap; of those
-//! that do, one may read as good for a moment.
+//! | outcome | counts as |
+//! |---|---|
+//! | [`Healthy`](crate::Verdict::Healthy) | a success |
+//! | [`Transient`](crate::Verdict::Transient), [`Permanent`](crate::Verdict::Permanent), a panic of the inner service | a failure |
+//! | [`Throttled`](crate::Verdict::Throttled), [`Local`](crate::Verdict::Local), [`Ignored`](crate::Verdict::Ignored) | nothing |
+//! | [`TimedOut`](crate::Rejection::TimedOut) by a layer of this crate (the classifier is not asked) | a failure |
+//! | [`DeadlinePassed`](crate::Rejection::DeadlinePassed) by a layer of this crate | a cancelled call, see below |
+//! | another rejection by a layer of this crate | nothing |
 //!
-//! **Open times.** The verdict that opens the circuit may ask for longer by its `retry_after`, up
-//! to `max_open_for`. Above 2^35 ms (1.09 years) `open_for` means until it is reset. Otherwise a
-//! probe may go when the time is over: `state()` says half-open then, even if no call has come.
+//! Only a failed or slow call opens the circuit, never a fast success. An outcome counts only if the
+//! circuit has not changed its state since the call was let through: late outcomes change nothing.
+//! An error of the inner service's `poll_ready` is returned and counts as nothing: it says that the
+//! service is unusable, not how a call went.
 //!
-//! **One circuit per layer value.** Services made by one layer, and their clones, share its
-//! circuit; so it holds in servers that apply layers once per connection.
-//! [`CircuitBreakerLayer::new`] puts a circuit of your own under several layers.
+//! **Windows.** A time window advances by a tenth of its length. Its cost does not depend on the
+//! number of calls. A count window holds exactly the last N calls if calls do not overlap; an
+//! overlapping failure may count as a success for a moment.
 //!
-//! **Readiness.** The service of an open circuit is ready, to reject, and does not poll the inner
-//! service. Below a balancer such a service looks like the fastest endpoint and attracts the
-//! traffic: there, give each endpoint a breaker with [`WhenOpen::NotReady`]. A probe is taken by
-//! `call`: services that are ready and never called hold none. Callers who already wait for the
-//! inner service to become ready are not woken when the circuit opens: put what queues outside the
-//! breaker, or a timeout around it. `retry_after` is measured when `poll_ready` finds the circuit
-//! open.
+//! **Open times.** The verdict that opens the circuit can ask for a longer open time by its
+//! `retry_after`, up to `max_open_for`. With an `open_for` above 2^35 ms (1.09 years) the circuit
+//! stays open until it is reset. Otherwise a probe may pass as soon as the open time ends: `state()`
+//! returns half-open from then on, even if no call has come yet.
 //!
-//! **Cancellation.** A call whose caller leaves, or whose own [deadline](crate::deadline) passes, is
-//! ignored if it is younger than `abandoned_after`, and a probe then gives its place back at once. An
-//! older one counts as failed. So callers in a hurry do not open the circuit of a slow upstream; an
-//! upstream that hangs is noticed by the attempt's timeout, inside the breaker. Raise `abandoned_after`
-//! for calls that callers stop although they are well, such as long streams or calls of language models.
+//! **Shared state.** All services made by one layer value, and their clones, share its circuit. So a
+//! server that applies its layers once per connection has one circuit.
+//! [`CircuitBreakerLayer::new`] puts several layers on one circuit.
 //!
-//! **Bodies.** A call ends when the response head arrives or, with
-//! [`until`](CircuitBreakerBuilder::until) (feature `http-body`), with the body: a body that fails is then
-//! a failure, and one that is dropped before its end a cancelled call. A probe is settled by its head
-//! all the same; if that closes the circuit, its body is judged as that of any other call.
+//! **Readiness.** While the circuit is open, the service is ready at once, in order to reject the
+//! call, and does not poll the inner service. A load balancer sees such an endpoint as the fastest
+//! one and sends it more calls: below a balancer, give each endpoint its own breaker with
+//! [`WhenOpen::NotReady`].
 //!
-//! **Readiness errors** of the inner service are returned and not counted: a service that cannot become
-//! ready has usually failed for good, and says nothing about one call.
+//! `call` takes the probe, not `poll_ready`: a ready service that is never called holds none. The
+//! `retry_after` of a rejection is measured when `poll_ready` finds the circuit open. A caller that
+//! already waits for the inner service to become ready is not woken when the circuit opens: put
+//! services that queue above the breaker, or a timeout around it.
 //!
-//! **Place.** Innermost but for the timeout of an attempt, so that it sees every attempt and
-//! nothing else; see the order of layers in the crate's documentation.
+//! **Bodies.** By default a call ends when the response head arrives. With
+//! [`until`](CircuitBreakerBuilder::until) it ends with the body: a body that fails is a failure,
+//! and a body that is dropped before its end is a cancelled call. The head alone still decides a
+//! probe; if that closes the circuit, the body counts as the body of any other call.
 //!
-//! **Errors.** [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen); the inner service's
-//! errors pass unchanged.
+//! **Errors.** [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen). Errors of the inner
+//! service pass unchanged.
 //!
-//! **Events**, target `buttress::circuit_breaker`: `opened` at WARN, `half_opened` and `closed` at
-//! INFO, once per transition, with `name`, `from`, `to` (`closed`, `open`, `half_open`,
-//! `forced_open`, `forced_closed`), `reason` (`failure_rate`, `slow_calls`,
-//! `consecutive_failures`, `open_time_over`, `probes_failed`, `probes_succeeded`, `lease_lapsed`,
-//! `forced`, `reset`), `calls`, `failures` and `slow_calls` (those of the window, or with
-//! `probes_failed` and `probes_succeeded` the probes that came back, slow ones among the failures);
-//! `rejected` at DEBUG with `name` and `retry_after_ms`.
+//! **Cancellation.** A call is cancelled when its future is dropped or when the
+//! [deadline](crate::deadline) of its request passes. A cancelled call that is younger than
+//! `abandoned_after` counts as nothing, and its probe becomes free at once. An older one counts as
+//! failed. So impatient callers do not open the circuit of a slow upstream. An upstream that hangs is
+//! detected by the attempt timeout, which belongs inside the breaker.
+//!
+//! Raise `abandoned_after` if your callers stop healthy calls, such as long streams and calls of
+//! language models.
+//!
+//! **Events and counters.** The target is `buttress::circuit_breaker`. `opened` (WARN),
+//! `half_opened` and `closed` (INFO) are emitted once per transition; `rejected` (DEBUG) once per
+//! rejected call.
+//!
+//! | event | fields |
+//! |---|---|
+//! | `opened`, `half_opened`, `closed` | `name`, `from`, `to`, `reason`, `calls`, `failures`, `slow_calls` |
+//! | `rejected` | `name`, `retry_after_ms` |
+//!
+//! `from` and `to` are `closed`, `open`, `half_open`, `forced_open` or `forced_closed`. `reason` is
+//! `failure_rate`, `slow_calls`, `consecutive_failures`, `open_time_over`, `probes_failed`,
+//! `probes_succeeded`, `lease_lapsed`, `forced` or `reset`. The counts are those of the window; with
+//! `probes_failed` and `probes_succeeded` they are those of the probes that have a result, and
+//! `failures` includes the slow ones.
+//!
+//! [`Circuit::snapshot`] returns the state, the counts, and the rejections, probes and transitions
+//! since the circuit was made.
 //!
 //! Only [`WhenOpen::NotReady`] needs a tokio runtime with time enabled.
 

@@ -1,4 +1,4 @@
-//! The breaker under loom: every order of a few threads.
+//! Models of the breaker for loom, which tries every order of a few threads.
 
 use super::breaker::{Breaker, Limits, Mark, Pass, Settled, Told};
 use super::count_window::CountWindow;
@@ -9,11 +9,11 @@ use super::window::Window;
 use loom::sync::Arc;
 use loom::thread;
 
-/// Tries the orders of two threads, and looks at what they leave behind.
+/// Tries the orders of two threads, and checks the result of each.
 ///
-/// Loom remembers only the last access to an atomic: once a thread has loaded it and stored to it,
-/// loom no longer tries the orders in which another has loaded before. So each race is run twice,
-/// with either thread in front.
+/// Loom remembers only the last access to an atomic: after a thread has loaded and stored it, loom no
+/// longer tries the orders in which another thread loaded it earlier. So each race runs twice, once
+/// with each thread first.
 pub(super) fn race<T, A, B>(
     start: impl Fn() -> T + Copy + Send + Sync + 'static,
     one: impl Fn(&T) -> A + Copy + Send + Sync + 'static,
@@ -43,7 +43,7 @@ pub(super) fn race<T, A, B>(
 
 const MS: u64 = 1_000_000;
 
-/// A fixed time, and the smallest draw.
+/// Gives this fixed time and the smallest draw.
 struct At(u64);
 
 impl Told for At {
@@ -58,7 +58,8 @@ impl Told for At {
 
 const BAD: Mark = Mark::Bad { hint: 0 };
 
-/// Opens at 40 % of two calls, or after so many failures in a row, for 10 ms.
+/// Opens for 10 ms at a failure rate of 0.4 with at least two calls, or after this many failures in a
+/// row.
 fn breaker(window: Option<Window>, row: u32, probes: u8) -> Breaker {
     let limits = Limits {
         failed_ppm: 400_000,
@@ -77,14 +78,14 @@ fn breaker(window: Option<Window>, row: u32, probes: u8) -> Breaker {
     Breaker::new(window, (row > 0).then(Row::new), limits, rules)
 }
 
-/// As `breaker`, with a call that was let through while it was closed.
+/// A closed breaker, and a call that it let through.
 fn closed(window: Option<Window>, row: u32) -> (Breaker, Pass) {
     let breaker = breaker(window, row, 1);
     let pass = breaker.pass().unwrap();
     (breaker, pass)
 }
 
-/// Open since 0; the first probe may go at 10 ms.
+/// A circuit that opened at 0. The first probe may go at 10 ms.
 fn opened(probes: u8) -> Breaker {
     let breaker = breaker(None, 1, probes);
     let pass = breaker.pass().unwrap();
@@ -92,7 +93,7 @@ fn opened(probes: u8) -> Breaker {
     breaker
 }
 
-/// Half-open, with a call of the epoch before and the only probe.
+/// A half-open circuit, a call of the epoch before, and its only probe.
 fn half_open(window: Option<Window>) -> (Breaker, Pass, Pass) {
     let (breaker, old) = closed(window, 0);
     for _ in 0..2 {
@@ -132,14 +133,14 @@ fn trial(breaker: &Breaker) -> Trial {
     breaker.state().trial
 }
 
-/// The failures that are counted, which all calls are.
+/// The number of counted failures. In these models every call is a failure.
 fn counted(breaker: &Breaker, ms: u64) -> u64 {
     let seen = breaker.snapshot(ms * MS);
     assert_eq!(seen.counts.calls, seen.counts.bad);
     seen.row.map_or(seen.counts.bad, u64::from)
 }
 
-/// Two failures and a success after two successes: 2 of 5 reach the threshold in every order.
+/// Two failures and a success after two successes: in every order 2 of 5 reach the limit.
 fn trips_once(window: Window, times: [u64; 3]) {
     let breaker = Arc::new(breaker(Some(window), 0, 1));
     let pass = breaker.pass().unwrap();
@@ -161,8 +162,8 @@ fn trips_once(window: Window, times: [u64; 3]) {
 fn two_failures_and_a_success_at_the_threshold_trip_a_time_window_once() {
     let window = || Window::Time(TimeWindow::new(2 * MS, false));
     loom::model(move || trips_once(window(), [0, MS / 2, MS / 2]));
-    // The failures fall into different buckets, read by threads with different clocks. Three threads
-    // that may each turn the window have too many orders for more preemptions.
+    // The failures are in different buckets, and threads with different clocks read them. With three
+    // threads that may each turn the window, more preemptions would give too many orders.
     let mut few = loom::model::Builder::new();
     few.preemption_bound = Some(1);
     few.check(move || trips_once(window(), [0, MS, MS]));
@@ -192,7 +193,7 @@ fn of_a_failed_and_a_slow_call_that_reach_the_threshold_one_trips() {
     for window in windows {
         race(
             move || {
-                // Either alone is too few calls.
+                // One call alone is below `min_calls`.
                 let (mut breaker, pass) = closed(Some(window()), 0);
                 breaker.limits.slow = Some((MS, 400_000));
                 (breaker, pass)
@@ -205,7 +206,7 @@ fn of_a_failed_and_a_slow_call_that_reach_the_threshold_one_trips() {
 }
 
 #[test]
-fn of_two_outcomes_that_trip_one_reports_it() {
+fn of_two_outcomes_that_trip_the_circuit_one_reports_it() {
     race(
         || closed(None, 1),
         |(breaker, pass)| changed(breaker.settle(*pass, BAD, None, &At(0))),
@@ -215,7 +216,7 @@ fn of_two_outcomes_that_trip_one_reports_it() {
 }
 
 #[test]
-fn whoever_sees_the_circuit_open_sees_for_how_long() {
+fn a_thread_that_sees_the_circuit_open_sees_the_open_time() {
     race(
         || closed(None, 1),
         |(breaker, pass)| breaker.settle(*pass, BAD, None, &At(0)),
@@ -253,7 +254,7 @@ fn two_admits_at_the_end_of_the_open_time_issue_no_more_than_the_probes() {
 }
 
 #[test]
-fn a_probe_that_ends_while_another_is_dropped_leaves_its_result_and_the_others_place() {
+fn a_probe_that_ends_while_another_is_dropped_keeps_its_result_and_frees_the_other() {
     race(
         || {
             let breaker = opened(3);
@@ -288,15 +289,15 @@ fn a_probe_that_ends_as_its_lease_lapses_counts_once_or_not_at_all() {
 }
 
 #[test]
-fn a_lease_never_lapses_under_a_probe_that_has_just_gone_out() {
+fn a_lease_never_lapses_on_a_probe_that_was_just_sent() {
     race(
         || {
             let breaker = opened(2);
             admit(&breaker, 10).unwrap();
             breaker
         },
-        // The second place goes to one of the two; the other sees a fresh probe, with no lease to
-        // lapse, whichever way it saw the places taken.
+        // One of the two threads gets the second probe. The other then finds a fresh probe whose
+        // lease has not lapsed, in every order.
         |breaker| admit(breaker, 20),
         |breaker| admit(breaker, 20),
         |_, one, two| assert!(one.is_some() ^ two.is_some()),
@@ -328,7 +329,7 @@ fn an_outcome_that_comes_as_the_circuit_trips_and_closes_changes_nothing() {
     );
 }
 
-/// An outcome that comes as the circuit is reset, and one that comes after.
+/// One outcome arrives during the reset and one after it.
 fn a_reset_forgets(window: fn() -> Option<Window>, row: u32, late: Mark) {
     race(
         move || closed(window(), row),
@@ -357,7 +358,7 @@ fn an_outcome_that_comes_as_a_row_is_reset_counts_before_or_not_at_all() {
     a_reset_forgets(no_window, 3, Mark::Good);
 }
 
-/// A call that another thread lets through, as the circuit is reset.
+/// Another thread lets a call through during the reset.
 fn a_reset_counts(window: fn() -> Option<Window>, row: u32) {
     race(
         move || {
@@ -373,15 +374,15 @@ fn a_reset_counts(window: fn() -> Option<Window>, row: u32) {
         },
         |breaker| breaker.force(Event::Reset, Reason::Reset),
         |breaker, (pass, started), told| {
-            // It may have tripped the circuit, which the reset then closes.
+            // The call may have opened the circuit before the reset closed it.
             assert!(told.is_none() || breaker.window.is_some());
             let seen = counted(breaker, 0);
             if breaker.pass() != Some(pass) {
                 return assert_eq!(seen, 0);
             }
-            // One that ends while the epoch is starting may not count.
+            // A call that ends while the epoch is starting might not be counted.
             assert!(seen == 1 || !started && seen == 0);
-            // From then on it does.
+            // After that, every call counts.
             breaker.settle(pass, Mark::Good, None, &At(0));
             let more = breaker.window.is_some();
             let calls = breaker.snapshot(0).counts.calls;

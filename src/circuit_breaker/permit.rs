@@ -7,36 +7,48 @@ use crate::verdict::{Classify, Verdict, ended_by_deadline, judge};
 use std::sync::Arc;
 use std::{fmt, mem};
 
-/// The right to make one call, to be spent with the verdict on it.
+/// The right to make one call. Report the outcome by [`settle`](Self::settle).
 ///
-/// Dropped unspent, the call was cancelled: that is ignored if it was in flight for less than
-/// `abandoned_after`, and counts as a failure otherwise. A permit of an epoch that is over, because
-/// the circuit changed meanwhile, changes nothing.
+/// Dropping a permit means that the call was cancelled. A cancelled call counts as failed if the
+/// permit was held for at least `abandoned_after`, and as nothing otherwise. A permit has no effect
+/// if the circuit has changed its state since the permit was taken.
+///
+/// ```
+/// use buttress::{Verdict, circuit_breaker::Circuit};
+///
+/// let circuit = Circuit::builder().build()?;
+/// let permit = circuit.try_acquire()?;
+/// // ... make the call ...
+/// permit.settle(Verdict::TRANSIENT);
+/// assert_eq!(circuit.snapshot().failures, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a permit that is dropped counts as a cancelled call"]
 pub struct Permit {
     shared: Arc<Shared>,
     call: Call,
 }
 
-/// A call that was let through. Whoever holds one must spend or abandon it.
+/// A call that was let through. Its holder must settle or abandon it.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// When the call was first in flight, or [`NOT_YET`].
+    /// When the call came in flight: at its first pending poll, or at `try_acquire`. Before that,
+    /// [`NOT_YET`].
     since: u64,
     pub(super) pass: Pass,
     stage: Stage,
 }
 
-/// Who has the call. Whoever has it when its permit is dropped has panicked, or left.
+/// Which code runs for the call. This tells what it means if the permit is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The caller.
+    /// The caller's: a drop means that the caller cancelled the call.
     Idle,
-    /// The inner service.
+    /// The inner service's: a drop means that it panicked.
     AtWork,
-    /// The classifier, whose panic says nothing about the upstream.
+    /// The classifier's: a drop means that it panicked, which says nothing about the upstream.
     Judged,
-    /// Nobody any more.
+    /// None: the call is settled.
     Settled,
 }
 
@@ -51,7 +63,7 @@ impl Call {
         }
     }
 
-    /// Spends the call. Only the first verdict counts.
+    /// Settles the call by a verdict. Only the first verdict counts.
     #[inline]
     fn spend(&mut self, verdict: Verdict, shared: &Shared) {
         if mem::replace(&mut self.stage, Stage::Settled) == Stage::Settled {
@@ -68,7 +80,7 @@ impl Call {
         shared.after(shared.breaker.settle(self.pass, mark, self.since(), shared));
     }
 
-    /// The permit is dropped.
+    /// Called when the permit is dropped.
     #[inline]
     fn end(&mut self, shared: &Shared) {
         if self.stage != Stage::Settled {
@@ -76,9 +88,10 @@ impl Call {
         }
     }
 
-    /// The call ended without an outcome: its caller left, or it panicked.
+    /// The call ended without an outcome: its caller cancelled it, or it panicked.
     fn abandon(&mut self, shared: &Shared) {
-        // First, as what follows runs wakers, which may panic: it must not be done again then.
+        // Replace the stage first: what follows runs wakers, which may panic, and the drop that then
+        // follows must not settle the call again.
         let settled: Settled = match mem::replace(&mut self.stage, Stage::Settled) {
             Stage::Settled => return,
             Stage::Judged => shared
@@ -99,15 +112,15 @@ impl Call {
         (self.since != NOT_YET).then_some(self.since)
     }
 
-    /// The call is in flight from now, unless it has been.
+    /// The call is in flight from now on, unless it was already.
     fn in_flight(&mut self, shared: &Shared) {
         if self.since == NOT_YET {
             self.since = shared.now();
         }
     }
 
-    /// A probe is settled by its head, or a long body would hold its place. If that closed the circuit,
-    /// the call goes on as any other; otherwise its body no longer counts.
+    /// Settles a probe when its head arrives: otherwise a long body would keep the probe. If that
+    /// closes the circuit, the call continues as any other; if not, its body no longer counts.
     fn settle_head(&mut self, shared: &Shared) {
         let settled = shared
             .breaker
@@ -119,7 +132,7 @@ impl Call {
         shared.after(settled);
     }
 
-    /// Learns the outcome. If the call `goes_on`, a success by its head alone is none yet.
+    /// Settles the call by its outcome. If `goes_on`, a healthy head does not settle it yet.
     fn learn<C, Res, E>(
         &mut self,
         classify: &C,
@@ -140,7 +153,7 @@ impl Call {
                     self.settle_head(shared);
                 }
             }
-            // The caller had no more time for the call: as if it had left.
+            // A deadline ended the call: the same as if its caller had cancelled it.
             (Err(error), Verdict::Ignored) if ended_by_deadline(error) => self.abandon(shared),
             _ => self.spend(verdict, shared),
         }
@@ -152,7 +165,7 @@ impl Permit {
         Self { shared, call }
     }
 
-    /// Spends the permit.
+    /// Reports how the call went.
     pub fn settle(mut self, verdict: Verdict) {
         self.call.spend(verdict, &self.shared);
     }
@@ -161,7 +174,7 @@ impl Permit {
         self.call.in_flight(&self.shared);
     }
 
-    /// The call, for somebody else to spend.
+    /// Takes the call out, for another owner to settle.
     pub(super) fn into_call(mut self) -> Call {
         let settled = Call {
             stage: Stage::Settled,
@@ -186,14 +199,14 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// A circuit and the classifier of its calls.
+/// A circuit with the classifier of its calls.
 #[derive(Debug)]
 pub(super) struct Judge<C> {
     pub(super) circuit: super::Circuit,
     pub(super) classify: C,
 }
 
-/// A permit with the classifier that judges its call.
+/// A permit with the classifier that judges its call's outcome.
 pub struct Judged<C> {
     judge: Arc<Judge<C>>,
     call: Call,

@@ -1,4 +1,4 @@
-//! The breaker against a plain sequential reference, over random scripts.
+//! Runs random scripts on the breaker and on a plain sequential reference, and compares them.
 
 use super::breaker::{Breaker, Limits, Mark, Opening, Pass, Settled, Told};
 use super::count_window::CountWindow;
@@ -11,13 +11,13 @@ use std::cell::Cell;
 
 const MS: u64 = 1_000_000;
 
-/// What the reference keeps: every record, every permit, no packing, no tags, no buckets' reuse.
+/// The reference keeps every record and every permit. It packs nothing and reuses nothing.
 struct Reference {
     setup: Setup,
     state: State,
-    /// Counts transitions, without end.
+    /// The number of transitions; never wraps.
     epoch: u64,
-    /// The epoch of the trial that the present one ended.
+    /// The epoch of the trial that the current epoch ended, if it ended one.
     trial: Option<u64>,
     opened_by: Option<Opening>,
 }
@@ -31,7 +31,7 @@ struct Setup {
     slow: Option<u64>,
     rules: Rules,
     abandoned_after: u64,
-    /// How many epochs and calls went before.
+    /// How many epochs and calls came before the script.
     past: u64,
 }
 
@@ -106,7 +106,7 @@ impl Reference {
         self.epoch += 1;
     }
 
-    /// Whether the phase changed.
+    /// Forces a state. Returns whether the phase changed.
     fn force(&mut self, event: Event) -> bool {
         let next = match event {
             Event::ForceOpen => State::ForcedOpen,
@@ -212,7 +212,7 @@ impl Reference {
         }
     }
 
-    /// The reason and the counts that a transition is reported with.
+    /// Settles a permit. Returns the reason and the counts of the transition it causes, if any.
     fn settle(&mut self, permit: Permit, mark: Mark, now: u64) -> Option<Opening> {
         if permit.epoch != self.epoch {
             return None;
@@ -333,7 +333,7 @@ impl Reference {
         }
     }
 
-    /// The rate that is too high, if any.
+    /// The rate that reached its limit, if any.
     fn rate_exceeded(&self, now: u64) -> Option<Reason> {
         let counts = self.counts(now);
         let reached = |part: u64| part * 100 >= counts.calls * u64::from(self.setup.percent);
@@ -390,14 +390,14 @@ fn reported(settled: Settled) -> Option<Opening> {
 #[derive(Clone, Debug)]
 enum Step {
     Admit,
-    /// Ends the permit at this place among those that are out.
+    /// Settles the permit at this index among those that are out.
     End(usize, Mark),
     Drop(usize, bool),
-    /// Settles that permit at its head, and goes on with it if it is renewed.
+    /// Settles that permit at its head, and keeps it if it is renewed.
     Head(usize, Mark),
     Force(Event),
     Advance(u64),
-    /// One call after another, each at once.
+    /// This many calls one after another, each settled at once.
     Run(u32, bool),
 }
 
@@ -413,7 +413,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..60_u64).prop_map(|tenths| tenths * MS),
         1 => 0..2_000 * MS,
         1 => Just(30 * 86_400_000 * MS),
-        // Up to 2.3 years; 120 of them are less than 292 years.
+        // Up to 2.3 years; 120 of these are less than 292 years.
         1 => (0..56_u32, -1..2_i64).prop_map(|(bit, odd)| (1_u64 << bit).saturating_add_signed(odd)),
     ];
     let force = prop_oneof![
@@ -449,7 +449,7 @@ fn setups() -> impl Strategy<Value = Setup> {
             lease,
         },
     );
-    // Just below where a field of any width would wrap.
+    // Just below the number at which a field of some width would wrap.
     let past = prop_oneof![
         Just(0),
         (1..60_u32, 0..200_u64).prop_map(|(bit, before)| (1_u64 << bit).saturating_sub(before)),
@@ -485,7 +485,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_breaker_does_as_the_reference_does(setup in setups(), steps in steps()) {
+    fn the_breaker_agrees_with_the_reference(setup in setups(), steps in steps()) {
         let (breaker, mut reference) = (built(setup), Reference::new(setup));
         let clock = Clock(Cell::new(0));
         let mut out: Vec<(Pass, Permit)> = Vec::new();

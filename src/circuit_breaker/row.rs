@@ -1,12 +1,12 @@
-//! Failures in a row.
+//! Counts failures in a row.
 
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-/// `[rows that have ended:32][failures of this one:32]`.
+/// `[rows that have ended:32][failures of this row:32]`.
 ///
-/// The upper half keeps the word from going back to a value that it had, see
-/// [`Window`](super::window::Window). It wraps after 2^32 rows, which a call would have to spend
-/// between two steps of its record.
+/// The upper half makes sure that the word never returns to an earlier value, see
+/// [`Window`](super::window::Window). It wraps after 2^32 rows, all of which would have to end
+/// between two steps of one record.
 #[derive(Debug)]
 pub(super) struct Row {
     word: AtomicU64,
@@ -19,15 +19,15 @@ impl Row {
         }
     }
 
-    /// Counts a call while `current` says that its epoch lasts. The failures in a row with it; 0 for
-    /// a call that is not counted.
+    /// Counts a call, unless `current` says that the call's epoch is over. Returns the failures in a
+    /// row including this call, or 0 if the call is not counted.
     #[inline]
     pub(super) fn record(&self, bad: bool, current: impl Fn() -> bool) -> u32 {
         loop {
-            // Acquire, and before the check: with a row from after a start over, it sees that the
-            // epoch before is over.
+            // Acquire, and before the check: if this load reads a row that `start_over` began, the
+            // check sees that the earlier epoch is over.
             let seen = self.word.load(Acquire);
-            // In good times nothing is written.
+            // While all calls succeed, nothing is written.
             if !bad && failures(seen) == 0 || !current() {
                 return 0;
             }
@@ -36,26 +36,26 @@ impl Row {
             } else {
                 ended(seen)
             };
-            // Relaxed: the row is all that is told.
+            // Relaxed: the word is the only data.
             if self
                 .word
                 .compare_exchange_weak(seen, next, Relaxed, Relaxed)
                 .is_ok()
             {
-                // With this call, not by now: a success may have come since.
+                // Not the current value: a success may have ended the row since.
                 return failures(next);
             }
         }
     }
 
     pub(super) fn read(&self) -> u32 {
-        // Relaxed: one word.
+        // Relaxed: the word is the only data.
         failures(self.word.load(Relaxed))
     }
 
-    /// As [`Window::start_over`](super::window::Window::start_over).
+    /// See [`Window::start_over`](super::window::Window::start_over).
     pub(super) fn start_over(&self) {
-        // Release: whoever sees the new row sees that the epoch before is over.
+        // Release: a thread that sees the new row also sees that the earlier epoch is over.
         let _always = self
             .word
             .fetch_update(Release, Relaxed, |word| Some(ended(word)));
@@ -66,7 +66,7 @@ fn failures(word: u64) -> u32 {
     word as u32
 }
 
-/// The word of the next row, empty.
+/// The word of the next row, which is empty.
 fn ended(word: u64) -> u64 {
     ((word >> 32) + 1) << 32
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_as_long_as_its_field_stays_there() {
+    fn a_row_saturates_at_the_width_of_its_field() {
         let row = Row::new();
         row.word.store(7 << 32 | u64::from(u32::MAX - 1), Relaxed);
         let seen = [true, true, true, false, true].map(|bad| row.record(bad, || true));
@@ -122,7 +122,7 @@ mod models {
     use super::*;
 
     #[test]
-    fn of_two_failures_in_a_row_one_is_the_second() {
+    fn of_two_racing_failures_exactly_one_is_the_second_in_a_row() {
         race(
             Row::new,
             |row| row.record(true, || true),
@@ -132,7 +132,7 @@ mod models {
     }
 
     #[test]
-    fn a_success_between_two_failures_is_in_one_place() {
+    fn a_success_that_races_two_failures_comes_before_between_or_after_them() {
         race(
             Row::new,
             |row| [row.record(true, || true), row.record(true, || true)],

@@ -12,36 +12,48 @@ use std::time::Duration;
 /// The settings of a [`CircuitBreakerLayer`](super::CircuitBreakerLayer) and its
 /// [`Circuit`](super::Circuit).
 ///
-/// `None` stands for a default that depends on other settings.
+/// `None` means a default that depends on other settings.
+///
+/// ```
+/// use buttress::circuit_breaker::{Circuit, CircuitBreakerSettings};
+///
+/// let settings = CircuitBreakerSettings { probes: 5, ..CircuitBreakerSettings::default() };
+/// settings.check()?;
+/// let circuit = Circuit::with(settings)?;
+/// assert!(circuit.to_string().contains("5 probes of which 3 close"));
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CircuitBreakerSettings {
-    /// The share of failed calls in the window at which the circuit opens, above 0 to 1. Default: 0.5.
+    /// The share of failed calls in the window that opens the circuit, above 0 to 1. Default: 0.5.
     pub failure_rate: Option<f64>,
-    /// The fewest calls in the window that a rate is taken of. Default: 20, or the count window if that
-    /// is smaller.
+    /// The calls that the window must hold before rates apply. Default: 20, or the size of a count
+    /// window that is smaller.
     pub min_calls: Option<u32>,
-    /// The calls that rates are taken of. Default: those of the last 10 s.
+    /// The calls that rates are computed from. Default: the calls of the last 10 s.
     pub window: Option<Window>,
-    /// The failures in a row that open the circuit. Set alone it replaces the rates. Default: off.
+    /// The failures in a row that open the circuit. If it is the only limit that is set, it
+    /// replaces the rates. Default: off.
     pub consecutive_failures: Option<u32>,
-    /// The slow calls that open the circuit. Default: off.
+    /// Which calls are slow, and the share of slow calls that opens the circuit. Default: off.
     pub slow_calls: Option<SlowCalls>,
-    /// How long the circuit stays open, doubled each time a probe re-opens it. Default: 500 ms.
+    /// The open time. It doubles each time the probes fail, up to `max_open_for`. Default: 500 ms.
     pub open_for: Duration,
     /// The longest open time. Default: 1 s, or `open_for` if that is longer.
     pub max_open_for: Option<Duration>,
-    /// How many calls may pass while half-open, 1 to 127. Default: 3.
+    /// The probes: how many calls may pass while half-open, 1 to 127. Default: 3.
     pub probes: u32,
-    /// How many good probes close the circuit, 1 to `probes`. Default: the majority.
+    /// The successful probes that close the circuit, 1 to `probes`. Default: the majority.
     pub probe_successes: Option<u32>,
-    /// How long after the latest probe was sent the probes without a result are written off. Default:
-    /// 30 s.
+    /// The time after which probes without a result are written off, from the sending of the latest
+    /// probe. Default: 30 s.
     pub probe_lease: Duration,
-    /// The age at which a cancelled call counts as failed. Default: 10 s.
+    /// A cancelled call counts as failed if it was in flight this long, measured from its first
+    /// pending poll. Default: 10 s.
     pub abandoned_after: Duration,
     /// What a service does while the circuit is open. Default: reject.
     pub when_open: WhenOpen,
-    /// Makes the shortening of open times repeatable. Default: random.
+    /// The seed of the random part of open times, to make it repeatable. Default: random.
     pub seed: Option<u64>,
     /// The name in errors, events, snapshots and `Debug`. Default: none.
     pub name: Name,
@@ -68,28 +80,35 @@ impl Default for CircuitBreakerSettings {
     }
 }
 
-/// Which calls are slow, and how many of them open a circuit.
+/// Which calls are slow, and the share of slow calls that opens the circuit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowCalls {
-    /// How long a call takes that counts as slow.
+    /// A call is slow if it takes at least this long from its first pending poll.
     pub duration: Duration,
-    /// The share of slow calls in the window at which the circuit opens, above 0 to 1.
+    /// The share of slow calls in the window that opens the circuit, above 0 to 1.
     pub rate: f64,
 }
 
-/// What the service of an open circuit does.
+/// What a service does while its circuit is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenOpen {
-    /// Says it is ready and rejects the call, at once.
+    /// The service is ready at once, and rejects the call.
     #[default]
     Reject,
-    /// Says it is not ready until a probe may go. For one breaker per endpoint below a balancer,
-    /// to which an endpoint that rejects at once looks like the fastest of all.
+    /// The service is not ready until a probe may be sent. Use it below a load balancer, with one
+    /// breaker per endpoint: a balancer sees an endpoint that rejects at once as the fastest one.
     NotReady,
 }
 
-/// Over which calls a rate is taken.
+/// The calls that rates are computed from.
+///
+/// ```
+/// use buttress::circuit_breaker::{Circuit, Window};
+///
+/// assert!(Circuit::builder().window(Window::count(4_096)).build().is_ok());
+/// assert!(Circuit::builder().window(Window::count(4_097)).build().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window(Kind);
 
@@ -100,13 +119,13 @@ enum Kind {
 }
 
 impl Window {
-    /// The calls that ended within this time, which advances by tenths. Above zero.
+    /// The calls that ended within the last `length`, in steps of a tenth of it. Must be above zero.
     #[must_use]
     pub const fn time(length: Duration) -> Self {
         Self(Kind::Time(length))
     }
 
-    /// The last so many calls, 1 to 4096.
+    /// The last `calls` calls, 1 to 4096.
     #[must_use]
     pub const fn count(calls: u32) -> Self {
         Self(Kind::Count(calls))
@@ -114,23 +133,23 @@ impl Window {
 }
 
 impl CircuitBreakerSettings {
-    /// Whether a circuit can be built with these settings.
+    /// Checks whether a circuit can be built with these settings.
     ///
     /// # Errors
-    /// A rate outside 0.000001 to 1 or not a number, a count or a window outside its range, a lease of
-    /// zero, `max_open_for` below `open_for`.
+    /// Fails if a rate is below 0.000001, above 1 or not a number; if a count or a window is outside
+    /// its range; if `probe_lease` is zero; or if `max_open_for` is below `open_for`.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         self.breaker().map(drop)
     }
 
-    /// The core with these settings.
+    /// Makes the core.
     pub(super) fn breaker(&self) -> Result<Breaker, InvalidConfig> {
         let rules = self.rules()?;
         let row = match self.consecutive_failures {
             Some(0) => return Err(InvalidConfig::new("consecutive_failures", 0, "at least 1")),
             row => row,
         };
-        // Failures in a row, asked for alone, take the place of the rates.
+        // `consecutive_failures` replaces the rates if nothing about rates is set.
         let rates = row.is_none()
             || self.window.is_some()
             || self.failure_rate.is_some()
@@ -212,9 +231,9 @@ impl CircuitBreakerSettings {
     }
 }
 
-/// A rate in parts per million, rounded down.
+/// Converts a rate to parts per million, rounding down.
 fn ppm(field: &'static str, rate: f64) -> Result<u32, InvalidConfig> {
-    let ppm = (rate * 1e6) as u32; // NaN gives 0, and what is too large saturates
+    let ppm = (rate * 1e6) as u32; // NaN becomes 0, a value that is too large saturates
     if (1..=1_000_000).contains(&ppm) && rate <= 1.0 {
         return Ok(ppm);
     }
@@ -225,82 +244,84 @@ fn ppm(field: &'static str, rate: f64) -> Result<u32, InvalidConfig> {
     ))
 }
 
-/// The setters of a circuit, for its own builder and for the layer's.
+/// The setters that the builders of the circuit and of the layer share.
 macro_rules! circuit_setters {
     () => {
-        /// The share of failed calls in the window at which the circuit opens, above 0 to 1. In
-        /// steps of 0.000001, rounded down. Default: 0.5.
+        /// The share of failed calls in the window that opens the circuit, above 0 to 1. In steps
+        /// of 0.000001, rounded down. Default: 0.5.
         pub fn failure_rate(mut self, failure_rate: f64) -> Self {
             self.settings.failure_rate = Some(failure_rate);
             self
         }
 
-        /// No rate is taken of fewer calls in the window. Default: 20, or the count window if that
-        /// is smaller.
+        /// The calls that the window must hold before rates apply. Default: 20, or the size of a
+        /// count window that is smaller.
         pub fn min_calls(mut self, min_calls: u32) -> Self {
             self.settings.min_calls = Some(min_calls);
             self
         }
 
-        /// The calls of which rates are taken. Default: those of the last 10 s.
+        /// The calls that rates are computed from. Default: the calls of the last 10 s.
         pub fn window(mut self, window: $crate::circuit_breaker::Window) -> Self {
             self.settings.window = Some(window);
             self
         }
 
-        /// Opens after so many failures in a row. Set alone it takes the place of the rates;
-        /// beside any setting of theirs, whichever comes first opens. Default: off.
+        /// Opens the circuit after this many failures in a row. If it is the only limit that is
+        /// set, it replaces the rates. Together with `failure_rate`, `min_calls`, `window` or
+        /// `slow_calls`, the limit that is reached first opens the circuit. Default: off.
         pub fn consecutive_failures(mut self, consecutive_failures: u32) -> Self {
             self.settings.consecutive_failures = Some(consecutive_failures);
             self
         }
 
-        /// Calls that take at least `duration`, from their first poll that is pending, are slow. The
-        /// circuit opens when their share of the window reaches `rate`, above 0 to 1. A slow probe
-        /// counts as bad. Default: off.
+        /// A call is slow if it takes at least `duration` from its first pending poll. The circuit
+        /// opens when the share of slow calls in the window reaches `rate`, above 0 to 1, in steps
+        /// of 0.000001, rounded down. A slow probe counts as failed. Default: off.
         pub fn slow_calls(mut self, duration: std::time::Duration, rate: f64) -> Self {
             self.settings.slow_calls = Some($crate::circuit_breaker::SlowCalls { duration, rate });
             self
         }
 
-        /// How long the circuit stays open, doubled each time a probe re-opens it, less a random
-        /// tenth at most. Above 2^35 ms (1.09 years) it stays open until it is reset.
-        /// Default: 500 ms.
+        /// How long the circuit stays open. The time doubles each time the probes fail, up to
+        /// `max_open_for`, and a random part of up to 10 % is subtracted from it. Above 2^35 ms
+        /// (1.09 years) the circuit stays open until it is reset. Default: 500 ms.
         pub fn open_for(mut self, open_for: std::time::Duration) -> Self {
             self.settings.open_for = open_for;
             self
         }
 
-        /// The longest open time, however often doubled and whatever the callee asks for.
-        /// Default: 1 s, or `open_for` if that is longer.
+        /// The longest open time, whether it comes from doubling or from the `retry_after` of a
+        /// verdict. Default: 1 s, or `open_for` if that is longer.
         pub fn max_open_for(mut self, max_open_for: std::time::Duration) -> Self {
             self.settings.max_open_for = Some(max_open_for);
             self
         }
 
-        /// How many calls may pass while half-open, 1 to 127. Default: 3.
+        /// The probes: how many calls may pass while half-open, 1 to 127. Default: 3.
         pub fn probes(mut self, probes: u32) -> Self {
             self.settings.probes = probes;
             self
         }
 
-        /// How many good probes close the circuit, 1 to `probes`. Default: the majority.
+        /// The successful probes that close the circuit, 1 to `probes`. Default: the majority.
         pub fn probe_successes(mut self, probe_successes: u32) -> Self {
             self.settings.probe_successes = Some(probe_successes);
             self
         }
 
-        /// How long after the latest probe went out the probes that have not come back are written
-        /// off, if no other may go. Default: 30 s. `Duration::MAX` never.
+        /// The time after which probes without a result are written off and new ones may be sent. It
+        /// is measured from the sending of the latest probe, and matters only once all `probes` are
+        /// sent. Default: 30 s. `Duration::MAX` means never.
         pub fn probe_lease(mut self, probe_lease: std::time::Duration) -> Self {
             self.settings.probe_lease = probe_lease;
             self
         }
 
-        /// A call whose caller leaves, or whose own deadline passes, counts as failed if it was in
-        /// flight this long, from its first poll that was pending; a younger one is ignored.
-        /// Default: 10 s. `Duration::MAX` never. Raise it where callers stop calls that are well,
-        /// such as long streams and calls of language models.
+        /// A cancelled call counts as failed if it was in flight this long, measured from its first
+        /// pending poll, and as nothing otherwise. A call is cancelled when its future is dropped or
+        /// its request's deadline passes. Raise the time if callers stop healthy calls, such as long
+        /// streams and calls of language models. Default: 10 s. `Duration::MAX` means never.
         pub fn abandoned_after(mut self, abandoned_after: std::time::Duration) -> Self {
             self.settings.abandoned_after = abandoned_after;
             self
@@ -312,7 +333,7 @@ macro_rules! circuit_setters {
             self
         }
 
-        /// Makes the shortening of open times repeatable. Default: random.
+        /// The seed of the random part of open times, to make it repeatable. Default: random.
         pub fn seed(mut self, seed: u64) -> Self {
             self.settings.seed = Some(seed);
             self

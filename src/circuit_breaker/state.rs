@@ -1,17 +1,17 @@
-//! The states of a circuit, and the transitions between them: pure functions.
+//! The states of a circuit, and the transitions between them, as pure functions.
 
 use crate::chance::scale;
 use std::num::NonZeroU64;
 
-/// The most probes.
+/// The largest number of probes.
 pub(super) const MAX_PROBES: u32 = 127;
-/// The longest open time, 2^35 ms or 1.09 years. A circuit that is to stay open for longer stays open
+/// The longest open time that ends: 2^35 ms, 1.09 years. A circuit with a longer one stays open
 /// until it is reset.
 pub(super) const LONGEST: u64 = (1 << 35) * MS;
 
 const MS: u64 = 1_000_000;
 
-/// What a circuit does with calls.
+/// How a circuit treats calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Closed,
@@ -22,18 +22,17 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// Whether calls pass freely, and are counted.
+    /// Whether calls pass without a probe, and are counted.
     pub(super) fn passes(self) -> bool {
         matches!(self, Self::Closed | Self::ForcedClosed)
     }
 }
 
-/// An epoch: a number, and the phase that lasts as long as the epoch.
+/// An epoch, the time between two transitions: its number and its phase.
 /// `[number:60][starting:1][phase:3]`.
 ///
-/// Epochs are never used again: 2^60 transitions take 3 600 years at 10^7 a second. One in which
-/// calls are counted is *starting* while its windows start over: it lets calls through, and counts
-/// none.
+/// An epoch never comes again: 2^60 transitions take 3 600 years at 10^7 per second. An epoch that
+/// counts calls is *starting* while the windows start over: it lets calls through and counts none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Epoch(u64);
 
@@ -80,30 +79,31 @@ impl From<Epoch> for u64 {
     }
 }
 
-/// Times in nanoseconds.
+/// The state of a circuit. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) epoch: Epoch,
-    /// How often in a row the circuit has re-opened, 63 at most.
+    /// How many times in a row the circuit has re-opened, at most 63.
     pub(super) reopened: u8,
-    /// When an open circuit lets a probe through. 2^64 − 1 for "never".
+    /// When an open circuit lets a probe through; 2^64 − 1 for never.
     pub(super) until: u64,
     /// The probes of a half-open circuit.
     pub(super) trial: Trial,
 }
 
-/// Results always number fewer than would decide.
+/// The probes that were sent and their results. A result that decides is not stored: it ends the
+/// trial.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trial {
-    /// Probes that are out or have a result.
+    /// The probes in flight and the probes with a result.
     pub(super) issued: u8,
     pub(super) ok: u8,
     pub(super) bad: u8,
-    /// When the latest probe went out.
+    /// When the latest probe was sent.
     pub(super) issued_at: u64,
 }
 
-/// What a transition needs to know, as configured. Times in nanoseconds, 2^64 − 1 for "never".
+/// The settings that transitions depend on. Times are in nanoseconds, 2^64 − 1 for never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rules {
     pub(super) open_for: u64,
@@ -113,7 +113,7 @@ pub(super) struct Rules {
     pub(super) lease: u64,
 }
 
-/// What led to a transition.
+/// What caused a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     FailureRate,
@@ -127,16 +127,16 @@ pub(super) enum Reason {
     Reset,
 }
 
-/// What happens to a circuit. Times in nanoseconds.
+/// What can happen to a circuit. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Event {
-    /// A call asks to be let through as a probe.
+    /// A call asks to go as a probe.
     Admit {
         now: u64,
     },
     /// A probe succeeded.
     Good,
-    /// A probe failed. The upstream asks to be left alone for `hint`.
+    /// A probe failed. The upstream asks for no calls during the next `hint`.
     Bad {
         now: u64,
         hint: u64,
@@ -144,7 +144,7 @@ pub(super) enum Event {
     },
     /// A probe ended without a verdict.
     Return,
-    /// Too many calls failed, or were slow.
+    /// Too many calls failed or were slow.
     Trip {
         now: u64,
         hint: u64,
@@ -156,8 +156,8 @@ pub(super) enum Event {
 }
 
 /// Why a call cannot go now: when to look again, and whether a probe may go then. One word, because
-/// every rejection carries it: `[may go:1][nanoseconds from now:63]`, all ones for a time that is not
-/// known.
+/// every rejection carries it: `[a probe may go:1][nanoseconds from now:63]`. All 64 bits are set if
+/// the time is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Blocked(NonZeroU64);
 
@@ -166,20 +166,20 @@ const MAY_GO: u64 = 1 << 63;
 impl Blocked {
     pub(super) const UNKNOWN: Self = Self(NonZeroU64::MAX);
 
-    /// When a probe may go, where that is known. Nanoseconds from now.
+    /// When a probe may go, if that is known. Nanoseconds from now.
     pub(super) fn retry_after(self) -> Option<u64> {
         let known = self != Self::UNKNOWN && self.0.get() >= MAY_GO;
         known.then_some(self.0.get() & !MAY_GO)
     }
 
-    /// When to look again, if nothing else happens before. Nanoseconds from now.
+    /// When to look again unless the circuit changes earlier. Nanoseconds from now.
     pub(super) fn look_after(self) -> Option<u64> {
         (self != Self::UNKNOWN).then_some(self.0.get() & !MAY_GO)
     }
 }
 
-/// When a circuit that holds calls back lets one through: as [`Blocked`], but with a point in time.
-/// Times beyond 2^63 ns (292 years) are never.
+/// When a circuit that holds calls back lets one through. The same layout as [`Blocked`], but with
+/// a point in time. A time beyond 2^63 ns (292 years) means never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gate(pub(super) u64);
 
@@ -187,7 +187,7 @@ impl Gate {
     const FREE: Self = Self(0);
     const SHUT: Self = Self(u64::MAX);
 
-    /// A probe may go at this time.
+    /// Closed until `time`, when a probe may go.
     fn until_over(time: u64) -> Self {
         if time < MAY_GO - 1 {
             Self(time | MAY_GO)
@@ -196,7 +196,7 @@ impl Gate {
         }
     }
 
-    /// At this time the probes that are out are written off, if none has come back before.
+    /// Closed until `time`, when the probes in flight are written off unless one returns earlier.
     fn until_lapse(time: u64) -> Self {
         if time < MAY_GO - 1 {
             Self(time)
@@ -235,16 +235,16 @@ impl State {
             Phase::ForcedOpen => Gate::SHUT,
             Phase::Open => Gate::until_over(self.until),
             Phase::HalfOpen if self.trial.issued < rules.probes => Gate::FREE,
-            // The lease lapses only with no place left.
+            // The lease lapses only if no probe is left.
             Phase::HalfOpen => Gate::until_lapse(self.trial.issued_at.saturating_add(rules.lease)),
         }
     }
 
-    /// The state after an event; `None` where it changes nothing.
+    /// The state after an event; `None` if the event changes nothing.
     pub(super) fn after(self, event: Event, rules: &Rules) -> Option<Self> {
         let trial = self.trial;
         match (event, self.epoch.phase()) {
-            // No call is under way that could be forgotten.
+            // In this phase no call is in flight that would have to be forgotten.
             (Event::ForceOpen, Phase::ForcedOpen) => None,
             (Event::ForceOpen, _) => Some(self.next(Phase::ForcedOpen)),
             (Event::ForceClosed, _) => Some(self.next(Phase::ForcedClosed)),
@@ -263,8 +263,8 @@ impl State {
                         ..trial
                     }));
                 }
-                // The open time is over, or a lease has lapsed. What is out then is written off, by
-                // an epoch of its own; results stay.
+                // Either the open time is over or the lease has lapsed. A new epoch writes off the probes
+                // in flight; the results stay.
                 let next = Self {
                     reopened: self.reopened,
                     ..self.next(Phase::HalfOpen)
@@ -283,7 +283,7 @@ impl State {
                 ok: trial.ok + 1,
                 ..trial
             })),
-            // With more bad ones the successes are out of reach.
+            // One more failure than this makes `probe_successes` unreachable.
             (Event::Bad { now, hint, draw }, Phase::HalfOpen)
                 if trial.bad == rules.probes - rules.successes =>
             {
@@ -303,7 +303,7 @@ impl State {
         }
     }
 
-    /// Into a new epoch: calls that are under way no longer count.
+    /// Begins a new epoch: calls in flight no longer count.
     fn next(self, phase: Phase) -> Self {
         Self {
             epoch: self.epoch.next(phase),
@@ -315,7 +315,7 @@ impl State {
         Self { trial, ..self }
     }
 
-    /// Open, after the circuit has re-opened so often in a row.
+    /// The open state of a circuit that has re-opened this many times in a row.
     fn opened(self, reopened: u8, now: u64, hint: u64, draw: f64, rules: &Rules) -> Self {
         let until = if rules.open_for > LONGEST {
             u64::MAX
@@ -326,8 +326,8 @@ impl State {
                 .min(rules.max_open_for);
             let time = time - scale(time / 10, draw);
             let time = time.max(hint.min(rules.max_open_for)).min(LONGEST);
-            // Rounded up to what a timer can tell apart: no probe goes early, and whoever waits for the
-            // end of the open time is woken then.
+            // Rounded up to the resolution of timers: no probe goes early, and a timer for the end
+            // of the open time does not ring before it.
             now.saturating_add(time).div_ceil(MS).saturating_mul(MS)
         };
         Self {
@@ -378,7 +378,7 @@ mod tests {
         state.gate(&RULES).look(now)
     }
 
-    /// A half-open state of the seventh epoch.
+    /// A half-open state with the epoch number 7.
     fn half_open(issued: u8, ok: u8, bad: u8) -> State {
         State {
             epoch: Epoch(7 << NUMBER).next(Phase::HalfOpen),
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn the_results_of_all_probes_always_decide() {
-        // (probes, successes, results, the phase they lead to)
+        // (probes, successes, results, the phase that follows)
         let cases = [
             (3, 2, "ss", Phase::Closed),
             (3, 2, "ff", Phase::Open),
@@ -478,7 +478,7 @@ mod tests {
                     successes,
                     ..RULES
                 };
-                // As many good ones as do not close, as many bad ones as do not re-open.
+                // One success less than closes, and as many failures as still do not re-open.
                 let (ok, failed) = (successes - 1, probes - successes);
                 assert_eq!(ok + failed + 1, probes);
                 let state = half_open(probes, ok, failed);
@@ -544,13 +544,13 @@ mod tests {
     }
 
     #[test]
-    fn the_callees_wish_lengthens_an_open_time_up_to_its_maximum() {
+    fn retry_after_lengthens_an_open_time_up_to_its_maximum() {
         for (hint, time) in [(0, 5_000), (20 * SECOND, 20_000), (u64::MAX, 60_000)] {
             let (now, draw) = (0, 0.9);
             let open = opened(Event::Trip { now, hint, draw }, &RULES);
             assert_eq!((open.until / MS).max(5_000), time);
         }
-        // Not even where the maximum is without bound does it open for ever.
+        // The hint never opens the circuit for ever, even if the maximum is unlimited.
         let rules = Rules {
             max_open_for: u64::MAX,
             ..RULES
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_time_beyond_the_longest_is_for_ever() {
+    fn an_open_time_beyond_the_longest_never_ends() {
         for open_for in [LONGEST + 1, u64::MAX] {
             let rules = Rules {
                 open_for,
@@ -585,8 +585,8 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_holds_at_any_time_of_the_clock() {
-        // Around the powers of two of milliseconds and nanoseconds, and over two centuries.
+    fn an_open_time_ends_on_time_at_any_reading_of_the_clock() {
+        // Near the powers of two, in milliseconds and nanoseconds, and over two centuries.
         let powers = (0..63).map(|bit| (1_u64 << bit).saturating_sub(2 * SECOND));
         for now in powers.chain([0, 1, 100 * YEAR, 200 * YEAR, 290 * YEAR]) {
             let open = opened(trip(now), &RULES);
@@ -601,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blocks_a_call_says_when_to_look_again() {
+    fn a_blocked_call_knows_when_to_look_again() {
         let far = MAY_GO - 2;
         let cases = [
             (Gate::SHUT, None, None),
@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_lapses_only_with_no_slot_left_and_keeps_the_results() {
+    fn a_lease_lapses_only_with_no_probe_left_and_keeps_the_results() {
         let at = |now| Event::Admit { now };
         let state = half_open(3, 1, 0);
         assert_eq!(state.after(at(30 * SECOND - 1), &RULES), None);
@@ -654,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn forced_states_heed_neither_time_nor_outcome() {
+    fn forced_states_ignore_time_and_outcomes() {
         for (force, phase) in [
             (Event::ForceOpen, Phase::ForcedOpen),
             (Event::ForceClosed, Phase::ForcedClosed),

@@ -1,4 +1,4 @@
-//! The calls that ended within a time.
+//! The window of the calls that ended within the last `length`.
 
 use super::window::{Call, Counts};
 use crate::sync::{
@@ -7,52 +7,52 @@ use crate::sync::{
 use std::array;
 use std::sync::PoisonError;
 
-/// A window that advances by a bucket, a tenth of its length.
+/// A window that advances by one bucket at a time, a tenth of its length.
 ///
-/// `counted` counts the calls since the window was made and is never cleared. When a bucket begins,
-/// the counts it begins with are kept; the calls in the window are the difference between now and
-/// the oldest bucket's beginning. So a record is one exchange, and a reading takes the same time
-/// whatever the window holds.
+/// `counted` holds the number of calls since the window was made; it is never cleared. When a bucket
+/// begins, the counts of that moment are kept for it. The calls in the window are `counted` minus the
+/// counts kept for the oldest bucket. So a record is one exchange, and a reading costs the same
+/// for any number of calls.
 ///
-/// Whoever finds that the latest bucket is over *turns* the window, under a lock. A turn adds one to
-/// every count, see [`Window`](super::window::Window): a record that began before the turn looks
-/// again, and lands in the bucket of its own time or not at all.
+/// A thread that finds that the latest bucket is over *turns* the window, under a lock. A turn adds one
+/// to every count, see [`Window`](super::window::Window): a record that began before the turn then
+/// fails to exchange, looks again, and counts in the bucket of its own time or not at all.
 #[derive(Debug)]
 pub(super) struct TimeWindow {
     /// Nanoseconds per bucket, rounded up.
     bucket: u64,
-    /// How many kinds of calls are told apart.
+    /// How many kinds of calls are counted apart: 4 with slow calls, else 2.
     kinds: usize,
     /// When the latest bucket began, or [`TURNING`].
     start: AtomicU64,
-    /// The calls of each kind, and the turns.
+    /// The calls of each kind, plus the number of turns.
     counted: Tally<AtomicU64>,
-    /// What `counted` was when the window's oldest bucket began, and the turns since.
+    /// What `counted` was when the window's oldest bucket began, plus the turns since then.
     base: Tally<AtomicU64>,
     turns: Mutex<Turns>,
 }
 
-/// One count for each kind of call: good, bad and, where slow calls are asked for, slow, bad and
-/// slow. Each call is counted once, so no reading finds more failures than calls.
+/// One count per kind of call: successful, failed, slow, and both failed and slow. Each call is counted
+/// once, so no reading returns more failures than calls.
 type Tally<T> = [T; 4];
 
 #[derive(Debug)]
 struct Turns {
     made: u64,
-    /// The number of the latest bucket, from the origin of time on.
+    /// The number of the latest bucket, counted from the origin of time.
     slot: u64,
-    /// The calls that had been counted when each bucket began, the oldest first.
+    /// What had been counted when each bucket began, without the turns. The oldest bucket first.
     begun: [Tally<u64>; BUCKETS],
 }
 
-/// Two are enough for a model, which tries every order of every access.
+/// A loom model uses two: that is enough, and loom tries every order of every access.
 const BUCKETS: usize = if cfg!(buttress_loom) { 2 } else { 10 };
 
-/// The bits of a kind.
+/// The bits of a kind's index.
 const BAD: usize = 1;
 const SLOW: usize = 2;
 
-/// A time in no bucket.
+/// A start that matches no time: the window is turning.
 const TURNING: u64 = u64::MAX;
 
 impl TimeWindow {
@@ -72,7 +72,7 @@ impl TimeWindow {
         }
     }
 
-    /// Nanoseconds.
+    /// The length in nanoseconds.
     pub(super) fn length(&self) -> u64 {
         self.bucket.saturating_mul(BUCKETS as u64)
     }
@@ -82,8 +82,8 @@ impl TimeWindow {
         let mut counts_at = now;
         let counted = &self.counted[usize::from(call.bad) * BAD + usize::from(call.slow) * SLOW];
         loop {
-            // Acquire, and before both checks: with a count from after a turn or a start over, they
-            // see what that changed.
+            // Acquire, and before both checks: if this load reads a count from after a turn or
+            // `start_over`, the checks see what that changed.
             let seen = counted.load(Acquire);
             if !current() {
                 return;
@@ -94,7 +94,7 @@ impl TimeWindow {
                     None => return,
                 }
             } else if counted
-                // Relaxed: the count is all that is told.
+                // Relaxed: the count is the only data.
                 .compare_exchange_weak(seen, seen + 1, Relaxed, Relaxed)
                 .is_ok()
             {
@@ -115,7 +115,8 @@ impl TimeWindow {
             }
             let mut counts = Counts::default();
             for kind in 0..self.kinds {
-                // Acquire, both: with a value from after a turn, the look below sees the turn.
+                // Acquire, both: if either reads a value from after a turn, the check of `start`
+                // below sees the turn.
                 let base = self.base[kind].load(Acquire);
                 let calls = self.counted[kind].load(Acquire).saturating_sub(base);
                 counts.calls += calls;
@@ -139,19 +140,20 @@ impl TimeWindow {
     }
 
     fn start(&self) -> u64 {
-        // Acquire: whoever counts or reads in a bucket does so after the turn to it.
+        // Acquire: a thread that counts or reads in a bucket does so after the turn to it.
         self.start.load(Acquire)
     }
 
-    /// Whether a time falls into the latest bucket.
+    /// Whether `now` is in the bucket that began at `start`.
     #[inline]
     fn is_latest(&self, start: u64, now: u64) -> bool {
         now.checked_sub(start)
             .is_some_and(|since| since < self.bucket)
     }
 
-    /// Begins the bucket of `now` unless another thread has. The time at which a call counts: a
-    /// clock that is late counts in the latest bucket, or not at all if it is late by a window.
+    /// Begins the bucket of `now` unless another thread has. Returns the time at which the call
+    /// counts. A clock that is late counts in the latest bucket; one that is late by a whole window
+    /// counts nowhere (`None`).
     fn turn(&self, now: u64) -> Option<u64> {
         let mut turns = self.turns();
         let slot = now / self.bucket;
@@ -165,20 +167,20 @@ impl TimeWindow {
 
     /// Begins the bucket of `slot`, `passed` buckets after the latest.
     fn begin(&self, turns: &mut Turns, slot: u64, passed: usize) {
-        // From here to the end nobody counts and no reading is valid.
+        // From here to the end of this function, no record succeeds and no reading is valid.
         self.start.store(TURNING, Relaxed);
         turns.made += 1;
         turns.slot = slot;
         turns.begun.rotate_left(passed);
         for kind in 0..self.kinds {
-            // Release, both: whoever sees the new value sees that the window is turning.
+            // Release, both: a thread that sees a new value also sees that the window is turning.
             let counted = self.counted[kind].fetch_add(1, Release) + 1;
             for begun in &mut turns.begun[BUCKETS - passed..] {
                 begun[kind] = counted - turns.made;
             }
             self.base[kind].store(turns.begun[0][kind] + turns.made, Release);
         }
-        // Release: see `start()`.
+        // Release: pairs with the load in `start()`.
         self.start.store(slot * self.bucket, Release);
     }
 
@@ -190,7 +192,7 @@ impl TimeWindow {
 
 #[cfg(all(test, not(buttress_loom)))]
 impl TimeWindow {
-    /// As after so many calls of each kind.
+    /// The window as it is after this many calls of each kind.
     pub(super) fn aged(self, calls: u64) -> Self {
         for kind in 0..4 {
             self.counted[kind].store(calls, Relaxed);
@@ -231,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Counts so many calls of a kind at once.
+    /// Counts this many calls of a kind at once.
     fn add(window: &TimeWindow, calls: u64, call: Call) {
         let kind = usize::from(call.bad) | usize::from(call.slow) << 1;
         window.counted[kind].fetch_add(calls, Relaxed);
@@ -250,8 +252,8 @@ mod tests {
         assert_eq!(window.read(10 * SECOND), counts(1, 0, 1));
     }
 
-    /// Idle times from a nanosecond to a hundred years and more: the powers of two, of ten, and
-    /// multiples of the window, each with its neighbours.
+    /// Idle times from a nanosecond to more than a hundred years: powers of two and of ten, and
+    /// multiples of the window, each one also a nanosecond shorter and longer.
     fn idle_times() -> Vec<u64> {
         let two = (0..62).map(|bit| 1 << bit);
         let ten = (0..19).map(|digits| 10_u64.pow(digits));
@@ -270,7 +272,7 @@ mod tests {
             }
             let now = 20 * SECOND - 1 + idle;
             record(&window, now, &[BAD, GOOD]);
-            // The buckets of 5 calls that are younger than the window.
+            // The buckets of 5 calls each that are still in the window.
             let left = (10..20).filter(|second| second + 10 > now / SECOND);
             let left = 5 * left.count() as u64;
             assert_eq!(window.read(now), counts(2 + left, 1 + left, 0), "{idle} ns");
@@ -284,7 +286,7 @@ mod tests {
             record(&window, 0, &[BAD; 5]);
             let seen = if idle < 10 * SECOND { 5 } else { 0 };
             assert_eq!(window.read(idle), counts(seen, seen, 0), "{idle} ns");
-            // Nor does the reading bring anything back.
+            // Reading again does not bring anything back either.
             assert_eq!(window.read(idle), counts(seen, seen, 0), "{idle} ns");
         }
     }
@@ -339,7 +341,7 @@ mod tests {
     #[test]
     fn an_hour_at_ten_million_calls_a_second_is_counted_exactly() {
         const BUCKET: u64 = 360 * SECOND;
-        const CALLS: u64 = 3_600_000_000; // of each bucket
+        const CALLS: u64 = 3_600_000_000; // per bucket
         let window = TimeWindow::new(3_600 * SECOND, true);
         for bucket in 0..35 {
             let now = bucket * BUCKET;
@@ -371,7 +373,7 @@ mod tests {
         assert_eq!(window.read(25 * SECOND), counts(1, 0, 0));
         record(&window, 24 * SECOND, &[BAD]);
         assert_eq!(window.read(25 * SECOND), counts(2, 1, 0));
-        // Whoever reads with an older clock sees the newer call.
+        // A reader with a late clock sees the newer call too.
         assert_eq!(window.read(24 * SECOND), counts(2, 1, 0));
     }
 
@@ -426,7 +428,7 @@ mod models {
         window.record(now, BAD, || true);
     }
 
-    /// A window of two nanoseconds that holds calls of these times.
+    /// A window of two nanoseconds with calls at these times.
     fn window<const N: usize>(calls: [u64; N]) -> TimeWindow {
         let window = TimeWindow::new(2, false);
         for now in calls {
@@ -456,7 +458,7 @@ mod models {
     }
 
     #[test]
-    fn a_record_raced_by_a_turn_to_the_next_bucket_is_counted_for_a_window() {
+    fn a_record_that_races_a_turn_is_counted_for_a_whole_window() {
         race(
             || window([]),
             |window| record(window, 0),
@@ -476,11 +478,11 @@ mod models {
     }
 
     #[test]
-    fn a_reading_raced_by_a_turn_is_of_before_or_after() {
+    fn a_reading_that_races_a_turn_is_from_before_or_after_it() {
         race(
             || window([0, 0, 0, 1]),
             |window| record(window, 2),
-            // With a clock that is late, or not.
+            // The clock of this thread is late.
             |window| window.read(1),
             |window, (), seen| {
                 assert!([bad(4), bad(1), bad(2)].contains(&seen), "{seen:?}");

@@ -1,10 +1,10 @@
-//! What is counted of the calls of one epoch, for the rates.
+//! The window that rates are computed from, within one epoch.
 
 use super::count_window::CountWindow;
 use super::time_window::TimeWindow;
 use crate::sync::{Ordering::SeqCst, fence};
 
-/// The outcome of one call, as far as it is counted.
+/// What a window records of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
     pub(super) bad: bool,
@@ -19,16 +19,17 @@ pub(super) struct Counts {
     pub(super) slow: u64,
 }
 
-/// The calls that a rate is taken of.
+/// The calls that rates are computed from.
 ///
-/// Windows know no epochs. They never go back to a value that they had: each position is a number
-/// that only grows. [`start_over`](Self::start_over) takes one number for itself, so a record that
-/// began before fails to exchange the position it saw. It looks again, finds that its epoch is over,
-/// and is dropped. No clock and no number of epochs brings an old count back.
+/// A window knows no epochs. Instead, no word of it ever returns to an earlier value: each
+/// position is a number that only grows. [`start_over`](Self::start_over) takes one number for
+/// itself, so a record that began earlier fails to exchange the position that it loaded. It loads
+/// again, finds that its epoch is over, and is dropped. So an old count never comes back, whatever
+/// the clock says and however many epochs pass.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "one for each circuit, behind a pointer"
+    reason = "there is one per circuit, and it is on the heap"
 )]
 pub(super) enum Window {
     Time(TimeWindow),
@@ -36,7 +37,7 @@ pub(super) enum Window {
 }
 
 impl Window {
-    /// Counts a call that ended at `now`, while `current` says that its epoch lasts.
+    /// Counts a call that ended at `now`, unless `current` says that the call's epoch is over.
     #[inline]
     pub(super) fn record(&self, now: u64, call: Call, current: impl Fn() -> bool) {
         match self {
@@ -46,11 +47,11 @@ impl Window {
     }
 
     /// The calls in the window that ends at `now`. A reading that overlaps
-    /// [`start_over`](Self::start_over) holds anything.
+    /// [`start_over`](Self::start_over) can return any counts.
     pub(super) fn read(&self, now: u64) -> Counts {
-        // Between a record and this reading: of two threads that record and then read, at least one
-        // sees the record of the other. So when a failed and a slow call reach a threshold together,
-        // one of them opens the circuit.
+        // Orders a record before the reading that follows it. Of two threads that each record and
+        // then read, at least one sees the other's record. So if a failed and a slow call reach a
+        // limit together, one of the two threads opens the circuit.
         fence(SeqCst);
         match self {
             Self::Time(window) => window.read(now),
@@ -58,8 +59,8 @@ impl Window {
         }
     }
 
-    /// Forgets all calls. The epoch they were counted in is over by now, and the next one has not
-    /// begun. Called by one thread at a time.
+    /// Forgets all calls. Called by one thread at a time, after the epoch of the calls has ended
+    /// and before the next one begins.
     pub(super) fn start_over(&self) {
         match self {
             Self::Time(window) => window.start_over(),

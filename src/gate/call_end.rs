@@ -1,27 +1,26 @@
 use crate::verdict::Verdict;
 
-/// When a call is over, for what it holds meanwhile: the slot of a
-/// [`LoadShed`](crate::load_shed::LoadShed), the permit of a
-/// [`CircuitBreaker`](crate::circuit_breaker::CircuitBreaker).
+/// When a call ends: how long a [`LoadShed`](crate::load_shed::LoadShed) keeps its slot and a
+/// [`CircuitBreaker`](crate::circuit_breaker::CircuitBreaker) its permit.
 ///
-/// [`UntilHead`] is the default, for any response; `UntilBodyEnd` (feature `http-body`) is for HTTP
+/// The default is [`UntilHead`], for any response. `UntilBodyEnd` (feature `http-body`) is for HTTP
 /// responses.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot tell when a `{Res}` has been read",
     note = "`UntilBodyEnd` is for `http::Response<B>` with a body `B: http_body::Body`"
 )]
 pub trait CallEnd<Res> {
-    /// The response, with what its call holds.
+    /// The response type, with room for what the call holds.
     type Response<G: Finish>;
 
-    /// Whether the call goes on after the head of this response.
+    /// Whether the call continues after the head of this response.
     fn goes_on(res: &Res) -> bool;
 
-    /// The response, with what its call holds from now on.
+    /// Puts what the call still holds into the response.
     fn hold<G: Finish>(res: Res, guard: Option<G>) -> Self::Response<G>;
 }
 
-/// A call is over when its response is there.
+/// A call ends when its response, or the head of it, arrives.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UntilHead;
 
@@ -37,10 +36,10 @@ impl<Res> CallEnd<Res> for UntilHead {
     }
 }
 
-/// What a call holds while its body is read. Dropped before [`finish`](Self::finish), the call was
-/// cancelled.
+/// What a call holds while its body is read. If it is dropped before [`finish`](Self::finish), the
+/// call was cancelled.
 pub trait Finish {
-    /// The body ended, or failed with this verdict.
+    /// Called when the body has ended, or has failed with this verdict.
     fn finish(&mut self, verdict: Verdict) {
         let _ = verdict;
     }

@@ -5,8 +5,23 @@ use tower::Layer;
 
 /// Makes [`Gate`] services that share one [`Admission`].
 ///
-/// The admission is made with the layer: every service that the layer makes, and every clone of the
-/// layer and of its services, asks the same one. Applying the layer is cheap.
+/// The layer holds the admission. Each service gets a clone, and clones of an admission share its
+/// state.
+///
+/// ```
+/// use buttress::{Error, ErrorLayer, Rejection, gate::GateLayer, load_shed::ConcurrencyLimit};
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let service = ServiceBuilder::new()
+///     .layer(GateLayer::of(ConcurrencyLimit::new(0)))
+///     .layer(ErrorLayer)
+///     .service(service_fn(|()| async { Ok::<_, Infallible>(()) }));
+/// let rejected = service.oneshot(()).await;
+/// assert!(matches!(rejected, Err(Error::Rejected(Rejection::Overloaded { .. }))));
+/// # }
+/// ```
 pub struct GateLayer<A, K = (), U = UntilHead> {
     pub(crate) admission: A,
     pub(crate) carrier: K,
@@ -14,7 +29,7 @@ pub struct GateLayer<A, K = (), U = UntilHead> {
 }
 
 impl<A> GateLayer<A> {
-    /// A gate whose calls carry no deadline and are over with the head of their response.
+    /// A gate without a carrier, whose calls end with the response head.
     #[must_use]
     pub const fn of(admission: A) -> Self {
         Self {
@@ -26,7 +41,7 @@ impl<A> GateLayer<A> {
 }
 
 impl<A, K, U> GateLayer<A, K, U> {
-    /// Where requests carry their deadline. Default: `()`, nowhere.
+    /// Where requests carry their deadline. Default: `()`, none.
     #[must_use]
     pub fn carrier<L>(self, carrier: L) -> GateLayer<A, L, U> {
         GateLayer {
@@ -36,10 +51,10 @@ impl<A, K, U> GateLayer<A, K, U> {
         }
     }
 
-    /// When a call is over. Default: [`UntilHead`], with the response head; the feature `http-body`
-    /// brings `UntilBodyEnd`.
+    /// When a call ends. Default: [`UntilHead`], when the response head arrives. The feature
+    /// `http-body` adds `UntilBodyEnd`.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "a marker")]
+    #[expect(clippy::needless_pass_by_value, reason = "only its type matters")]
     pub fn until<V>(self, until: V) -> GateLayer<A, K, V> {
         let _ = until;
         GateLayer {
@@ -49,7 +64,7 @@ impl<A, K, U> GateLayer<A, K, U> {
         }
     }
 
-    /// With another admission, made of the one it has.
+    /// Replaces the admission by one made from it.
     pub(crate) fn map<B>(self, change: impl FnOnce(A) -> B) -> GateLayer<B, K, U> {
         GateLayer {
             admission: change(self.admission),

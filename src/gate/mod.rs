@@ -1,9 +1,10 @@
-//! The mechanism behind circuit breaker, rate limit and load shed, for layers of your own.
+//! The service behind circuit breaker, rate limit and load shed, for layers of your own.
 //!
-//! All of them do one thing: before a call they say *now*, *later* or *no*; afterwards they learn how
-//! the call went. An [`Admission`] makes these decisions. [`Gate`] is the one service around them: it
-//! looks at readiness, waits with an unready clone, makes the call, and gives back what a cancelled
-//! call held.
+//! Use it for a layer that decides before each call whether the call may go *now*, goes *later*, or is
+//! *rejected*, and that may want to know afterwards how the call went. You implement an
+//! [`Admission`], which makes these decisions. [`Gate`] does the rest: it handles readiness, lets
+//! calls wait, sends them, and gives back what a cancelled call holds. It does not change requests
+//! or responses and does not send a call twice: write such layers directly on [`tower::Service`].
 //!
 //! ```
 //! use buttress::gate::{Admission, Admit, Admitted, AtOnce, GateLayer};
@@ -45,25 +46,38 @@
 //! # }
 //! ```
 //!
-//! **The life of a call.** `poll_ready` asks [`Admission::poll_look`] and then readies the inner
-//! service. `call` asks [`Admission::look`] and [`Admit::admit`]. A call that may go now holds a
-//! *ticket* until [`Admission::send`] turns it into what the call holds while it is in flight. A call
-//! that must wait is boxed with a clone of the service; it is polled by [`Admit::poll_wait`] until it
-//! has its ticket, the clone is readied, and the call is sent. When the response is there,
-//! [`Sent::settle`] learns the outcome.
+//! | setting of [`GateLayer`] | default | meaning |
+//! |---|---|---|
+//! | `of` | required | the admission |
+//! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
+//! | `until` | [`UntilHead`] | when a call ends: with the response head, or with `UntilBodyEnd` (feature `http-body`) |
 //!
-//! **Several admissions in one gate.** A pair `(A, B)` is an admission too: `A` is the outer one. `B`
-//! is looked at first, so that the innermost rejection wins and nothing is taken for a call that `B`
-//! rejects. `Option<A>` is an admission that may be left out, and `()` admits everything.
+//! **The life of a call.**
 //!
-//! **How a call can end**, as an admission sees it:
+//! 1. `poll_ready` asks [`Admission::poll_look`], and then readies the inner service.
+//! 2. `call` asks [`Admission::look`] and [`Admit::admit`]. A call that may go now gets a *ticket*.
+//!    A call that must wait is boxed, with an unready clone of the inner service. It polls
+//!    [`Admit::poll_wait`] until it has its ticket, and then readies the clone.
+//! 3. [`Admission::send`] exchanges the ticket for what the call holds while it is in flight, and
+//!    the inner service is called.
+//! 4. [`Sent::settle`] gets the outcome.
 //!
-//! | what happened | what is called |
+//! **Several admissions in one gate.** A pair `(A, B)` is an admission too; `A` is the outer one. The
+//! gate looks at `B` first: the rejection of the inner admission wins, and a call that `B` rejects
+//! takes nothing of `A`. `Option<A>` is an admission that may be absent. `()` admits everything.
+//!
+//! **Errors.** The rejections that the admission returns. Errors of the inner service pass unchanged.
+//!
+//! **Cancellation and other ends of a call**, as the admission sees them:
+//!
+//! | what happened | what the gate does |
 //! |---|---|
-//! | there is an outcome, be it a response, an error or a rejection by an inner layer | [`Sent::settle`] |
-//! | the inner service panicked | [`Sent::enter`] without [`Sent::leave`], then `Sent` is dropped |
-//! | the caller left before the call was sent | the wait is dropped, or [`Admission::give_back`] takes the ticket |
-//! | the caller left after the call was sent | `Sent` is dropped |
+//! | the inner service returned a response, an error, or the rejection of an inner layer | calls [`Sent::settle`] |
+//! | the inner service panicked | calls [`Sent::enter`] without [`Sent::leave`], and drops the `Sent` |
+//! | the call was cancelled before it was sent | drops the wait, or calls [`Admission::give_back`] with the ticket |
+//! | the call was cancelled after it was sent | drops the `Sent` |
+//!
+//! **Events and counters.** None of its own: an admission reports its rejections itself.
 
 mod call_end;
 mod layer;
@@ -84,69 +98,71 @@ use crate::error::Rejection;
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
-/// Decides about calls, apart from what depends on the request ([`Admit`]).
+/// Decides about calls: the part that does not depend on the request. [`Admit`] is the other part.
+/// The [module](self) has an example.
 ///
-/// A clone shares the state of the original: every service of a layer asks the same admission.
+/// A clone shares the state of the original: all services of a layer ask the same admission.
 pub trait Admission: Clone {
-    /// State of one instance of the service. A clone of the service starts with the default.
+    /// State of one service instance. A clone of the service starts with the default.
     type Local: Default;
 
-    /// Whether calls may have to wait: [`Cloning`] if so, [`AtOnce`] if not.
+    /// Whether calls may have to wait: [`Cloning`] if they may, [`AtOnce`] if not.
     type Waits;
 
     /// A place in the queue. Dropping it gives the place up.
     type Wait;
 
-    /// What a call holds that may be sent but is not yet.
+    /// What a call holds from its admission until it is sent.
     type Ticket;
 
-    /// What a call holds that was sent. Dropped before it is settled, the call was cancelled.
+    /// What a call holds after it was sent. If it is dropped before it is settled, the call was
+    /// cancelled.
     type Sent;
 
-    /// Asked by `poll_ready`, before the inner service. Must take nothing: a service that is ready may
-    /// never be called. Default: calls may go.
+    /// Called by `poll_ready` before it readies the inner service. Must take nothing, because a ready
+    /// service may never be called. Default: calls may go.
     fn poll_look(&self, local: &mut Self::Local, cx: &mut Context<'_>) -> Poll<Look> {
         let _ = (local, cx);
         Poll::Ready(Look::Go)
     }
 
-    /// Asked by `poll_ready` when the inner service is pending. After a `true` the service is ready
-    /// and rejects the call, as after [`Look::Reject`]. Default: `false`, the caller waits.
+    /// Called by `poll_ready` if the inner service is pending. `true` means that the gate is ready and
+    /// rejects the call, as after [`Look::Reject`]. Default: `false`, the caller waits.
     fn rejects_pending(&self, local: &mut Self::Local) -> bool {
         let _ = local;
         false
     }
 
-    /// Whether `rejects_pending` is also asked of a call that has waited, if the inner service is
-    /// pending when its turn has come. Default: `false`, the call waits for the inner service.
+    /// Whether the gate also asks `rejects_pending` when a call that has waited gets its ticket and
+    /// the inner service is pending. Default: `false`, the call waits for the inner service.
     fn rejects_pending_after(&self, wait: &Self::Wait) -> bool {
         let _ = wait;
         false
     }
 
-    /// The rejection of a call that `poll_look` or `rejects_pending` has announced. `None` if it was not
-    /// this admission that announced it.
+    /// The rejection of a call that `poll_look` or `rejects_pending` has announced. `None` if another
+    /// admission announced it. Default: `None`.
     fn refuse(&self, local: &mut Self::Local) -> Option<Rejection> {
         let _ = local;
         None
     }
 
-    /// Asked before anything is taken for a call. Default: calls may go.
+    /// Called by `call` before anything is taken for the call. Default: calls may go.
     ///
     /// # Errors
-    /// Why the call must not be made.
+    /// Returns the rejection if the call must not be made.
     fn look(&self) -> Result<(), Rejection> {
         Ok(())
     }
 
-    /// Polled while a call waits. Ready as soon as the call must not be made any more; otherwise the
-    /// task is woken when that may have changed. Default: pending for ever.
+    /// Polled while a call waits. Ready when the call must not be made any more. While pending, it
+    /// must wake the task when that may have changed. Default: always pending.
     fn poll_rejection(&self, local: &mut Self::Local, cx: &mut Context<'_>) -> Poll<Rejection> {
         let _ = (local, cx);
         Poll::Pending
     }
 
-    /// Takes the ticket of a call back that will not be sent. Default: dropping it is enough.
+    /// Takes back the ticket of a call that will not be sent. Default: drops it.
     fn give_back(&self, ticket: Self::Ticket) {
         drop(ticket);
     }
@@ -154,16 +170,16 @@ pub trait Admission: Clone {
     /// Called right before the inner service is called.
     ///
     /// # Errors
-    /// Why the call must not be made.
+    /// Returns the rejection if the call must not be made.
     fn send(&self, ticket: Self::Ticket) -> Result<Self::Sent, Rejection>;
 }
 
-/// Decides about a call by its request.
+/// Decides about a call by its request. The [module](self) has an example.
 pub trait Admit<Req>: Admission {
-    /// Lets the call go, makes it wait, or rejects it. It must not wait beyond `deadline`.
+    /// Lets the call go, makes it wait, or rejects it. A call must not wait beyond `deadline`.
     fn admit(&self, req: &Req, deadline: Option<Deadline>) -> Admitted<Self::Ticket, Self::Wait>;
 
-    /// Polls a call that waits. Default: for admissions that never make calls wait.
+    /// Polls a call that waits. Default: panics, for admissions that never make calls wait.
     fn poll_wait(
         &self,
         wait: &mut Self::Wait,
@@ -176,57 +192,58 @@ pub trait Admit<Req>: Admission {
     }
 }
 
-/// Learns how a call went. See the [module](self) for who calls what.
+/// Learns how a call went. The [module](self) lists when each method is called.
 pub trait Sent<Res, E>: Finish {
-    /// The inner service is about to be called or polled.
+    /// Called before the inner service is called or polled.
     fn enter(&mut self) {}
 
-    /// The inner service has returned; the call is in flight if it is `pending`.
+    /// Called after the inner service has returned. If `pending`, the call is in flight.
     fn leave(&mut self, pending: bool) {
         let _ = pending;
     }
 
-    /// The response or error is there. If `goes_on`, its body is still to be read: `self` is then kept
-    /// until [`finish`](Finish::finish) or until the body is dropped. Otherwise it is dropped next.
+    /// Called with the outcome. If `goes_on`, the response still has a body to read, and the gate keeps
+    /// `self` until [`finish`](Finish::finish) or until the body is dropped. Otherwise it drops `self`
+    /// right after this.
     fn settle(&mut self, outcome: Result<&Res, &E>, goes_on: bool);
 }
 
 /// What [`Admission::poll_look`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// A call may go: the inner service is readied.
+    /// A call may go: the gate readies the inner service.
     Go,
-    /// A call would have to wait: the inner service is not readied.
+    /// A call would have to wait: the gate does not ready the inner service.
     Wait,
-    /// A call will be rejected: the inner service is not readied.
+    /// A call will be rejected: the gate does not ready the inner service.
     Reject,
 }
 
-/// What becomes of a call.
+/// What [`Admit::admit`] decided.
 #[derive(Debug)]
 pub enum Admitted<T, W> {
-    /// It goes now.
+    /// The call goes now, with this ticket.
     Now(T),
-    /// It waits.
+    /// The call waits.
     Later(W),
-    /// It is rejected.
+    /// The call is rejected.
     Rejected(Rejection),
 }
 
-/// How a gate treats the inner service `S` when a call has to wait. Implemented by [`AtOnce`] and
-/// [`Cloning`].
+/// What a gate does with the inner service `S` when a call has to wait. [`AtOnce`] and [`Cloning`]
+/// implement it.
 pub trait Waits<S>: sealed::Sealed {
-    /// The instance that a waiting call is sent with.
+    /// The instance that sends a waiting call.
     type Spare;
 
-    /// A clone that is not ready.
+    /// An unready clone.
     fn spare(service: &S) -> Self::Spare;
 
-    /// The service of a spare instance.
+    /// The service in a spare instance.
     fn service(spare: &mut Self::Spare) -> &mut S;
 
-    /// Replaces an instance that will not make the next call by a clone, so that it holds no permit,
-    /// and captures none, that it will not use.
+    /// Replaces an instance that will not make the next call by a clone. So the instance does not
+    /// keep or take a permit of an inner service that it will not use.
     fn renew(service: &mut S);
 }
 
@@ -234,7 +251,7 @@ pub trait Waits<S>: sealed::Sealed {
 #[derive(Clone, Copy, Debug)]
 pub struct AtOnce;
 
-/// Calls may wait, with a clone of the inner service.
+/// Calls may wait. Each waiting call has a clone of the inner service.
 #[derive(Clone, Copy, Debug)]
 pub struct Cloning;
 

@@ -1,4 +1,4 @@
-//! Admissions made of others: pairs, options, and the empty one.
+//! Admissions made of other admissions: pairs, options, and `()`.
 
 use super::{Admission, Admit, Admitted, AtOnce, Cloning, Finish, Look, Sent};
 use crate::deadline::Deadline;
@@ -7,9 +7,9 @@ use crate::verdict::Verdict;
 use std::convert::Infallible;
 use std::task::{Context, Poll, ready};
 
-/// Whether a pair waits: if one of the two does.
+/// Combines the `Waits` of a pair: its calls may wait if those of either admission may.
 pub trait Or<B> {
-    /// [`Cloning`] if one of the two is.
+    /// [`Cloning`] if either of the two is.
     type Out;
 }
 
@@ -21,13 +21,13 @@ impl<B> Or<B> for Cloning {
     type Out = Self;
 }
 
-/// A call of a pair that waits: for the first admission, or for the second with the ticket of the
-/// first.
+/// A waiting call of a pair. It waits for the first admission, or it holds the first one's ticket and
+/// waits for the second.
 #[derive(Debug)]
 pub enum EitherWait<A: Admission, B: Admission> {
-    /// For the first.
+    /// Waits for the first admission.
     First(A::Wait),
-    /// For the second. The ticket is taken when the second has admitted the call.
+    /// Waits for the second. The ticket is taken when the second admits the call.
     Second(Option<A::Ticket>, B::Wait),
 }
 
@@ -42,14 +42,14 @@ where
     type Sent = (A::Sent, B::Sent);
 
     fn poll_look(&self, local: &mut Self::Local, cx: &mut Context<'_>) -> Poll<Look> {
-        // The innermost rejection wins.
+        // The rejection of the inner admission wins.
         let inner = self.1.poll_look(&mut local.1, cx);
         if inner == Poll::Ready(Look::Reject) {
             return inner;
         }
         let outer = ready!(self.0.poll_look(&mut local.0, cx));
         match inner {
-            // To the outer one, the inner one is a part of the service that is not ready.
+            // For the outer admission, a pending inner one is the same as a pending service.
             Poll::Pending if outer == Look::Go && !self.0.rejects_pending(&mut local.0) => {
                 Poll::Pending
             }
@@ -66,7 +66,7 @@ where
     fn rejects_pending_after(&self, wait: &Self::Wait) -> bool {
         match wait {
             EitherWait::First(wait) => self.0.rejects_pending_after(wait),
-            // To the first, the call had left when it began to wait for the second.
+            // For the first admission the call left when it began to wait for the second.
             EitherWait::Second(_, wait) => self.1.rejects_pending_after(wait),
         }
     }
@@ -137,7 +137,7 @@ where
             }
         }
         let EitherWait::Second(outer, second) = wait else {
-            unreachable!("what waited for the first admission waits for the second");
+            unreachable!("the call has the first ticket and waits for the second");
         };
         let inner = match ready!(self.1.poll_wait(second, req, deadline, cx)) {
             Ok(ticket) => ticket,
@@ -160,7 +160,7 @@ trait Then<A: Admission, B: Admission, Req> {
 }
 
 impl<A: Admission, B: Admit<Req>, Req> Then<A, B, Req> for (A, B) {
-    /// Asks the second admission, with the ticket of the first.
+    /// Asks the second admission, for a call that holds the ticket of the first.
     fn then(
         &self,
         outer: A::Ticket,

@@ -8,9 +8,10 @@ use std::task::{Context, Poll, ready};
 use std::{fmt, mem};
 use tower::Service;
 
-/// A service that asks an [`Admission`] before each call and tells it how the call went.
+/// A service that asks an [`Admission`] before each call, and reports to it how the call went.
 ///
-/// Made by [`GateLayer`](super::GateLayer), and by the layers of circuit breaker, rate limit and load shed.
+/// [`GateLayer`](super::GateLayer) makes it, as do the layers of circuit breaker, rate limit and load
+/// shed.
 pub struct Gate<S, A: Admission, K = (), U = UntilHead> {
     inner: S,
     admission: A,
@@ -33,15 +34,15 @@ impl<S, A: Admission, K, U> Gate<S, A, K, U> {
     }
 }
 
-/// What `poll_ready` last found.
+/// What the latest `poll_ready` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readiness {
     Unpolled,
     /// The inner service is ready.
     Ready,
-    /// The inner service is not ready, but the call may wait.
+    /// The inner service was not readied, but the call may wait.
     Waiting,
-    /// The inner service is not ready: the call is rejected, whatever changed since.
+    /// The call is rejected, even if something has changed since.
     Rejecting,
 }
 
@@ -86,8 +87,8 @@ where
                     Readiness::Ready
                 }
                 Poll::Pending if self.admission.rejects_pending(&mut self.local) => {
-                    // This instance may be in a queue inside, and would capture the next permit
-                    // there without using it.
+                    // This instance may be in the queue of an inner service. It would get the next permit
+                    // there and not use it.
                     A::Waits::renew(&mut self.inner);
                     Readiness::Rejecting
                 }
@@ -105,7 +106,7 @@ where
             Readiness::Unpolled => panic!("poll_ready must be called before call"),
             Readiness::Rejecting => {
                 let refused = self.admission.refuse(&mut self.local);
-                GateFuture::rejected(refused.expect("who announced a rejection names it"))
+                GateFuture::rejected(refused.expect(NOT_REFUSED))
             }
             Readiness::Ready | Readiness::Waiting => {
                 let deadline = self.carrier.get(&req);
@@ -128,8 +129,8 @@ where
                 };
                 let service = A::Waits::spare(&self.inner);
                 if ready == Readiness::Ready {
-                    // What this instance reserved is free while the call waits, or the call could wait
-                    // for that itself.
+                    // Frees what this instance has reserved: otherwise the call might wait for a permit
+                    // that its own service holds.
                     A::Waits::renew(&mut self.inner);
                 }
                 let waiting = Waiting {
@@ -154,7 +155,7 @@ where
 pin_project! {
     /// The future of a [`Gate`] call.
     ///
-    /// It is little larger than the future of the inner service: a call that waits is boxed.
+    /// It is little larger than the future of the inner service, because a call that waits is boxed.
     #[must_use = "futures do nothing unless polled"]
     pub struct GateFuture<S, A, Req, U = UntilHead>
     where
@@ -177,13 +178,13 @@ pin_project! {
         A: Admission,
         A::Waits: Waits<S>,
     {
-        // What the call holds is dropped after the call.
+        // Fields are dropped in this order: the inner future before what the call holds.
         Calling {
             #[pin]
             call: S::Future,
             sent: A::Sent,
         },
-        // One variant for all that is rare: the two are often told apart by a null pointer.
+        // One variant for all rare states: often a null pointer is enough to tell the two variants apart.
         Rare { rare: Rare<S, A, Req> },
     }
 }
@@ -273,7 +274,7 @@ where
         let polled = call.poll(cx);
         sent.leave(polled.is_pending());
         let outcome = ready!(polled);
-        // The inner future is gone before a slot is free again.
+        // Drop the inner future before the slot or permit of this call is free.
         let StateOwned::Calling { mut sent, .. } =
             state.project_replace(State::Rare { rare: Rare::Done })
         else {
@@ -292,7 +293,7 @@ where
     A: Admission,
     A::Waits: Waits<S>,
 {
-    /// Gone when the call is sent.
+    /// `None` once the call is sent.
     stage: Option<Stage<A>>,
     admission: A,
     local: A::Local,
@@ -303,10 +304,10 @@ where
 
 enum Stage<A: Admission> {
     Queued(A::Wait),
-    /// The turn has come; the service is not ready yet.
+    /// The call has its ticket. The service is not ready yet.
     Readying {
         ticket: A::Ticket,
-        /// A service that is pending may be a reason to reject the call.
+        /// Whether a pending service may be a reason to reject the call.
         may_reject: bool,
     },
 }
@@ -319,9 +320,9 @@ where
     A::Waits: Waits<S>,
     A::Sent: Sent<S::Response, S::Error>,
 {
-    /// Ready when the call is made or rejected.
+    /// Ready when the call is sent or rejected.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<State<S, A, Req>, S::Error>> {
-        // What rejects calls wins over a turn that has come.
+        // A rejection wins over a ticket that is ready.
         let rejection = match self.admission.poll_rejection(&mut self.local, cx) {
             Poll::Ready(rejection) => rejection,
             Poll::Pending => match ready!(self.poll_send(cx)) {
@@ -335,7 +336,7 @@ where
 
     #[expect(
         clippy::type_complexity,
-        reason = "the call, a rejection, or an error of readiness"
+        reason = "a call, a rejection, or an error of `poll_ready`"
     )]
     fn poll_send(
         &mut self,
@@ -356,7 +357,7 @@ where
             Poll::Ready(readied) => readied?,
             Poll::Pending if self.rejects_pending() => {
                 let refused = self.admission.refuse(&mut self.local);
-                let rejection = refused.expect("who announced a rejection names it");
+                let rejection = refused.expect(NOT_REFUSED);
                 return Poll::Ready(Ok(Err(rejection)));
             }
             Poll::Pending => return Poll::Pending,
@@ -370,7 +371,7 @@ where
         Poll::Ready(Ok(sent.map(|sent| State::calling(service, req, sent))))
     }
 
-    /// The service is pending though the turn has come, and the call is rejected for that.
+    /// Whether the call is rejected because it has its ticket but the service is pending.
     fn rejects_pending(&mut self) -> bool {
         let may_reject = matches!(
             self.stage,
@@ -399,6 +400,8 @@ where
 }
 
 const POLLED: &str = "a future must not be polled after it was ready";
+
+const NOT_REFUSED: &str = "an admission that announces a rejection must return it from `refuse`";
 
 impl<S, A, Req, U> fmt::Debug for GateFuture<S, A, Req, U>
 where

@@ -3,23 +3,23 @@ use crate::deadline::Deadline;
 use crate::error::Rejection;
 use std::convert::Infallible;
 use std::task::{Context, Poll};
-
-/// Rejects what another admission would reject now, and takes nothing of it.
+/// Rejects calls that another admission would reject now. Takes nothing of the other admission.
 ///
-/// For gates above a circuit breaker: an open circuit is heard before a call takes a slot or a turn,
-/// and by calls that wait for one.
+/// Use it in a gate above a circuit breaker. While the circuit is open, a call is rejected before it
+/// takes a slot or a turn. When the circuit opens, the calls that wait for one are rejected too.
 #[derive(Clone, Copy, Debug)]
 pub struct UnlessOpen<A>(
     /// The other admission.
     pub A,
 );
 
-/// What gates can heed before they take anything: a [`Circuit`](crate::circuit_breaker::Circuit).
+/// What `unless_open` of load shed and rate limit accepts: a
+/// [`Circuit`](crate::circuit_breaker::Circuit).
 pub trait Opens {
-    /// The admission whose rejections are heeded.
+    /// The admission whose rejections count.
     type Admission: Admission;
 
-    /// The admission.
+    /// Returns the admission.
     fn admission(&self) -> Self::Admission;
 }
 

@@ -1,20 +1,20 @@
-//! Whether a call that was dropped had been waiting in a gate, so that it was certainly not sent.
+//! Tells retry whether a call that it drops was still waiting in a gate: then the call was certainly
+//! not sent, and its token goes back to the budget.
 //!
-//! Retry wants to know that of the attempt that it drops: its token is then put back. There may be
-//! any layers in between, so the gate leaves a note where retry finds it: on the thread, since a
-//! drop is one call on one thread.
+//! Any layers may be between retry and the gate. So the gate leaves a note in a thread-local, where
+//! retry reads it: dropping a call is one function call on one thread.
 
 use std::cell::Cell;
 
 thread_local!(static LEFT_WAITING: Cell<bool> = const { Cell::new(false) });
 
-/// A call that waits is being dropped.
+/// Called when a waiting call is dropped.
 pub(super) fn note() {
-    // While a thread ends there is nobody left to read the note.
+    // While a thread ends nobody reads the note.
     let _ = LEFT_WAITING.try_with(|left| left.set(true));
 }
 
-/// Drops a call; says whether it was waiting in a gate.
+/// Drops a call. Returns whether it was waiting in a gate.
 pub(crate) fn left_waiting(drop_call: impl FnOnce()) -> bool {
     let _ = LEFT_WAITING.try_with(|left| left.set(false));
     drop_call();

@@ -12,7 +12,15 @@ use std::fmt;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// Makes [`LoadShed`] services that share one limit. See the [module](super) for what it does.
+/// Makes [`LoadShed`] services that share one limit. The [module](super) explains what they do.
+///
+/// ```
+/// use buttress::LoadShedLayer;
+///
+/// let layer = LoadShedLayer::new(64);
+/// layer.limit().set_limit(32);
+/// assert_eq!(layer.limit().snapshot().limit, 32);
+/// ```
 pub type LoadShedLayer<K = (), U = UntilHead, O = ()> = GateLayer<(ConcurrencyLimit, O), K, U>;
 
 /// The service that [`LoadShedLayer`] makes.
@@ -23,14 +31,14 @@ pub type LoadShedFuture<S, Req, U = UntilHead, O = ()> =
     GateFuture<S, (ConcurrencyLimit, O), Req, U>;
 
 impl LoadShedLayer {
-    /// At most this many calls in flight; the rest is rejected at once. Saturates at 2^24 − 1; 0
-    /// rejects everything.
+    /// At most this many calls are in flight; the others are rejected at once. Saturates at 2^24 − 1.
+    /// With 0, every call is rejected.
     #[must_use]
     pub fn new(max_in_flight: usize) -> Self {
         ConcurrencyLimit::new(max_in_flight).into()
     }
 
-    /// As [`new`](Self::new), with more to set.
+    /// A builder for a layer with this limit.
     pub const fn builder(max_in_flight: usize) -> LoadShedBuilder {
         LoadShedBuilder {
             settings: LoadShedSettings::new(max_in_flight),
@@ -47,21 +55,21 @@ impl<K, U, O> LoadShedLayer<K, U, O> {
     }
 }
 
-/// As [`LoadShedLayer::new`].
+/// The same as [`LoadShedLayer::new`].
 impl From<usize> for LoadShedLayer {
     fn from(max_in_flight: usize) -> Self {
         Self::new(max_in_flight)
     }
 }
 
-/// A layer on a limit that exists, to share it.
+/// Puts a layer on an existing limit, so that several layers share it.
 impl From<ConcurrencyLimit> for LoadShedLayer {
     fn from(limit: ConcurrencyLimit) -> Self {
         Self::of((limit, ()))
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings in a readable form.
 impl<K, U, O> fmt::Display for LoadShedLayer<K, U, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self.limit(), f)
@@ -69,6 +77,17 @@ impl<K, U, O> fmt::Display for LoadShedLayer<K, U, O> {
 }
 
 /// Builds a [`LoadShedLayer`].
+///
+/// ```
+/// use buttress::LoadShedLayer;
+/// use std::time::Duration;
+///
+/// let layer = LoadShedLayer::builder(64).queue(16, Duration::from_millis(100)).build()?;
+/// assert_eq!(layer.to_string(), "load shed: 64 in flight, 16 more wait up to 100ms");
+///
+/// assert!(LoadShedLayer::builder(1 << 24).build().is_err()); // above the largest limit
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct LoadShedBuilder<K = (), U = UntilHead, O = ()> {
@@ -78,7 +97,7 @@ pub struct LoadShedBuilder<K = (), U = UntilHead, O = ()> {
 
 impl<K, U, O> LoadShedBuilder<K, U, O> {
     /// Lets up to `len` calls wait for a slot, in order of arrival, each for at most `max_wait` from
-    /// its call. Default: no call waits.
+    /// its `call`. Default: no call waits.
     pub fn queue(mut self, len: usize, max_wait: Duration) -> Self {
         self.settings.queue = len;
         self.settings.max_wait = max_wait;
@@ -97,21 +116,21 @@ impl<K, U, O> LoadShedBuilder<K, U, O> {
         self
     }
 
-    /// Where requests carry their deadline: they wait in the queue no longer than until then.
-    /// Default: `()`, nowhere.
+    /// Where requests carry their deadline. A call does not wait in the queue beyond its deadline.
+    /// Default: `()`, none.
     pub fn carrier<L>(self, carrier: L) -> LoadShedBuilder<L, U, O> {
         self.with(|gate| gate.carrier(carrier))
     }
 
-    /// When a call is over and its slot free. Default: [`UntilHead`], with the response head; the
-    /// feature `http-body` brings `UntilBodyEnd`.
+    /// When a call ends and frees its slot. Default: [`UntilHead`], when the response head arrives.
+    /// The feature `http-body` adds `UntilBodyEnd`.
     pub fn until<V>(self, until: V) -> LoadShedBuilder<K, V, O> {
         self.with(|gate| gate.until(until))
     }
 
     /// Rejects calls with [`CircuitOpen`](Rejection::CircuitOpen) while this circuit is open, before
-    /// they take a slot or a place in the queue, and wakes those who wait when it opens. For the
-    /// circuit of a breaker below. Default: none.
+    /// they take a slot or a place in the queue. When it opens, the calls that wait are rejected too.
+    /// Use it with the circuit of a breaker below. Default: none.
     pub fn unless_open<H: Opens>(
         self,
         circuit: &H,
@@ -129,10 +148,10 @@ impl<K, U, O> LoadShedBuilder<K, U, O> {
         }
     }
 
-    /// The layer, with a limit of its own.
+    /// Builds the layer with a limit of its own.
     ///
     /// # Errors
-    /// As [`LoadShedSettings::check`].
+    /// The errors of [`LoadShedSettings::check`].
     pub fn build(self) -> Result<LoadShedLayer<K, U, O>, InvalidConfig> {
         let limit = ConcurrencyLimit::with(self.settings)?;
         Ok(self.gate.map(|open| (limit, open)))
@@ -140,7 +159,7 @@ impl<K, U, O> LoadShedBuilder<K, U, O> {
 }
 
 impl Admission for ConcurrencyLimit {
-    /// Why the next call is rejected.
+    /// Why the next call is rejected, if `poll_ready` found that it is.
     type Local = Option<OverloadReason>;
     type Waits = Cloning;
     type Wait = Wait;
@@ -200,7 +219,7 @@ impl<Req> Admit<Req> for ConcurrencyLimit {
 
 impl Finish for Slot {}
 
-/// The slot is free when it is dropped.
+/// A slot needs no outcome: dropping it frees it.
 impl<Res, E> Sent<Res, E> for Slot {
     fn settle(&mut self, _: Result<&Res, &E>, _: bool) {}
 }

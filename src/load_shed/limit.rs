@@ -13,8 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
-/// A limit on concurrent calls (a bulkhead), shared by all its clones. It works without Tower and
-/// without a runtime.
+/// A concurrency limit (bulkhead). Clones share it. Works without Tower and without a runtime.
 ///
 /// ```
 /// use buttress::load_shed::ConcurrencyLimit;
@@ -39,7 +38,7 @@ struct Shared {
 }
 
 impl ConcurrencyLimit {
-    /// At most this many slots. Saturates at 2^24 − 1; with 0 there are none.
+    /// A limit of this many slots. Saturates at 2^24 − 1. With 0, every call is rejected.
     #[must_use]
     pub fn new(max_in_flight: usize) -> Self {
         Self::of(LoadShedSettings::new(max_in_flight.min(MAX_LIMIT)))
@@ -48,7 +47,7 @@ impl ConcurrencyLimit {
     /// A limit with these settings.
     ///
     /// # Errors
-    /// As [`LoadShedSettings::check`].
+    /// The errors of [`LoadShedSettings::check`].
     pub fn with(settings: LoadShedSettings) -> Result<Self, InvalidConfig> {
         settings.check()?;
         Ok(Self::of(settings))
@@ -67,11 +66,11 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// Takes a slot, which is held until the [`Slot`] is dropped. Never waits, and never overtakes a
-    /// caller that does.
+    /// Takes a slot, and holds it until the [`Slot`] is dropped. Does not wait, and does not overtake
+    /// calls that wait.
     ///
     /// # Errors
-    /// [`Rejection::Overloaded`] if no slot is free.
+    /// [`Rejection::Overloaded`] if no slot is free or calls wait.
     pub fn try_acquire(&self) -> Result<Slot, Rejected> {
         self.take().ok_or_else(|| {
             self.shared.rejected.add(OverloadReason::Full);
@@ -79,19 +78,19 @@ impl ConcurrencyLimit {
         })
     }
 
-    /// How many slots are taken.
+    /// The slots that are taken now.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.queue.counts().in_flight as usize
     }
 
-    /// Changes the limit. Saturates at 2^24 − 1. Slots that are taken above it stay valid; a raised
-    /// limit lets waiting calls go.
+    /// Changes the limit. Saturates at 2^24 − 1. If the limit goes below the slots in use, these stay
+    /// valid; if it goes up, waiting calls get the new slots.
     pub fn set_limit(&self, max_in_flight: usize) {
         self.shared.queue.set_limit(max_in_flight);
     }
 
-    /// The limit, the slots taken and the calls waiting at one moment, and what was counted so far.
+    /// The limit, the slots in use and the waiting calls at one moment, and the rejections so far.
     #[must_use]
     pub fn snapshot(&self) -> LoadShedSnapshot {
         let counts = self.shared.queue.counts();
@@ -118,7 +117,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// Counts and reports the rejection of a call.
+    /// Counts and reports a rejected call, and returns its rejection.
     pub(super) fn reject(&self, reason: OverloadReason) -> Rejection {
         self.shared.rejected.add(reason);
         let rejection = self.overloaded();
@@ -133,15 +132,15 @@ impl ConcurrencyLimit {
         rejection
     }
 
-    /// A slot, if one is free and nobody waits.
+    /// Takes a slot, if one is free and no call waits.
     #[inline]
     pub(super) fn take(&self) -> Option<Slot> {
         self.shared.queue.try_acquire().then(|| self.slot())
     }
 
-    /// A slot, a place in the queue, or why neither.
+    /// Takes a slot or a place in the queue, or says why it cannot.
     pub(super) fn enter(&self, deadline: Option<Deadline>) -> Result<Entered, OverloadReason> {
-        // Without the queue's lock where nobody waits, and none where nobody may.
+        // The queue's lock is needed only if calls wait or may have to.
         if let Some(slot) = self.take() {
             return Ok(Entered::Slot(slot));
         }
@@ -174,7 +173,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// What a call that came now would find.
+    /// What a call would find now.
     #[inline]
     pub(super) fn occupancy(&self) -> Occupancy {
         let counts = self.shared.queue.counts();
@@ -193,7 +192,7 @@ impl ConcurrencyLimit {
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings in a readable form.
 impl fmt::Display for ConcurrencyLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared {
@@ -233,7 +232,7 @@ pub(super) enum Entered {
     Queue(Wait),
 }
 
-/// A slot of a [`ConcurrencyLimit`]. Dropping it gives the slot back.
+/// A slot of a [`ConcurrencyLimit`]. Dropping it frees the slot.
 #[must_use = "dropping a slot gives it back at once"]
 pub struct Slot {
     shared: Arc<Shared>,
@@ -259,7 +258,7 @@ pub struct Wait {
     limit: ConcurrencyLimit,
     ticket: Ticket,
     redeemed: bool,
-    /// `None`: the wait never ends.
+    /// `None` if the wait has no end.
     end: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     at_end: OverloadReason,
@@ -267,7 +266,7 @@ pub struct Wait {
 
 impl Wait {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Slot, OverloadReason>> {
-        // The slot first: when it and the end of the wait have both come, the call goes.
+        // The slot first: if the slot and the end of the wait come in one poll, the call goes.
         if self
             .limit
             .shared
@@ -294,18 +293,18 @@ impl Drop for Wait {
     }
 }
 
-/// What a [`ConcurrencyLimit`] holds at one moment.
+/// The state and the counters of a [`ConcurrencyLimit`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadShedSnapshot {
     /// The name of the limit.
     pub name: Name,
-    /// How many calls may be in flight.
+    /// The calls that may be in flight.
     pub limit: usize,
-    /// How many calls are in flight. After the limit was lowered, this may be above it for a while.
+    /// The calls in flight. For a while after `set_limit` lowered the limit, this can be above it.
     pub in_flight: usize,
-    /// How many calls wait in the queue.
+    /// The calls that wait in the queue.
     pub waiting: usize,
-    /// How many calls were rejected since the limit was made.
+    /// The calls rejected since the limit was made, by reason.
     pub rejected: Overloads,
 }

@@ -1,8 +1,10 @@
-//! Rejects calls at once while too many are in flight.
+//! Limits the calls in flight (a concurrency limit, or bulkhead) and rejects the others at once.
 //!
-//! Use it where more calls at a time than the callee bears make every call slow: by Little's law
-//! the right limit is about the rate of calls times how long one takes in good times. It limits
-//! concurrency, not the rate; for a quota of calls per time see [`rate_limit`](crate::rate_limit).
+//! Use it for an upstream that slows down for everybody when it gets too many calls at once. By
+//! Little's law, a good limit is the rate of calls times the duration of a call in normal operation:
+//! 200 calls/s × 0.1 s = 20. It does not limit the rate: for a quota of calls per time see
+//! [`rate_limit`](crate::rate_limit). Place it below retry, so that no slot is held between two
+//! attempts, and above the rate limit, so that calls that wait there count as in flight.
 //!
 //! ```
 //! use buttress::{Error, ErrorLayer, LoadShedLayer, Rejection};
@@ -17,7 +19,7 @@
 //!     .layer(ErrorLayer)
 //!     .service(service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));
 //!
-//! let slot = limit.try_acquire().unwrap(); // a call in flight, elsewhere
+//! let slot = limit.try_acquire().unwrap(); // another call is in flight
 //! let shed = service.clone().oneshot(1).await;
 //! assert!(matches!(shed, Err(Error::Rejected(Rejection::Overloaded { limit: 1, .. }))));
 //! drop(slot);
@@ -25,44 +27,44 @@
 //! # }
 //! ```
 //!
-//! | setting | setter | default |
+//! A *slot* is one place of the limit. Each call in flight holds one.
+//!
+//! | setting | default | meaning |
 //! |---|---|---|
-//! | calls in flight, 0 to 2^24 − 1 | `new`, `builder`; later [`set_limit`](ConcurrencyLimit::set_limit) | required |
-//! | calls that may wait for a slot, 0 to 65 535, and how long, from the call | `queue` | 0: none waits |
-//! | where calls carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |
-//! | name in events, snapshots and `Debug` | `name` | unnamed |
+//! | `new`, `builder` | required | the calls in flight, 0 to 2^24 − 1; change it by [`set_limit`](ConcurrencyLimit::set_limit) |
+//! | `queue` | 0: no call waits | how many calls may wait for a slot, 0 to 65 535, and how long, from the call |
+//! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
+//! | `until` | `UntilHead` | when a call frees its slot: with the response head, or with `UntilBodyEnd` (feature `http-body`) |
+//! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a slot or a place in the queue; when it opens, waiting calls are rejected too |
+//! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **One limit per layer value.** Services made by one layer, and their clones, share its limit;
-//! so it holds in servers that apply layers once per connection.
+//! **Shared state.** All services made by one layer value, and their clones, share its limit. So a
+//! server that applies its layers once per connection has one limit.
 //!
-//! **Readiness.** A service that is full is ready, to reject, and does not poll the inner service.
-//! If the inner service is not ready the call is rejected too, queue or not. The instance that was
-//! not ready is then replaced by a fresh clone, so that it does not capture a permit it will not
-//! use; a service that becomes ready by being polled again and again, without sharing that with its
-//! clones, must not stand below. A slot is taken by `call`: services that are ready and never
-//! called hold none. What an instance had reserved inside before it rejected stays reserved until
-//! it is polled, called or dropped.
+//! **Readiness.** If no slot is free, the service is ready at once, in order to reject the call, and
+//! does not poll the inner service. If the inner service is not ready, the call is rejected too, even
+//! with a queue. The instance is then replaced by a clone, so that it does not get a permit of the
+//! inner service that it would not use. `call` takes the slot, not `poll_ready`: a ready service that
+//! is never called holds none.
 //!
-//! **The queue** is first come, first served: nobody overtakes those who wait. A waiting call takes
-//! an unready clone, and readies it when its turn comes; a permit that the caller's instance had
-//! reserved is free meanwhile. It waits for as long as `queue` says, but not beyond its
-//! [deadline](crate::deadline); with one that has passed it is rejected at once.
+//! What an instance had reserved in the inner service before it rejected a call stays reserved until
+//! the instance is polled, called or dropped. Do not put load shed above a service that becomes ready
+//! only if the same instance is polled several times: each replacement starts over.
 //!
-//! **Ties.** A slot and the end of the wait due in one poll: the slot.
+//! **The queue** is first come, first served: no call overtakes a waiting one. A waiting call has an
+//! unready clone of the inner service and readies it when it gets its slot; a permit that the caller's
+//! instance had reserved is free meanwhile. If a slot and the end of the wait come in one poll, the
+//! call goes. No call waits beyond its deadline; if that has passed, it is rejected at once.
 //!
-//! **Cancellation.** Dropping the future gives its slot, or its place in the queue, back. A slot is
-//! held until the response head arrives or, if asked by [`until`](LoadShedBuilder::until) (feature
-//! `http-body`), to the end of the body, its failure or its drop.
+//! **Errors.** [`Rejection::Overloaded`](crate::Rejection::Overloaded). Retry does not send the call
+//! again, and circuit breakers do not count it. Errors of the inner service pass unchanged.
 //!
-//! **Place.** Below retry, so that a wait between attempts holds no slot; above the rate limit. With
-//! [`unless_open`](LoadShedBuilder::unless_open) an open circuit below rejects a call before it takes a
-//! slot or a place in the queue, and wakes the calls that wait.
+//! **Cancellation.** Dropping the future of a call frees its slot or its place in the queue. With
+//! `UntilBodyEnd` a slot is free when the body ends, fails or is dropped.
 //!
-//! **Errors.** [`Rejection::Overloaded`](crate::Rejection::Overloaded); the inner service's errors
-//! pass unchanged. Retry and circuit breaker ignore it.
-//!
-//! **Events.** `overloaded` at DEBUG, target `buttress::load_shed`, with `name`, `reason` (`full`,
-//! `inner_not_ready`, `waited_too_long`, `deadline`) and `limit`.
+//! **Events and counters.** `overloaded` at DEBUG, target `buttress::load_shed`, with `name`, `limit`
+//! and `reason`: `full`, `inner_not_ready`, `waited_too_long` or `deadline`.
+//! [`ConcurrencyLimit::snapshot`] counts the rejections by reason.
 //!
 //! Only a call that waits in the queue needs a tokio runtime with time enabled.
 

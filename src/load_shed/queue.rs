@@ -1,5 +1,5 @@
-//! Who waits for a slot, in order of arrival. Locked only by those who wait and by those who end
-//! a call while somebody does.
+//! The calls that wait for a slot, in order of arrival. Only two kinds of calls take its lock: those
+//! that wait, and those that end while others wait.
 
 use super::slots::{Counts, Entry, Exit, Limiter};
 use crate::sync::{Mutex, MutexGuard};
@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
-/// A limiter with the waiters it counts: `waiting` changes under the lock only, and is the length
-/// of the list whenever the lock is free.
+/// A limiter, and the waiters that it counts. `waiting` changes only under the lock. Whenever the lock
+/// is free, it equals the length of the list.
 #[derive(Debug)]
 pub(super) struct Queue {
     limiter: Limiter,
@@ -18,7 +18,7 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct Waiters {
-    /// Ascending tickets, so a waiter is found by bisection.
+    /// Tickets ascend, so a waiter is found by binary search.
     list: VecDeque<Waiter>,
     next_ticket: u64,
 }
@@ -26,11 +26,11 @@ struct Waiters {
 #[derive(Debug)]
 struct Waiter {
     ticket: Ticket,
-    /// None until it is first polled.
+    /// `None` until the waiter is first polled.
     waker: Option<Waker>,
 }
 
-/// A place in the queue. Whoever holds one must redeem it, or give it up.
+/// A place in the queue. Its holder must redeem it or give it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
@@ -62,7 +62,7 @@ impl Queue {
         self.limiter.try_acquire()
     }
 
-    /// Takes a slot, or a place in the queue, or neither.
+    /// Takes a slot or a place in the queue, if there is one.
     pub(super) fn enter(&self) -> (Entry, Option<Ticket>) {
         let mut waiters = self.lock();
         let entry = self.limiter.enter(self.len);
@@ -78,9 +78,9 @@ impl Queue {
         (entry, Some(ticket))
     }
 
-    /// Ready once the ticket's turn has come: the slot is the holder's.
+    /// Ready when the ticket has its slot, which then belongs to the holder of the ticket.
     pub(super) fn poll_turn(&self, ticket: Ticket, cx: &Context<'_>) -> Poll<()> {
-        // Wakers are user code: cloned before the lock is taken, dropped after it is given up.
+        // Wakers are user code: clone one before taking the lock, drop one after releasing it.
         let waker = cx.waker().clone();
         let mut waiters = self.lock();
         let Some(place) = waiters.place_of(ticket) else {
@@ -92,7 +92,7 @@ impl Queue {
         Poll::Pending
     }
 
-    /// Gives a ticket up; a slot that had already come goes on to the next.
+    /// Gives a ticket up. If it already had its slot, the next waiter gets the slot.
     pub(super) fn leave(&self, ticket: Ticket) {
         let mut waiters = self.lock();
         let Some(place) = waiters.place_of(ticket) else {
@@ -105,7 +105,7 @@ impl Queue {
         drop(waiter);
     }
 
-    /// Ends a call: its slot is free, or the head waiter's.
+    /// Ends a call: its slot goes to the first waiter or is free.
     #[inline]
     pub(super) fn release(&self) {
         if !self.limiter.try_release() {
@@ -113,7 +113,7 @@ impl Queue {
         }
     }
 
-    /// Ends a call while somebody waits.
+    /// Ends a call while others wait.
     #[cold]
     fn hand_over(&self) {
         let mut waiters = self.lock();
@@ -141,7 +141,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiters> {
-        // Nothing panics under the lock; a poisoned one is as good as new.
+        // Nothing panics under the lock, so a poisoned lock still guards valid data.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,7 +166,7 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// One slot, taken, and one who waits for it.
+    /// A limit of one with its slot taken, and a call that waits for it.
     fn waited_for() -> (Arc<Queue>, Ticket) {
         let queue = Arc::new(Queue::new(1, 2));
         assert!(queue.try_acquire());
@@ -184,7 +184,7 @@ mod models {
     }
 
     #[test]
-    fn a_slot_released_while_its_heir_leaves_is_free_again() {
+    fn a_slot_released_while_the_last_waiter_leaves_is_free() {
         loom::model(|| {
             let (queue, ticket) = waited_for();
             let other = queue.clone();
@@ -213,7 +213,7 @@ mod models {
     }
 
     #[test]
-    fn a_newcomer_that_meets_a_release_is_admitted_or_inherits() {
+    fn a_newcomer_that_races_a_release_gets_the_slot_at_once_or_from_the_queue() {
         loom::model(|| {
             let queue = Arc::new(Queue::new(1, 2));
             assert!(queue.try_acquire());

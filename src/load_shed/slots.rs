@@ -1,11 +1,11 @@
-//! The in-flight limit in one word: `[limit:24][in_flight:24][waiting:16]`.
+//! The core of the concurrency limit, in one word: `[limit:24][in_flight:24][waiting:16]`.
 //!
-//! Pure decisions around a compare-and-swap. Who waits, and how a waiter is woken, is the queue's
-//! business; the word only counts them, because whether a newcomer may pass them is decided here.
+//! The transitions are pure functions, and a compare-and-swap applies them. The queue knows who waits
+//! and wakes them. The word only counts the waiters, to decide whether a newcomer may go first.
 
 use crate::sync::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 
-/// The largest limit. A larger one saturates.
+/// The largest limit.
 pub(super) const MAX_LIMIT: usize = (1 << 24) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl From<u64> for Counts {
 
 impl From<Counts> for u64 {
     fn from(counts: Counts) -> Self {
-        // No field reaches into another: `|` could as well be `^`.
+        // The fields do not overlap: `|` and `^` give the same result.
         u64::from(counts.limit) << 40
             | u64::from(counts.in_flight) << 16
             | u64::from(counts.waiting)
@@ -35,7 +35,7 @@ impl From<Counts> for u64 {
 }
 
 impl Counts {
-    /// A newcomer's admission: at once only if nobody waits.
+    /// A newcomer takes a slot, if one is free and no call waits.
     #[inline]
     fn taken(self) -> Option<Self> {
         let free = self.in_flight < self.limit && self.waiting == 0;
@@ -45,8 +45,8 @@ impl Counts {
         })
     }
 
-    /// The end of a call, where its slot is nobody's to inherit: nobody waits, or the limit has
-    /// been lowered below what is in flight.
+    /// A call ends and no waiter gets its slot: no call waits, or the limit is now below the calls in
+    /// flight.
     #[inline]
     fn released(self) -> Option<Self> {
         let free = self.waiting == 0 || self.in_flight > self.limit;
@@ -56,7 +56,7 @@ impl Counts {
         })
     }
 
-    /// A newcomer joins a queue of `len` places.
+    /// A newcomer takes a place in a queue of `len` places.
     fn joined(self, len: u16) -> Option<Self> {
         (self.waiting < len).then(|| Self {
             waiting: self.waiting + 1,
@@ -72,12 +72,12 @@ impl Counts {
         }
     }
 
-    /// The slot of a call that ended goes to a waiter.
+    /// A call ends and a waiter gets its slot.
     fn inherited(self) -> Self {
         self.left()
     }
 
-    /// A raised limit has room for a waiter.
+    /// A waiter gets a slot that a raised limit has added.
     fn promoted(self) -> Option<Self> {
         let room = self.waiting > 0 && self.in_flight < self.limit;
         room.then(|| Self {
@@ -88,23 +88,23 @@ impl Counts {
     }
 }
 
-/// How a newcomer fared.
+/// What a newcomer got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// It holds a slot.
+    /// A slot.
     Admitted,
-    /// It holds a place in the queue.
+    /// A place in the queue.
     Queued,
-    /// It holds nothing.
+    /// Nothing.
     Full,
 }
 
-/// Whose slot an ended call's is.
+/// What becomes of the slot of a call that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// It is free again.
+    /// It is free.
     Free,
-    /// It is the head waiter's.
+    /// It belongs to the first waiter.
     Inherited,
 }
 
@@ -127,17 +127,17 @@ impl Limiter {
 
     #[inline]
     pub(super) fn counts(&self) -> Counts {
-        // Acquire: sees what happened before the last change, as a caller that acts on it expects.
+        // Acquire: the reader sees what other threads did before the change that it reads.
         self.word.load(Acquire).into()
     }
 
-    /// Takes a slot if one is free and nobody waits.
+    /// Takes a slot if one is free and no call waits.
     #[inline]
     pub(super) fn try_acquire(&self) -> bool {
         self.update(Counts::taken).is_ok()
     }
 
-    /// Takes a slot, or else a place in a queue of `len`. Under the queue's lock.
+    /// Takes a slot, or else a place in a queue of `len`. Needs the queue's lock.
     pub(super) fn enter(&self, len: u16) -> Entry {
         match self.update(|counts| counts.taken().or_else(|| counts.joined(len))) {
             Ok(before) if before.taken().is_some() => Entry::Admitted,
@@ -146,13 +146,13 @@ impl Limiter {
         }
     }
 
-    /// Gives a slot back if no waiter is to inherit it.
+    /// Frees a slot, if no waiter has to get it.
     #[inline]
     pub(super) fn try_release(&self) -> bool {
         self.update(Counts::released).is_ok()
     }
 
-    /// Gives a slot back, or leaves it to the head waiter. Under the queue's lock.
+    /// Frees a slot, or leaves it to the first waiter. Needs the queue's lock.
     pub(super) fn release(&self) -> Exit {
         match self.update(|counts| counts.released().or_else(|| Some(counts.inherited()))) {
             Ok(before) if before.released().is_none() => Exit::Inherited,
@@ -160,28 +160,28 @@ impl Limiter {
         }
     }
 
-    /// Gives a place in the queue up. Under the queue's lock.
+    /// Gives up a place in the queue. Needs the queue's lock.
     pub(super) fn leave(&self) {
         let _always = self.update(|counts| Some(counts.left()));
     }
 
-    /// Changes the limit; says whether somebody waits who may now have room.
+    /// Changes the limit. Returns whether a waiter may now get a slot.
     pub(super) fn set_limit(&self, limit: usize) -> bool {
         let limit = saturate(limit);
         let before = self.update(|counts| Some(Counts { limit, ..counts }));
         before.is_ok_and(|counts| counts.waiting > 0)
     }
 
-    /// Gives one waiter a slot if there is room. Under the queue's lock.
+    /// Gives one waiter a slot if one is free. Needs the queue's lock.
     pub(super) fn promote(&self) -> bool {
         self.update(Counts::promoted).is_ok()
     }
 
-    /// Applies a decision; gives the counts it was made on.
+    /// Applies a transition. Returns the counts it was applied to.
     #[inline]
     fn update(&self, next: impl Fn(Counts) -> Option<Counts>) -> Result<Counts, Counts> {
-        // AcqRel: whoever takes a slot sees all that its last holder did. Acquire on failure and
-        // on the first look: a refusal, too, is decided on the newest counts seen.
+        // AcqRel: a thread that takes a slot sees everything that its previous holder did. Acquire on
+        // failure and for the first load: a rejection too must be based on the newest counts.
         self.word
             .fetch_update(AcqRel, Acquire, |word| next(word.into()).map(u64::from))
             .map(Counts::from)
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_fields_do_not_carry_into_their_neighbours() {
+    fn full_fields_do_not_overflow_into_their_neighbours() {
         let counts = Counts {
             limit: MAX_LIMIT as u32,
             in_flight: MAX_LIMIT as u32,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_swallows_the_slots_above_it_before_a_waiter_gets_one() {
+    fn a_lowered_limit_takes_effect_before_a_waiter_gets_a_slot() {
         let limiter = Limiter::new(2);
         assert!(limiter.try_acquire() && limiter.try_acquire());
         assert_eq!(limiter.enter(1), Entry::Queued);
@@ -253,7 +253,7 @@ mod models {
             let caller = |limiter: Arc<Limiter>| {
                 move || {
                     if limiter.try_acquire() {
-                        // Between: what is in flight was allowed by a limit of this model.
+                        // In between: a limit of this model allowed the calls in flight.
                         let counts = limiter.counts();
                         assert!((1..=2).contains(&counts.in_flight), "{counts:?}");
                         assert!(limiter.try_release());
@@ -277,7 +277,7 @@ mod models {
     }
 
     #[test]
-    fn a_limit_of_one_admits_one_of_two() {
+    fn of_two_calls_a_limit_of_one_admits_one() {
         loom::model(|| {
             let limiter = Arc::new(Limiter::new(1));
             let other = limiter.clone();

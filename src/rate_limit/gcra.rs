@@ -1,51 +1,50 @@
-//! The generic cell rate algorithm (ITU-T I.371) in one word: `[waiting:1][newest:63]`.
+//! The core: the generic cell rate algorithm (ITU-T I.371) in one word, `[waiting:1][newest:63]`.
 //!
-//! `newest` is the newest turn that was handed out. A call of cost c has its turn `c · interval`
-//! after it, or after the moment one burst ago if that is later. It is granted once its turn has
-//! come. The textbook keeps the theoretical arrival time, which is one burst later; the turn itself
+//! `newest` is the latest turn that was handed out. A call of cost c gets the turn
+//! `max(newest, now − burst · interval) + c · interval`, and is granted when that time has come.
+//! Textbooks store the theoretical arrival time, one burst later. A turn has the advantage that it
 //! stays valid when the rate changes.
 //!
-//! While the bit is set, somebody waits or is about to: every call goes to the queue, and only the
-//! holder of the queue's lock writes the word.
+//! While the bit is set, at least one call waits or is about to. Then every call goes to the queue,
+//! and only the holder of the queue's lock writes the word.
 //!
-//! Every access is `Relaxed`. A turn publishes nothing but itself, so there is nothing to order: the
-//! word is read and written by one instruction, and whatever else must agree with it is behind the
-//! queue's lock.
+//! Every access is `Relaxed`. A turn publishes no other data: single instructions read and write the
+//! word, and everything that must agree with it is guarded by the queue's lock.
 
 use super::quota::Rate;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// Where the core's time begins, in nanoseconds. The burst of a new limiter lies before it.
+/// Where the core's time begins, in nanoseconds. A new limiter's burst lies before it.
 pub(super) const ORIGIN: u64 = Rate::LONGEST;
 
 /// The bit that sends calls to the queue.
 const WAITING: u64 = 1 << 63;
 
-/// Where time stands still, 146 years after [`ORIGIN`].
+/// Where the core's time ends, 146 years after [`ORIGIN`].
 pub(super) const END: u64 = WAITING - 1;
 
-/// Why a call was refused. Nothing was taken.
+/// Why a call was refused. It has taken nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The turn would come after this many nanoseconds, which is longer than the call may wait.
+    /// Its turn would come in this many nanoseconds, later than the call may wait.
     After(u64),
-    /// The quota admits nothing, or the time does not fit.
+    /// The quota admits nothing, or the turn would come after the end of time.
     Never,
-    /// The cost is above the burst.
+    /// Its cost is above the burst.
     TooCostly,
 }
 
-/// What a call gets that is not refused.
+/// What a call gets if it is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Granted(Grant),
-    /// Its turn comes after this many nanoseconds if nobody else calls.
+    /// Its turn comes in this many nanoseconds if nobody else calls.
     Later(u64),
-    /// Others wait already.
+    /// Other calls wait already.
     Behind,
 }
 
-/// A turn that was granted at once: the newest turn before it and after it.
+/// A turn that was granted at once, as the newest turn before it and after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     before: u64,
@@ -55,7 +54,7 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct Gcra {
     word: AtomicU64,
-    /// No call goes before this; 0 without a pause. Written under the queue's lock.
+    /// No call goes before this time; 0 without a pause. Written only under the queue's lock.
     paused: AtomicU64,
 }
 
@@ -67,7 +66,7 @@ impl Gcra {
         }
     }
 
-    /// Takes a turn if it has come and nobody waits.
+    /// Takes a turn, if it has come and no call waits.
     #[inline]
     pub(super) fn take(&self, rate: Rate, cost: u32, now: u64) -> Result<Answer, Refusal> {
         admits(rate, cost)?;
@@ -85,7 +84,7 @@ impl Gcra {
                 };
             }
             if span == 0 {
-                // Free of charge: nothing to write.
+                // A free call: nothing to write.
                 let (before, after) = (newest, newest);
                 return Ok(Answer::Granted(Grant { before, after }));
             }
@@ -102,19 +101,20 @@ impl Gcra {
         }
     }
 
-    /// Gives a turn back that was not used, unless others came after it or wait: handing it out again
-    /// would then exceed the quota.
+    /// Gives back a turn that was not used. The turn is lost if later turns were handed out or calls
+    /// wait: handing it out again could then exceed the quota.
     pub(super) fn give_back(&self, grant: Grant) {
         let Grant { before, after } = grant;
         let _lost = self.word.compare_exchange(after, before, Relaxed, Relaxed);
     }
 
-    /// Sends every call to the queue. Gives the newest turn. Under the queue's lock, as all below.
+    /// Sends every call to the queue. Returns the newest turn. Like all methods below, it needs the
+    /// queue's lock.
     pub(super) fn freeze(&self) -> u64 {
         self.word.fetch_or(WAITING, Relaxed) & !WAITING
     }
 
-    /// Writes the newest turn; lets calls pass the queue if nobody waits.
+    /// Writes the newest turn. Unless calls wait, calls no longer have to go to the queue.
     pub(super) fn thaw(&self, newest: u64, waiting: bool) {
         let bit = if waiting { WAITING } else { 0 };
         self.word.store(newest | bit, Relaxed);
@@ -132,7 +132,7 @@ impl Gcra {
         self.paused.store(until, Relaxed);
     }
 
-    /// How many calls of cost 1 would be granted at once, if nobody waits.
+    /// The calls of cost 1 that would be granted at once if no call waits.
     pub(super) fn available(&self, rate: Rate, now: u64) -> u32 {
         let paused = self.paused();
         let rested = now
@@ -146,7 +146,7 @@ impl Gcra {
     }
 }
 
-/// Whether a call of that cost is ever granted.
+/// Whether a call of this cost can ever be granted.
 #[inline]
 pub(super) fn admits(rate: Rate, cost: u32) -> Result<(), Refusal> {
     if rate.burst == 0 {
@@ -158,13 +158,13 @@ pub(super) fn admits(rate: Rate, cost: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// When calls that take `span` together have had their turns. Saturates.
+/// When calls that take `span` together have all had their turns. Saturates.
 #[inline]
 pub(super) fn turn(rate: Rate, newest: u64, paused: u64, span: u64, now: u64) -> u64 {
     if span == 0 {
-        return paused; // free of charge: only a pause holds it
+        return paused; // a free call: only a pause holds it back
     }
-    // At the end of a pause there is room for one call: nothing of the burst is left.
+    // When a pause ends, the burst is empty and one call may go.
     let before = newest
         .max(paused.saturating_sub(rate.interval))
         .max(now.saturating_sub(rate.span(rate.burst)));
@@ -187,7 +187,7 @@ mod tests {
         rate(n, Duration::from_secs(1), burst)
     }
 
-    /// A call at `now` after the origin.
+    /// Takes a turn at `now` after the origin.
     fn take(gcra: &Gcra, rate: Rate, cost: u32, now: u64) -> Result<Answer, Refusal> {
         gcra.take(rate, cost, ORIGIN + now)
     }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_was_not_used_comes_back_unless_others_came_after_it() {
+    fn an_unused_turn_comes_back_unless_later_turns_were_granted() {
         let (gcra, rate) = (Gcra::new(), per_second(1, 2));
         let take = || match take(&gcra, rate, 1, 0) {
             Ok(Answer::Granted(grant)) => Some(grant),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn denied_until_the_very_nanosecond_that_was_named() {
+    fn a_turn_comes_at_exactly_the_nanosecond_that_was_announced() {
         let (gcra, rate) = (Gcra::new(), per_second(7, 1));
         take(&gcra, rate, 1, 5).unwrap();
         let Ok(Answer::Later(wait)) = take(&gcra, rate, 1, 10) else {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_granted_writes_nothing() {
+    fn a_call_that_is_not_granted_writes_nothing() {
         let (gcra, rate) = (Gcra::new(), per_second(1, 1));
         take(&gcra, rate, 1, 0).unwrap();
         for _ in 0..100 {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_available_refills_to_the_burst_and_no_further() {
+    fn the_available_calls_refill_to_the_burst_and_no_further() {
         let (gcra, rate) = (Gcra::new(), per_second(1, 2));
         take(&gcra, rate, 2, 0).unwrap();
         for (seconds, available) in [(0, 0), (1, 1), (2, 2), (60, 2)] {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn while_calls_wait_nobody_passes() {
+    fn while_calls_wait_every_call_goes_to_the_queue() {
         let (gcra, rate) = (Gcra::new(), per_second(10, 3));
         let newest = gcra.freeze();
         assert_eq!(take(&gcra, rate, 1, SECOND), Ok(Answer::Behind));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_a_no() {
+    fn a_turn_beyond_the_end_of_time_is_refused() {
         let gcra = Gcra::new();
         let forever = rate(1, Duration::MAX, 1);
         assert!(granted(take(&gcra, forever, 1, 0)));
@@ -305,7 +305,7 @@ mod models {
     use loom::thread;
 
     #[test]
-    fn two_takers_never_share_a_turn() {
+    fn two_threads_never_share_a_turn() {
         loom::model(|| {
             let rate = Rate {
                 interval: 10,

@@ -14,18 +14,20 @@ use std::time::Duration;
 
 /// What a call costs, in units of the quota.
 ///
-/// `()` is the cost of 1 for every call; functions and closures are costs too:
+/// `()` means that every call costs 1. Functions and closures implement it too:
 ///
 /// ```
-/// use buttress::{Quota, RateLimitLayer};
+/// use buttress::{Cost, Quota, RateLimitLayer};
 ///
 /// fn batch(items: &Vec<u64>) -> u32 { u32::try_from(items.len()).unwrap_or(u32::MAX) }
 ///
+/// assert_eq!(batch.cost(&vec![1, 2, 3]), 3);
 /// let layer = RateLimitLayer::builder(Quota::per_second(100)).cost(batch).build()?;
+/// # let _ = layer;
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// ```
 pub trait Cost<Req> {
-    /// The cost of one call. 0 is free.
+    /// The cost of one call. A cost of 0 is free.
     fn cost(&self, req: &Req) -> u32;
 }
 
@@ -44,7 +46,15 @@ where
     }
 }
 
-/// Makes [`RateLimit`] services that share one limiter. See the [module](super) for what it does.
+/// Makes [`RateLimit`] services that share one limiter. The [module](super) explains what they do.
+///
+/// ```
+/// use buttress::{Quota, RateLimitLayer};
+///
+/// let layer = RateLimitLayer::new(Quota::per_second(100));
+/// layer.limiter().set_quota(Quota::per_second(50));
+/// assert_eq!(layer.limiter().snapshot().quota, Quota::per_second(50));
+/// ```
 pub type RateLimitLayer<W = (), K = (), O = ()> = GateLayer<(Metered<W>, O), K>;
 
 /// The service that [`RateLimitLayer`] makes.
@@ -54,13 +64,13 @@ pub type RateLimit<S, W = (), K = (), O = ()> = Gate<S, (Metered<W>, O), K>;
 pub type RateLimitFuture<S, Req, W = (), O = ()> = GateFuture<S, (Metered<W>, O), Req, UntilHead>;
 
 impl RateLimitLayer {
-    /// Every call costs 1 and waits up to 1 s for its turn.
+    /// A layer with this quota, whose calls cost 1 and wait up to 1 s for their turn.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         RateLimiter::new(quota).into()
     }
 
-    /// As [`new`](Self::new), with more to set.
+    /// A builder for a layer with this quota.
     pub const fn builder(quota: Quota) -> RateLimitBuilder {
         RateLimitBuilder {
             settings: RateLimitSettings::new(quota),
@@ -77,21 +87,21 @@ impl<W, K, O> RateLimitLayer<W, K, O> {
     }
 }
 
-/// As [`RateLimitLayer::new`].
+/// The same as [`RateLimitLayer::new`].
 impl From<Quota> for RateLimitLayer {
     fn from(quota: Quota) -> Self {
         Self::new(quota)
     }
 }
 
-/// A layer on a limiter that exists, to share it. Every call costs 1.
+/// Puts a layer on an existing limiter, so that several layers share it. Every call costs 1.
 impl From<RateLimiter> for RateLimitLayer {
     fn from(limiter: RateLimiter) -> Self {
         Self::of((Metered::new(limiter, ()), ()))
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings in a readable form.
 impl<W, K, O> fmt::Display for RateLimitLayer<W, K, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self.limiter(), f)
@@ -99,6 +109,19 @@ impl<W, K, O> fmt::Display for RateLimitLayer<W, K, O> {
 }
 
 /// Builds a [`RateLimitLayer`].
+///
+/// ```
+/// use buttress::{Quota, RateLimitLayer};
+/// use std::time::Duration;
+///
+/// let layer = RateLimitLayer::builder(Quota::per_second(100))
+///     .max_wait(Duration::from_millis(250))
+///     .name("payments")
+///     .build()?;
+/// let shown = "rate limit \"payments\": 100 per 1s, 10 at once, waits up to 250ms";
+/// assert_eq!(layer.to_string(), shown);
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct RateLimitBuilder<W = (), K = (), O = ()> {
@@ -107,8 +130,8 @@ pub struct RateLimitBuilder<W = (), K = (), O = ()> {
 }
 
 impl<W, K, O> RateLimitBuilder<W, K, O> {
-    /// How long a call may wait for its turn, from the call. A call whose turn comes later is
-    /// rejected at once. Default: 1 s. Zero never waits.
+    /// The longest wait for a turn, from the `call`. A call whose turn would come later is rejected at
+    /// once. Default: 1 s. With zero, no call waits.
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.settings.max_wait = max_wait;
         self
@@ -126,20 +149,20 @@ impl<W, K, O> RateLimitBuilder<W, K, O> {
         self
     }
 
-    /// What calls cost, in units of the quota. Default: `()`, 1 each.
+    /// What a call costs, in units of the quota. Default: `()`, 1.
     pub fn cost<V>(self, cost: V) -> RateLimitBuilder<V, K, O> {
         self.with(|gate| gate.map(|(_, open)| (cost, open)))
     }
 
-    /// Where requests carry their deadline. A call whose turn does not come before it is rejected at
-    /// once. Default: `()`, nowhere.
+    /// Where requests carry their deadline. A call whose turn does not come before its deadline is
+    /// rejected at once. Default: `()`, none.
     pub fn carrier<L>(self, carrier: L) -> RateLimitBuilder<W, L, O> {
         self.with(|gate| gate.carrier(carrier))
     }
 
     /// Rejects calls with [`CircuitOpen`](Rejection::CircuitOpen) while this circuit is open, before
-    /// they take a turn, and wakes those who wait when it opens. For the circuit of a breaker below.
-    /// Default: none.
+    /// they take a turn. When it opens, the calls that wait are rejected too. Use it with the circuit
+    /// of a breaker below. Default: none.
     pub fn unless_open<H: Opens>(
         self,
         circuit: &H,
@@ -157,10 +180,10 @@ impl<W, K, O> RateLimitBuilder<W, K, O> {
         }
     }
 
-    /// The layer, with a limiter of its own.
+    /// Builds the layer with a limiter of its own.
     ///
     /// # Errors
-    /// None today: every quota and every duration is valid.
+    /// None so far: every quota and every duration is valid.
     pub fn build(self) -> Result<RateLimitLayer<W, K, O>, InvalidConfig> {
         let limiter = RateLimiter::with(self.settings)?;
         Ok(self
@@ -177,16 +200,16 @@ impl<W, K, O> fmt::Debug for RateLimitBuilder<W, K, O> {
     }
 }
 
-/// The turn of a call that is not sent yet.
+/// The turn of a call that was not sent yet.
 #[derive(Debug)]
 pub enum Held {
-    /// Granted at once.
+    /// The turn was granted at once.
     Granted(Option<Grant>),
-    /// Waited for.
+    /// The call waited for its turn.
     Waited(Turn),
 }
 
-/// A rate limiter and what calls cost: the admission of a [`RateLimit`].
+/// A rate limiter with the costs of its calls: the admission of a [`RateLimit`].
 #[derive(Clone, Debug)]
 pub struct Metered<W> {
     limiter: RateLimiter,

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::runtime::{self, Handle};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A rate limit, shared by all its clones. Usable without Tower; only [`acquire`](Self::acquire)
-/// needs a runtime.
+/// A rate limiter. Clones share it. Works without Tower; only [`acquire`](Self::acquire) needs a
+/// runtime.
 ///
 /// ```
 /// use buttress::{Quota, Rejection, rate_limit::RateLimiter};
@@ -39,7 +39,7 @@ pub struct RateLimiter {
 struct Shared {
     queue: Queue,
     timeline: Timeline,
-    /// Nanoseconds.
+    /// In nanoseconds.
     max_wait: u64,
     name: Name,
     rate_limited: Count,
@@ -48,7 +48,7 @@ struct Shared {
 }
 
 impl RateLimiter {
-    /// A limiter with its whole burst at hand. [`acquire`](Self::acquire) waits up to 1 s.
+    /// A limiter with its whole burst available. [`acquire`](Self::acquire) waits up to 1 s.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         Self::of(RateLimitSettings::new(quota))
@@ -57,7 +57,7 @@ impl RateLimiter {
     /// A limiter with these settings.
     ///
     /// # Errors
-    /// As [`RateLimitSettings::check`].
+    /// The errors of [`RateLimitSettings::check`].
     pub fn with(settings: RateLimitSettings) -> Result<Self, InvalidConfig> {
         settings.check()?;
         Ok(Self::of(settings))
@@ -82,30 +82,31 @@ impl RateLimiter {
         }
     }
 
-    /// Takes `n` units of the quota, now or not at all. 0 takes nothing, and is refused like any
-    /// other while a pause lasts or others wait.
+    /// Takes `n` units of the quota if they are available now. Never waits. A request for 0 units
+    /// takes nothing, but is refused while the limiter is paused or calls wait.
     ///
     /// # Errors
-    /// [`Rejection::RateLimited`] with how long until it would be granted if nobody else calls;
-    /// [`Rejection::TooCostly`] if `n` is above the burst.
+    /// [`Rejection::RateLimited`] if the units are not available now. Its `retry_after` is the time
+    /// until they would be if nobody else calls, or `None` if never. [`Rejection::TooCostly`] if `n`
+    /// is above the burst.
     pub fn try_acquire(&self, n: u32) -> Result<(), Rejected> {
         match self.shared.queue.take(n, self.shared.now(), || 0) {
-            Ok(_) => Ok(()), // nobody waits for no time at all
+            Ok(_) => Ok(()), // a call that may wait for 0 ns gets no place in the queue
             Err(refusal) => Err(Rejected(self.count(refusal, n))),
         }
     }
 
-    /// Takes `n` units of the quota, waiting its turn if that comes within the limiter's
-    /// `max_wait`. Turns are served in the order in which calls came, by their first polls.
+    /// Takes `n` units of the quota, and waits for its turn if that comes within `max_wait`. Turns go
+    /// to callers in the order of their first polls.
     ///
-    /// Dropped while it waits, it gives its place to those behind it.
+    /// Dropping the future while it waits gives its place to the callers behind it.
     ///
     /// # Errors
-    /// At once, as [`try_acquire`](Self::try_acquire): nobody waits for a turn that comes too late.
-    /// Later, if the quota changes or the limiter is paused and the turn now comes too late.
+    /// As [`try_acquire`](Self::try_acquire), at once, if the turn would come after `max_wait`. Later,
+    /// if the quota changes or the limiter is paused and the turn would now come too late.
     ///
     /// # Panics
-    /// If it has to wait outside a tokio runtime with time enabled.
+    /// If the call has to wait outside a tokio runtime with time enabled.
     pub async fn acquire(&self, n: u32) -> Result<(), Rejected> {
         let taken = self.take(n, None);
         let refused = |refusal| Rejected(self.count(refusal, n));
@@ -116,17 +117,18 @@ impl RateLimiter {
         Ok(())
     }
 
-    /// Grants nothing before `until`, for an upstream that asks to be left alone. From then on calls
-    /// go one by one, the burst being used up. Calls that wait are served from then on too; those
-    /// for which that is too late are rejected. The later of two pauses holds;
-    /// [`resume`](Self::resume) ends one. However far away `until` is, it is heeded: cap what comes
-    /// from a header.
+    /// Pauses the limiter until `until`, for an upstream that asks for a pause. After the pause the
+    /// burst is empty, so calls go one by one. Waiting calls keep their places; those whose turn would
+    /// now come too late are rejected.
+    ///
+    /// Of two pauses the one that ends later holds; [`resume`](Self::resume) ends it. A pause can be
+    /// arbitrarily long: cap a time that comes from a header.
     pub fn pause_until(&self, until: Instant) {
         let until = self.shared.at(until);
         self.shared.queue.pause(until, self.shared.now());
     }
 
-    /// As [`pause_until`](Self::pause_until), from now; counted and reported.
+    /// The same as [`pause_until`](Self::pause_until) with a time from now. Counts and reports the pause.
     pub(crate) fn pause_for(&self, pause: Duration) {
         let now = self.shared.now();
         let until = now.saturating_add(nanos(pause));
@@ -136,19 +138,19 @@ impl RateLimiter {
         Event::Paused { name, pause }.emit();
     }
 
-    /// Ends a pause. What the limiter would have granted but for it, it grants now, first to those
-    /// who wait.
+    /// Ends a pause. Turns that would have been granted without it are granted now, to waiting calls
+    /// first.
     pub fn resume(&self) {
         self.shared.queue.resume(self.shared.now());
     }
 
-    /// Changes the quota, rate and burst together. Calls that wait keep their places and are served
-    /// by the new quota; those for which that is too late are rejected.
+    /// Changes the quota, rate and burst together. Waiting calls keep their places and get their turns
+    /// by the new quota; those whose turn would now come too late are rejected.
     pub fn set_quota(&self, quota: Quota) {
         self.shared.queue.set_quota(quota, self.shared.now());
     }
 
-    /// Quota, what is left of the burst, and how many calls wait, at this moment.
+    /// The quota, the available calls and the waiting calls at one moment, and the rejections so far.
     #[must_use]
     pub fn snapshot(&self) -> RateLimitSnapshot {
         let (quota, available, waiting) = self.shared.queue.look(self.shared.now());
@@ -163,7 +165,7 @@ impl RateLimiter {
         }
     }
 
-    /// A turn now, or a place in the queue if the turn comes within `max_wait` and before the
+    /// Takes a turn, or a place in the queue if the turn comes within `max_wait` and before the
     /// deadline.
     #[inline]
     pub(super) fn take(&self, cost: u32, deadline: Option<Deadline>) -> Result<Taken, Refusal> {
@@ -179,12 +181,12 @@ impl RateLimiter {
         })
     }
 
-    /// Gives a turn back that was granted at once and not used.
+    /// Gives back a turn that was granted at once and not used.
     pub(super) fn give_back(&self, grant: Grant) {
         self.shared.queue.give_back(grant);
     }
 
-    /// The rejection of a call, counted.
+    /// Counts a rejected call, and returns its rejection.
     fn count(&self, refusal: Refusal, cost: u32) -> Rejection {
         let by = self.shared.name;
         let retry_after = match refusal {
@@ -200,7 +202,7 @@ impl RateLimiter {
         Rejection::RateLimited { retry_after, by }
     }
 
-    /// The rejection of a call, counted and reported.
+    /// Counts and reports a rejected call, and returns its rejection.
     pub(super) fn reject(&self, refusal: Refusal, cost: u32) -> Rejection {
         let rejection = self.count(refusal, cost);
         let name = self.shared.name;
@@ -218,7 +220,7 @@ impl RateLimiter {
 }
 
 impl Shared {
-    /// On the core's timeline, which ends after 146 years.
+    /// The time on the core's timeline, which ends after 146 years.
     #[inline]
     fn now(&self) -> u64 {
         self.timeline.now().min(END - ORIGIN) + ORIGIN
@@ -228,7 +230,7 @@ impl Shared {
         self.timeline.at(instant).saturating_add(ORIGIN)
     }
 
-    /// The longest wait: a turn that comes with the deadline comes too late.
+    /// The longest wait. A turn at the very time of the deadline is too late.
     fn max_wait(&self, deadline: Option<Deadline>, now: u64) -> u64 {
         let end = deadline.and_then(|deadline| deadline.instant());
         let last_wait = |end| self.at(end).saturating_sub(now).saturating_sub(1);
@@ -236,7 +238,7 @@ impl Shared {
     }
 }
 
-/// Its settings, for people.
+/// Prints the settings in a readable form.
 impl fmt::Display for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quota = self.shared.queue.quota();
@@ -266,13 +268,13 @@ pub(super) enum Taken {
     Later(Turn),
 }
 
-/// A turn that is waited for, and held once it has come.
+/// A turn (a permit) that a call waits for, and holds once it has come.
 ///
-/// Dropping it before it is spent gives the place, or the turn, to the others.
+/// Dropping it before it is spent gives the place or the turn to the waiting calls.
 #[derive(Debug)]
 pub struct Turn {
     limiter: RateLimiter,
-    /// None once the turn is spent, refused, or taken elsewhere.
+    /// `None` once the turn is spent, refused, or moved to another `Turn`.
     ticket: Option<Ticket>,
     timer: Option<Timer>,
 }
@@ -280,18 +282,18 @@ pub struct Turn {
 #[derive(Debug)]
 struct Timer {
     sleep: Pin<Box<Sleep>>,
-    /// Where it runs.
+    /// The runtime of the timer.
     runtime: Option<runtime::Id>,
 }
 
 impl Turn {
-    /// Ready when the turn has come, and is held from then on; or when a change of quota, a pause
-    /// or late tasks put it too far off.
+    /// Ready when the turn has come; from then on it is held. Also ready, with an error, when a change
+    /// of quota, a pause or late tasks delay the turn too far.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         let ticket = self.ticket.expect(POLLED);
         loop {
             let (shared, waker) = (&*self.limiter.shared, cx.waker().clone());
-            // The queue comes before the timer, which a task without budget cannot poll.
+            // The queue first: a task without cooperative budget cannot poll the timer.
             match shared.queue.poll(ticket, shared.now(), waker) {
                 Place::Turn => return Poll::Ready(Ok(())),
                 Place::Refused(refusal) => {
@@ -309,8 +311,8 @@ impl Turn {
     fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let here = Handle::try_current().ok().map(|runtime| runtime.id());
         let timer = match &mut self.timer {
-            // Not one of a runtime that the call has left: that may be stuck, or have ended, or go by
-            // another clock.
+            // Not a timer of a runtime that the call has left: that runtime may be stuck, may have
+            // ended, or may have another clock.
             Some(timer)
                 if timer.sleep.deadline() == at
                     && !timer.sleep.is_elapsed()
@@ -326,7 +328,7 @@ impl Turn {
         timer.sleep.as_mut().poll(cx)
     }
 
-    /// Takes a turn that has come elsewhere.
+    /// Moves a turn that has come into another `Turn`.
     pub(super) fn take(&mut self) -> Self {
         Self {
             limiter: self.limiter.clone(),
@@ -335,7 +337,7 @@ impl Turn {
         }
     }
 
-    /// Uses the turn up.
+    /// Uses the turn.
     pub(super) fn spend(mut self) {
         if let Some(ticket) = self.ticket.take() {
             self.limiter.shared.queue.spend(ticket);
@@ -354,7 +356,7 @@ impl Drop for Turn {
 
 const POLLED: &str = "a future must not be polled after it was ready";
 
-/// What a [`RateLimiter`] holds at one moment.
+/// The state and the counters of a [`RateLimiter`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimitSnapshot {
@@ -362,14 +364,14 @@ pub struct RateLimitSnapshot {
     pub name: Name,
     /// The quota in force.
     pub quota: Quota,
-    /// How many calls of cost 1 would be granted at once; 0 while calls wait or a pause lasts.
+    /// The calls of cost 1 that would be granted at once. 0 while calls wait or a pause lasts.
     pub available: u32,
-    /// How many calls wait for their turn.
+    /// The calls that wait for their turn.
     pub waiting: usize,
-    /// How many calls were rejected since the limiter was made, because they had no turn in time.
+    /// The calls rejected since the limiter was made because their turn would come too late.
     pub rate_limited: u64,
-    /// How many calls were rejected since the limiter was made, because they cost too much.
+    /// The calls rejected since the limiter was made because they cost more than the burst.
     pub too_costly: u64,
-    /// How often an upstream paused the limiter.
+    /// How many times an upstream has paused the limiter.
     pub paused: u64,
 }

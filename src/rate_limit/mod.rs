@@ -1,8 +1,10 @@
-//! Keeps calls within a quota, by letting them wait a little or rejecting them.
+//! Keeps calls within a quota: a call waits a little for its turn, or is rejected.
 //!
-//! Use it where the callee sells or enforces a rate. It limits calls per time, not how many are
-//! under way; for that see [`load_shed`](crate::load_shed). It knows only the calls of this
-//! process.
+//! Use it if the upstream enforces or bills a rate. It limits calls per time, not calls in flight: for
+//! these see [`load_shed`](crate::load_shed). It counts the calls of this process only, so it protects
+//! an upstream only if the limits of all its clients together are below its capacity. Place it
+//! below retry, because upstream quotas count attempts, and above the circuit breaker, which would
+//! count the waits as slowness.
 //!
 //! ```
 //! use buttress::{Error, ErrorLayer, Quota, RateLimitLayer, Rejection};
@@ -16,62 +18,64 @@
 //!     .service(service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));
 //!
 //! assert_eq!(service.clone().oneshot(1).await, Ok(1));
-//! // The next turn comes in 3 s, which is more than a call waits.
+//! // The next turn comes in 3 s, and a call waits at most 1 s.
 //! let Err(Error::Rejected(Rejection::RateLimited { retry_after, .. })) = service.oneshot(1).await else {
-//!     panic!("granted");
+//!     panic!("not rejected");
 //! };
 //! assert!(retry_after > Some(Duration::from_secs(2)));
 //! # }
 //! ```
 //!
-//! | setting | setter | default |
+//! A *turn* is a permit of the limiter: the right to make one call.
+//!
+//! | setting | default | meaning |
 //! |---|---|---|
-//! | calls per time | [`Quota`], in `new` and `builder`; later [`set_quota`](RateLimiter::set_quota) | required |
-//! | calls at once | [`Quota::burst`] | the calls of 1 s up to 10, or of 100 ms if those are more; with [`Quota::at_most`] 1 |
-//! | the longest wait for a turn, from the call | `max_wait` | 1 s |
-//! | what a call costs | `cost` | `()`: 1 |
-//! | where calls carry their [deadline](crate::deadline) | `carrier` | `()`: nowhere |
-//! | name in events, snapshots and `Debug` | `name` | unnamed |
+//! | `new`, `builder` | required | the [`Quota`], calls per time; change it by [`set_quota`](RateLimiter::set_quota) |
+//! | [`Quota::burst`] | the calls of 1 s up to 10, or of 100 ms if those are more; 1 with [`Quota::at_most`] | the calls that may go at once after a rest |
+//! | `max_wait` | 1 s | the longest wait for a turn, from the call |
+//! | `cost` | `()`: 1 | the units of the quota that a call costs |
+//! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
+//! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a turn; when it opens, waiting calls are rejected too |
+//! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **The algorithm** is the generic cell rate algorithm (GCRA, ITU-T I.371): a leaky bucket in one
-//! word, in nanoseconds. With an interval `T`, the time per call rounded up, it hands out at most
-//! `burst + ⌊W / T⌋` turns in any window of length `W`; with [`Quota::at_most`] at most `n` in any
-//! window of `per`. A call is sent right after it was given its turn, or as soon as its task runs and
-//! the inner service is ready.
+//! **Algorithm.** The generic cell rate algorithm (GCRA, ITU-T I.371), a form of the leaky bucket, in
+//! nanoseconds. Let `T` be the time per call, rounded up. Any window of length `W` gets at most
+//! `burst + ⌊W / T⌋` turns; with [`Quota::at_most`], any window of `per` gets at most `n`. The call
+//! is sent when its task runs and the inner service is ready, usually right after it gets its turn.
 //!
-//! **One limiter per layer value.** Services made by one layer, and their clones, share its
-//! limiter; so it holds in servers that apply layers once per connection.
+//! **Waiting** is first come, first served: no call overtakes a waiting one, however little it
+//! costs. A call is rejected at once, and takes nothing, if its turn would come after `max_wait` or not
+//! before its deadline. If the quota changes or a pause begins, the waiting calls keep their order, and
+//! those whose turn would now come too late are rejected.
 //!
-//! **Waiting.** Calls that wait stand in a queue, first come, first served: nobody overtakes, however
-//! little it costs. Each sleeps until its turn. A call whose turn would come after `max_wait`, or not
-//! before its [deadline](crate::deadline), is rejected at once and takes nothing. If the quota changes
-//! or a pause comes, those who wait are served accordingly, and those for whom that is now too late
-//! are rejected. A call that waits takes an unready clone of the inner service, and readies it when its
-//! turn has come. The instance that was readied is replaced by a fresh clone, so that a permit which it
-//! has reserved is free while the call waits. Readiness takes no turn: services that are ready and
-//! never called cost nothing.
+//! **Readiness.** A waiting call has an unready clone of the inner service and readies it when its turn
+//! comes; a permit that the caller's instance had reserved is free meanwhile. `call` takes the turn,
+//! not `poll_ready`: a ready service that is never called costs nothing.
 //!
-//! **A 429** of the upstream can pause the limiter for as long as it asks: see
-//! [`http::PauseOn429`](crate::http::PauseOn429).
+//! **Shared state.** All services made by one layer value, and their clones, share its limiter. So a
+//! server that applies its layers once per connection has one quota.
 //!
-//! **Cancellation.** A waiting call that is dropped gives its place to those behind it. If it had its
-//! turn but was not sent, the turn goes to the next call that waits, or back to the limiter. It is
-//! lost if it is older than what a burst holds and later turns were handed out, since the quota would
-//! be exceeded otherwise.
+//! **Pauses.** A 429 can pause the limiter for the time that the upstream asks for, see
+//! [`http::PauseOn429`](crate::http::PauseOn429). [`RateLimiter::pause_until`] pauses it by hand.
 //!
-//! **Place.** Below retry, because the upstream counts attempts; above the circuit breaker, which would
-//! count waiting as slowness. With [`unless_open`](RateLimitBuilder::unless_open) an open circuit rejects
-//! a call before it takes a turn, and wakes the calls that wait.
+//! **Errors.** [`Rejection::RateLimited`](crate::Rejection::RateLimited) and
+//! [`Rejection::TooCostly`](crate::Rejection::TooCostly), if a call costs more than the burst. Retry
+//! does not send the call again, and circuit breakers do not count it. Errors of the inner service
+//! pass unchanged.
 //!
-//! A rate limit protects an upstream only if the sum over all its clients is below what it can do.
+//! **Cancellation.** A waiting call that is dropped gives its place to the calls behind it. If it had
+//! its turn but was not sent, the turn goes to the next waiting call or back to the limiter. The turn
+//! is lost if later turns were handed out and it is older than a burst can hold: otherwise the quota
+//! would be exceeded.
 //!
-//! **Errors.** [`Rejection::RateLimited`](crate::Rejection::RateLimited),
-//! [`Rejection::TooCostly`](crate::Rejection::TooCostly); the inner service's errors pass
-//! unchanged. Retry and circuit breaker ignore both.
+//! **Events and counters.** Target `buttress::rate_limit`, at DEBUG. [`RateLimiter::snapshot`] counts
+//! the same three.
 //!
-//! **Events**, target `buttress::rate_limit`, at DEBUG: `rate_limited` with `name`, `cost` and
-//! `retry_after_ms`; `too_costly` with `name`, `cost` and `burst`; `paused` with `name` and
-//! `pause_ms`, where a 429 paused the limiter.
+//! | event | when | fields |
+//! |---|---|---|
+//! | `rate_limited` | a call was rejected: its turn would come too late | `name`, `cost`, `retry_after_ms` |
+//! | `too_costly` | a call was rejected: it costs more than the burst | `name`, `cost`, `burst` |
+//! | `paused` | a 429 paused the limiter | `name`, `pause_ms` |
 //!
 //! Only a call that waits needs a tokio runtime with time enabled.
 

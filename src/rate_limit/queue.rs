@@ -1,11 +1,11 @@
-//! Who waits for a turn, in order of arrival. Calls lock the queue only if they wait, or while others
-//! do.
+//! The calls that wait for their turn, in order of arrival. Only two kinds of calls take the queue's
+//! lock: those that wait, and those that come or leave while others wait.
 //!
-//! A turn is handed out when it is due, by whoever visits the queue then: a waiter whose alarm rang,
-//! a newcomer, or a waiter that leaves. So nobody depends on one particular task.
+//! A turn is handed out when it is due, by the next *visit* to the queue. Visitors are waiters whose
+//! alarm rings, newcomers, and waiters that leave. So no waiter depends on one particular task.
 //!
-//! A visit holds the lock and freezes the GCRA's word. It works on a copy of the newest turn and
-//! writes it back. When the lock is free, the word's bit is set exactly if somebody waits.
+//! A visit holds the lock and sets the waiting bit of the GCRA's word. It works on a copy of the newest
+//! turn and writes it back at the end. Whenever the lock is free, the bit is set exactly if calls wait.
 
 use super::gcra::{self, Answer, Gcra, Grant, Refusal};
 use super::quota::{Quota, Rate, SharedRate};
@@ -18,15 +18,15 @@ use std::task::Waker;
 #[derive(Debug)]
 pub(super) struct Queue {
     gcra: Gcra,
-    /// What [`Waiters::quota`] says, for those who do not lock.
+    /// The rate of [`Waiters::quota`], for readers without the lock.
     rate: SharedRate,
     waiters: Mutex<Waiters>,
 }
 
-/// What a call gets that is not refused.
+/// What a call gets if it is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// Its turn. `None`: one of the queue's, which cannot be given back.
+    /// Its turn. `None` if the queue granted it: then it cannot be given back.
     Now(Option<Grant>),
     /// A place in the queue.
     Wait(Ticket),
@@ -35,14 +35,15 @@ pub(super) enum Entry {
 #[derive(Debug)]
 struct Waiters {
     quota: Quota,
-    /// In order of arrival. Tickets ascend, so a waiter is found by bisection.
+    /// In order of arrival. Tickets ascend, so a waiter is found by binary search.
     waiting: VecDeque<Waiter>,
-    /// What they cost together.
+    /// The sum of their costs.
     units: u64,
-    /// Those who wait no longer, until they spend their turn, give it up, or hear of their refusal.
+    /// Waiters that have their turn or were refused. A waiter is removed when it spends its turn,
+    /// gives it up, or learns that it was refused.
     settled: HashMap<Ticket, Result<Handed, Refusal>>,
     next_ticket: u64,
-    /// How often quota or pause changed.
+    /// How many times the quota changed or a pause began or ended.
     changes: u64,
 }
 
@@ -50,11 +51,11 @@ struct Waiters {
 struct Waiter {
     ticket: Ticket,
     cost: u32,
-    /// The latest turn that it waits for.
+    /// The latest time of a turn that the waiter accepts.
     latest: u64,
-    /// When it visits by itself.
+    /// When the waiter visits the queue unless it is woken earlier.
     alarm: u64,
-    /// None until it is first polled, and from a wake to the next poll.
+    /// `None` until the waiter is first polled, and again from each wake-up to the next poll.
     waker: Option<Waker>,
 }
 
@@ -62,22 +63,22 @@ struct Waiter {
 #[derive(Clone, Copy, Debug)]
 struct Handed {
     at: u64,
-    /// By how much it moved the newest turn.
+    /// How much it moved the newest turn.
     span: u64,
-    /// [`Waiters::changes`] at that time.
+    /// The value of [`Waiters::changes`] at that time.
     changes: u64,
 }
 
-/// A place in the queue. Whoever holds one must spend it, or leave.
+/// A place in the queue. Its holder must spend it or leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket(u64);
 
-/// What a waiter finds.
+/// What a waiter learns from a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Its turn was handed out.
+    /// It has its turn.
     Turn,
-    /// It must visit again at this time.
+    /// It must poll again at this time.
     Until(u64),
     Refused(Refusal),
 }
@@ -98,7 +99,7 @@ impl Queue {
         }
     }
 
-    /// Takes a turn if it has come; else a place in the queue, if the turn comes within `max_wait`.
+    /// Takes a turn if it has come, or else a place if the turn comes within `max_wait`.
     #[inline]
     pub(super) fn take(
         &self,
@@ -120,7 +121,7 @@ impl Queue {
         }
     }
 
-    /// Gives a turn back that was granted at once and not used.
+    /// Gives back a turn that was granted at once and not used.
     pub(super) fn give_back(&self, grant: Grant) {
         self.gcra.give_back(grant);
     }
@@ -132,11 +133,11 @@ impl Queue {
         })
     }
 
-    /// Where a waiter stands. It is woken when that changes.
+    /// Where a waiter stands. `waker` is woken when that changes.
     pub(super) fn poll(&self, ticket: Ticket, now: u64, waker: Waker) -> Place {
         let mut waker = Some(waker);
         let (place, _replaced) = self.visit(now, |visit| {
-            // Taken first, so that it is not woken by itself.
+            // Take the old waker first, so that this visit does not wake its own task.
             let waiter = visit.waiters.waiter(ticket);
             let replaced = waiter.and_then(|waiter| waiter.waker.take());
             visit.hand_out();
@@ -149,12 +150,12 @@ impl Queue {
         place
     }
 
-    /// Uses a turn up.
+    /// Uses a turn.
     pub(super) fn spend(&self, ticket: Ticket) {
         self.lock().settled.remove(&ticket);
     }
 
-    /// Gives up a place, or the turn that came of it.
+    /// Gives up a place, or the turn if it has come.
     pub(super) fn leave(&self, ticket: Ticket, now: u64) {
         let _left = self.visit(now, |visit| {
             if let Some(Ok(handed)) = visit.waiters.settled.remove(&ticket) {
@@ -164,7 +165,7 @@ impl Queue {
         });
     }
 
-    /// Changes the quota. Turns that are due go by the old one.
+    /// Changes the quota. Turns that are due already are handed out by the old one.
     pub(super) fn set_quota(&self, quota: Quota, now: u64) {
         self.visit(now, |visit| {
             visit.hand_out();
@@ -175,7 +176,7 @@ impl Queue {
         });
     }
 
-    /// Grants no turn before `until`, or before the end of a pause that lasts longer.
+    /// Grants no turn before `until`. Has no effect during a pause that ends later.
     pub(super) fn pause(&self, until: u64, now: u64) {
         self.visit(now, |visit| {
             visit.hand_out();
@@ -204,7 +205,7 @@ impl Queue {
         self.lock().quota
     }
 
-    /// The quota, how many calls of cost 1 would be granted at once, and how many wait.
+    /// The quota, the calls of cost 1 that would be granted at once, and the number of waiters.
     pub(super) fn look(&self, now: u64) -> (Quota, u32, usize) {
         let waiters = self.lock();
         let available = if waiters.waiting.is_empty() {
@@ -215,7 +216,7 @@ impl Queue {
         (waiters.quota, available, waiters.waiting.len())
     }
 
-    /// Acts under the lock, then hands out what is due.
+    /// Visits the queue: runs `act` under the lock, then hands out the turns that are due.
     fn visit<T>(&self, now: u64, act: impl FnOnce(&mut Visit<'_>) -> T) -> T {
         let mut waiters = self.lock();
         let mut visit = Visit {
@@ -238,7 +239,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiters> {
-        // Nothing panics under the lock; a poisoned one is as good as new.
+        // Nothing panics under the lock, so a poisoned lock still guards valid data.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -262,26 +263,27 @@ impl Waiters {
     }
 }
 
-/// The queue at one moment, locked.
+/// A visit: the queue while its lock is held.
 struct Visit<'a> {
     newest: u64,
     paused: u64,
     rate: Rate,
     now: u64,
     waiters: &'a mut Waiters,
-    /// Whom to wake once the lock is free.
+    /// The wakers to wake once the lock is free.
     woken: Vec<Waker>,
 }
 
 impl Visit<'_> {
-    /// When calls that cost `units` together have had their turns. `None` if that does not fit.
+    /// When calls that cost `units` together have all had their turns. `None` if that is after the end
+    /// of time.
     fn turn(&self, units: u64) -> Option<u64> {
         let span = self.rate.interval.checked_mul(units)?;
         let turn = gcra::turn(self.rate, self.newest, self.paused, span, self.now);
         (turn < u64::MAX).then_some(turn)
     }
 
-    /// Moves the newest turn. Gives by how much.
+    /// Moves the newest turn. Returns by how much.
     fn grant(&mut self, cost: u32, turn: u64) -> u64 {
         let span = self.rate.span(cost);
         if span > 0 {
@@ -307,7 +309,8 @@ impl Visit<'_> {
         }
     }
 
-    /// A newcomer takes its turn if nobody waits, or else a place if that is worth it.
+    /// A newcomer takes its turn if no call waits and it has come, or else a place if the turn comes
+    /// within `max_wait`.
     fn enter(&mut self, cost: u32, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
         gcra::admits(self.rate, cost)?;
         let units = self.waiters.units + u64::from(cost);
@@ -333,7 +336,7 @@ impl Visit<'_> {
         Ok(Some(ticket))
     }
 
-    /// Where a waiter stands, after what is due was handed out.
+    /// Where a waiter stands, after the turns that are due were handed out.
     fn place(&mut self, ticket: Ticket) -> Place {
         if let Some(&Err(refusal)) = self.waiters.settled.get(&ticket) {
             self.waiters.settled.remove(&ticket);
@@ -350,8 +353,9 @@ impl Visit<'_> {
         }
     }
 
-    /// Sets an alarm anew that rang before the turn: those ahead got theirs late, because timers
-    /// or tasks were. It must still be worth the wait, give or take a tick of the timer.
+    /// Resets an alarm that rang before the turn. This happens if waiters ahead got their turns late,
+    /// because of late timers or tasks. Refuses the waiter if its turn now comes later than it accepts by
+    /// more than one tick of the timer.
     fn wait_on(&mut self, ticket: Ticket) -> Result<(), Refusal> {
         let (now, place) = (self.now, self.waiters.find(ticket));
         let rang = |place: &usize| self.waiters.waiting[*place].alarm <= now;
@@ -366,9 +370,9 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Makes sure that somebody visits when the head's turn is due. Its alarm is late if somebody
-    /// ahead of it left. If it is past, the head should have visited and has not: a waiter that
-    /// visits now does so in its place then.
+    /// Makes sure that a visit happens when the first waiter's turn is due. Its alarm is too late if a
+    /// waiter ahead of it has left. If its alarm is in the past, its task is stuck: then the waiter
+    /// that visits now takes over the alarm.
     fn watch_head(&mut self, visitor: Option<Ticket>) {
         let head = self.waiters.waiting.front();
         let Some(due) = head.and_then(|head| self.turn(head.cost.into())) else {
@@ -391,19 +395,19 @@ impl Visit<'_> {
 
     /// Takes a turn back, as if it had never been handed out.
     ///
-    /// Nothing speaks against that if no later turn was handed out, or if a burst still holds this
-    /// one: then every later call would have had its turn at the same time, from an earlier credit.
+    /// This is allowed in two cases. Either no later turn was handed out. Or a burst can still hold this
+    /// turn: then each later call would have had its turn at the same time, from an earlier credit.
     /// Otherwise the turn is lost.
     fn take_back(&mut self, turn: Handed) {
         let newest = turn.at == self.newest;
-        // Not across a change of quota or pause: then the burst was another one.
+        // Not after a change of quota or pause, because the burst was a different one then.
         let in_burst = turn.changes == self.waiters.changes
             && turn.at + self.rate.span(self.rate.burst) >= self.now + turn.span;
         if !newest && !in_burst {
             return;
         }
         self.newest -= turn.span;
-        // Turns that are held after it move up.
+        // Turns after it that were handed out and not yet spent move forward.
         for later in self.waiters.settled.values_mut().flatten() {
             if later.at > turn.at {
                 later.at -= turn.span;
@@ -411,7 +415,7 @@ impl Visit<'_> {
         }
     }
 
-    /// After a change of quota or pause: who would now wait too long is refused.
+    /// Refuses the waiters that would wait too long after a change of quota or pause.
     fn estimate_anew(&mut self) {
         self.waiters.changes += 1;
         self.waiters.units = 0;
@@ -439,7 +443,7 @@ impl Visit<'_> {
     }
 }
 
-/// A turn that has come, or comes by `latest`.
+/// Checks a turn: it has come, or it comes by `latest`.
 fn within(turn: Option<u64>, latest: u64, now: u64) -> Result<u64, Refusal> {
     let turn = turn.ok_or(Refusal::Never)?;
     let wait = turn.saturating_sub(now);
@@ -484,11 +488,11 @@ mod tests {
     struct Call {
         ticket: Ticket,
         cost: u32,
-        /// When its turn came if nobody left and nothing changed.
+        /// When its turn comes if no waiter leaves and nothing changes.
         estimate: u64,
-        /// Never polled: its task, or its runtime, is stuck.
+        /// Whether it is never polled, because its task or its runtime is stuck.
         stuck: bool,
-        /// How long it holds its turn before it spends it, or gives it up.
+        /// How long it holds its turn, and whether it then spends it or gives it up.
         holds: Option<(u64, bool)>,
         woken: Arc<Woken>,
         polls: u32,
@@ -497,7 +501,7 @@ mod tests {
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Stage {
-        /// Its timer rings then.
+        /// Its timer rings at this time.
         Waits(u64),
         Holds {
             since: u64,
@@ -509,13 +513,13 @@ mod tests {
         Left,
     }
 
-    /// Callers in a world where timers ring at every multiple of `tick`.
+    /// Simulates callers whose timers ring at multiples of `tick`.
     struct World {
         queue: Queue,
         now: u64,
         tick: u64,
         calls: Vec<Call>,
-        /// When, at what cost; those that were spent.
+        /// The time and the cost of each turn that was spent.
         grants: Vec<(u64, u32)>,
     }
 
@@ -530,7 +534,7 @@ mod tests {
             }
         }
 
-        /// A call comes. It is told what it would find if it reckoned itself.
+        /// A call arrives. Its answer must agree with `estimate`.
         fn call(&mut self, cost: u32, max_wait: u64, stuck: bool, holds: Option<(u64, bool)>) {
             let wait = self.estimate(cost);
             match self.queue.take(cost, self.now, || max_wait) {
@@ -560,7 +564,7 @@ mod tests {
             self.settle();
         }
 
-        /// How long a newcomer waits, reckoned one call after the other.
+        /// How long a newcomer waits, computed one call after the other.
         fn estimate(&self, cost: u32) -> u64 {
             let rate = self.queue.rate();
             let waiters = self.queue.lock();
@@ -616,7 +620,7 @@ mod tests {
             self.settle();
         }
 
-        /// Polls whom timers and wakers tell to, until that is nobody.
+        /// Polls the calls whose timer rang or whose waker was woken, until there are none.
         fn settle(&mut self) {
             let mut again = true;
             while again {
@@ -652,7 +656,8 @@ mod tests {
             self.assert_sound();
         }
 
-        /// At rest: nobody has overtaken, nothing is due, and somebody comes when it is.
+        /// When all tasks are idle: no call was overtaken, no turn is due, and a visit is scheduled for
+        /// the next turn.
         fn assert_sound(&self) {
             let waits = |call: &&Call| !call.stuck && matches!(call.stage, Stage::Waits(_));
             let first = self.calls.iter().find(waits);
@@ -706,11 +711,12 @@ mod tests {
             self.settle();
         }
 
-        /// Of those spent since then: at most the burst and its share in every window.
+        /// Checks that every window holds at most the burst and its share of the turns spent since
+        /// `since`.
         fn assert_bound(&mut self, since: u64, quota: Quota, most: Option<(u32, u64)>) {
             let rate = quota.rate();
             if rate.interval == 0 {
-                return; // all or nothing
+                return; // the quota admits everything or nothing
             }
             self.grants.sort_unstable();
             let of_these = self.grants.iter().filter(|(at, _)| *at >= since);
@@ -730,7 +736,7 @@ mod tests {
         }
     }
 
-    /// One call in 10 ns, that many at once.
+    /// One call per 10 ns, `burst` at once.
     fn queue(burst: u32) -> Queue {
         Queue::new(Quota::new(1, Duration::from_nanos(10)).burst(burst))
     }
@@ -748,14 +754,14 @@ mod tests {
         queue.poll(ticket, ORIGIN + now, Waker::noop().clone())
     }
 
-    /// How many calls go at once at `now`.
+    /// The number of calls that are granted at once at `now`.
     fn granted(queue: &Queue, now: u64) -> usize {
         let calls = (0..100).filter(|_| queue.take(1, ORIGIN + now, || 0).is_ok());
         calls.count()
     }
 
     #[test]
-    fn a_turn_given_up_is_the_next_ones_in_the_same_visit() {
+    fn a_turn_that_is_given_up_goes_to_the_next_waiter_in_the_same_visit() {
         let queue = queue(1);
         assert_eq!(granted(&queue, 0), 1);
         let (first, second) = (wait(&queue, 0), wait(&queue, 0));
@@ -766,7 +772,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_given_up_late_is_the_next_ones_and_counts_from_then() {
+    fn a_turn_that_is_given_up_late_goes_to_the_next_waiter_and_counts_from_then() {
         let queue = queue(1);
         assert_eq!(granted(&queue, 0), 1);
         let first = wait(&queue, 0);
@@ -778,7 +784,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_a_burst_still_holds_comes_back_though_others_went() {
+    fn a_turn_within_a_burst_comes_back_although_later_turns_were_granted() {
         let queue = queue(3);
         assert_eq!(granted(&queue, 0), 3);
         let first = wait(&queue, 0);
@@ -789,7 +795,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_turn_is_lost_once_others_went() {
+    fn a_turn_older_than_a_burst_is_lost_if_later_turns_were_granted() {
         let queue = queue(3);
         assert_eq!(granted(&queue, 0), 3);
         let first = wait(&queue, 0);
@@ -812,7 +818,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_that_are_held_move_up_when_one_before_them_comes_back() {
+    fn held_turns_move_forward_when_an_earlier_turn_comes_back() {
         let queue = queue(2);
         assert_eq!(granted(&queue, 0), 2);
         let [first, second] = [(); 2].map(|()| wait(&queue, 0));
@@ -823,13 +829,13 @@ mod tests {
             queue.take(1, ORIGIN + 30, || 0),
             Ok(Entry::Now(_))
         ));
-        // Its own turn looks like the newest, but that is the call's above.
+        // Its turn looks like the newest one, but the newest is that of the call above.
         queue.leave(second, ORIGIN + 30);
         assert_eq!(granted(&queue, 30), 1);
     }
 
     #[test]
-    fn a_newcomer_lets_those_go_first_who_are_due() {
+    fn a_newcomer_lets_waiters_go_first_whose_turns_are_due() {
         let queue = queue(1);
         assert_eq!(granted(&queue, 0), 1);
         let first = wait(&queue, 0);
@@ -851,8 +857,8 @@ mod tests {
     }
 
     #[test]
-    fn who_is_late_through_others_waits_no_longer_than_it_wants() {
-        // A tick of the timer is no reason to give up.
+    fn a_waiter_delayed_by_others_waits_no_longer_than_it_accepts() {
+        // A delay of one tick of the timer is no reason to give up.
         for (ticks, place) in [
             (1, Place::Until(ORIGIN + 3 * MS)),
             (2, Place::Refused(Refusal::After(2 * MS))),
@@ -913,7 +919,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1_000))]
 
         #[test]
-        fn whatever_happens_the_bound_and_the_order_hold(
+        fn the_bound_and_the_order_always_hold(
             quotas in [quota(), quota(), quota()],
             acts in prop::collection::vec(act(), 1..120),
             tick in prop_oneof![Just(1_u64), 1..20_u64],
@@ -951,7 +957,7 @@ mod tests {
                 }
             }
             world.assert_bound(since, quota, most);
-            // All gone, nothing is left behind.
+            // After all calls have left, the queue is empty.
             for i in 0..world.calls.len() {
                 world.leave(i);
             }
@@ -959,9 +965,9 @@ mod tests {
             prop_assert!(waiters.waiting.is_empty() && waiters.settled.is_empty());
         }
 
-        /// Where no task is late, nobody leaves and nothing changes.
+        /// If no task is late, no call leaves and nothing changes.
         #[test]
-        fn each_is_served_when_it_was_told_and_polled_once_for_that(
+        fn each_waiter_gets_its_turn_at_the_estimate_with_one_wake_up(
             (quota, _) in quota(),
             calls in prop::collection::vec((0..120_u64, 0..5_u32, 0..2_000_u64), 1..60),
         ) {
@@ -978,7 +984,7 @@ mod tests {
         }
 
         #[test]
-        fn who_is_stuck_holds_others_up_for_its_own_turn_at_most(
+        fn a_stuck_waiter_delays_others_by_at_most_its_own_turn(
             (quota, _) in quota(),
             calls in prop::collection::vec((0..60_u64, 0..5_u32, prop::bool::weighted(0.4)), 1..60),
         ) {
@@ -1018,7 +1024,7 @@ mod models {
         Quota::new(1, Duration::from_nanos(nanos)).burst(1)
     }
 
-    /// One call in 10 ns, whose first was made; and one that waits for the second.
+    /// One call per 10 ns. The first was made; a second one waits.
     fn waited_for(max_wait: u64) -> (Arc<Queue>, Ticket) {
         let queue = Arc::new(Queue::new(every(10)));
         assert!(matches!(queue.take(1, ORIGIN, || 0), Ok(Entry::Now(_))));
@@ -1034,7 +1040,7 @@ mod models {
         queue.take(1, ORIGIN + now, || max_wait).map(Entry::ticket)
     }
 
-    /// Nobody has a place, and the newest turn is that.
+    /// The queue is empty, and `newest` is the newest turn.
     fn assert_idle(queue: &Queue, newest: u64) {
         let waiters = queue.lock();
         assert!(waiters.waiting.is_empty() && waiters.settled.is_empty());
@@ -1044,7 +1050,7 @@ mod models {
         assert_eq!(take(queue, next, 0), Ok(None));
     }
 
-    // The standard library's: what the models are about is the queue.
+    // The atomic of the standard library: these models are about the queue only.
     #[derive(Default)]
     struct Woken(AtomicBool);
 
@@ -1055,7 +1061,7 @@ mod models {
     }
 
     #[test]
-    fn a_newcomer_that_meets_a_leaver_has_a_place_of_its_own() {
+    fn a_newcomer_that_races_a_leaving_waiter_gets_its_own_place() {
         loom::model(|| {
             let (queue, ticket) = waited_for(u64::MAX);
             let other = queue.clone();
@@ -1071,7 +1077,7 @@ mod models {
     }
 
     #[test]
-    fn a_newcomer_never_takes_the_turn_that_is_handed_over() {
+    fn a_newcomer_never_takes_the_turn_of_a_waiter() {
         loom::model(|| {
             let (queue, ticket) = waited_for(u64::MAX);
             let other = queue.clone();
@@ -1084,7 +1090,7 @@ mod models {
     }
 
     #[test]
-    fn a_waiter_whose_turn_a_newcomer_hands_over_is_woken_or_has_seen_it() {
+    fn a_waiter_whose_turn_a_newcomer_hands_out_is_woken_or_has_seen_it() {
         loom::model(|| {
             let (queue, ticket) = waited_for(u64::MAX);
             let woken = std::sync::Arc::new(Woken::default());
@@ -1099,7 +1105,7 @@ mod models {
     }
 
     #[test]
-    fn a_waiter_for_whom_a_new_quota_is_too_slow_hears_of_it_once() {
+    fn a_waiter_that_a_new_quota_delays_too_long_is_refused_once() {
         loom::model(|| {
             let (queue, ticket) = waited_for(10);
             let woken = std::sync::Arc::new(Woken::default());
@@ -1118,7 +1124,7 @@ mod models {
     }
 
     #[test]
-    fn a_visit_loses_no_call_that_passes_by() {
+    fn a_visit_loses_no_turn_that_is_granted_without_the_lock() {
         loom::model(|| {
             let queue = Arc::new(Queue::new(every(10)));
             let other = queue.clone();
@@ -1135,7 +1141,7 @@ mod models {
             let (queue, ticket) = waited_for(u64::MAX);
             assert_eq!(poll(&queue, ticket, 10), Place::Turn);
             let other = queue.clone();
-            // Nobody waits any more, so the turn goes back to the limiter.
+            // No call waits any more, so the turn goes back to the limiter.
             let leaving = thread::spawn(move || other.leave(ticket, ORIGIN + 10));
             let granted = take(&queue, 10, 0);
             leaving.join().unwrap();
@@ -1148,7 +1154,7 @@ mod models {
     }
 
     #[test]
-    fn a_call_that_passes_by_and_one_that_queues_never_share_a_turn() {
+    fn a_call_without_the_lock_and_one_in_the_queue_never_share_a_turn() {
         loom::model(|| {
             let queue = Arc::new(Queue::new(every(10)));
             let other = queue.clone();

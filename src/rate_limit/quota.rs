@@ -1,23 +1,25 @@
-//! How much, per how long, and how much at once.
+//! Quotas, and the rates that the core computes from them.
 
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 use crate::time::Shown;
 use std::fmt;
 use std::time::Duration;
 
-/// So many calls per so long, with a burst.
+/// A number of calls per time, and a burst.
 ///
-/// Every value is valid: no calls (`n` = 0) admits nothing, no time (`per` = 0) admits everything.
-/// The longest interval between calls is 2^62 ns, 146 years; a longer one counts as that.
+/// Every value is valid. `n` = 0 admits no call; `per` = 0 admits every call, unless `n` = 0. The
+/// interval between two calls is at most 2^62 ns (146 years): a longer one is shortened to that.
 ///
 /// ```
-/// use buttress::Quota;
+/// use buttress::{Quota, rate_limit::RateLimiter};
 /// use std::time::Duration;
 ///
-/// let steady = Quota::per_second(200); // 20 at once by default
+/// let steady = Quota::per_second(200);
 /// let bursty = Quota::per_second(200).burst(50);
-/// let strict = Quota::at_most(100, Duration::from_secs(60)); // in any minute
-/// # let _ = (steady, bursty, strict);
+/// let strict = Quota::at_most(100, Duration::from_secs(60)); // in every minute
+///
+/// let at_once = |quota| RateLimiter::new(quota).snapshot().available;
+/// assert_eq!([steady, bursty, strict].map(at_once), [20, 50, 1]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
@@ -28,10 +30,10 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// `n` calls per `per` on average, and a [`burst`](Self::burst) at once.
+    /// `n` calls per `per` on average, with a [`burst`](Self::burst).
     ///
-    /// Any window of length `W` holds at most `burst + n · W / per` calls, so that a window of `per`
-    /// holds up to `n` plus the burst. [`at_most`](Self::at_most) is stricter.
+    /// Any window of length `W` holds at most `burst + n · W / per` calls. So a window of `per` can hold
+    /// `n` calls plus the burst; [`at_most`](Self::at_most) is stricter.
     #[must_use]
     pub const fn new(n: u32, per: Duration) -> Self {
         Self {
@@ -42,24 +44,24 @@ impl Quota {
         }
     }
 
-    /// `n` calls per second. See [`new`](Self::new).
+    /// `n` calls per second on average. See [`new`](Self::new).
     #[must_use]
     pub const fn per_second(n: u32) -> Self {
         Self::new(n, Duration::from_secs(1))
     }
 
-    /// `n` calls per minute. See [`new`](Self::new).
+    /// `n` calls per minute on average. See [`new`](Self::new).
     #[must_use]
     pub const fn per_minute(n: u32) -> Self {
         Self::new(n, Duration::from_secs(60))
     }
 
-    /// Never more than `n` calls in *any* window of `per`, wherever it begins.
+    /// Never more than `n` calls in *any* window of `per`, wherever the window begins.
     ///
-    /// One at a time unless a [`burst`](Self::burst) is set, which comes out of the `n`: the more
-    /// at once, the slower the rest. Above 30 calls per second, 2 at once let more calls through
-    /// than 1 if calls wait: timers ring to the millisecond, and calls that go one at a time lose
-    /// what is left of it.
+    /// By default calls go one at a time. A [`burst`](Self::burst) is taken out of the `n`: the larger
+    /// it is, the longer the interval between the other calls. Above 30 calls per second, a burst of 2
+    /// lets more waiting calls through than a burst of 1: timers ring at whole milliseconds, and calls
+    /// that go one at a time lose the rest of each millisecond.
     #[must_use]
     pub const fn at_most(n: u32, per: Duration) -> Self {
         Self {
@@ -70,24 +72,24 @@ impl Quota {
         }
     }
 
-    /// How many calls may go at once after a rest.
+    /// The calls that may go at once after a rest.
     ///
-    /// Default: the calls of 100 ms, or of 1 s up to 10 of them, whichever is more, and at least 1:
+    /// Default: the calls of 1 s up to 10, or the calls of 100 ms if those are more, and at least 1:
     ///
     /// | calls per second | 1 | 5 | 10 | 50 | 100 | 200 | 1000 |
     /// |---|---|---|---|---|---|---|---|
-    /// | at once | 1 | 5 | 10 | 10 | 10 | 20 | 100 |
+    /// | burst | 1 | 5 | 10 | 10 | 10 | 20 | 100 |
     ///
-    /// For [`at_most`](Self::at_most) the default is 1, and more than `n` counts as `n`. Zero counts
-    /// as 1. A burst that would take longer than 2^62 ns (146 years) to refill is lowered to what
-    /// does not.
+    /// For [`at_most`](Self::at_most) the default is 1, and a burst above `n` counts as `n`. 0 counts
+    /// as 1. A burst that takes more than 2^62 ns (146 years) to refill is lowered until it does not.
     ///
-    /// Calls come irregularly, so a small burst rejects some of them although their rate is below
-    /// the quota. If they come at random (as a Poisson process) at 80 % of the quota, less than one
-    /// in a thousand is rejected where the burst and the calls of the longest wait are 13 together.
+    /// Calls come irregularly, so a small burst rejects some of them even if their rate is below the
+    /// quota. Assume that they come at random (a Poisson process) at 80 % of the quota. Then fewer than
+    /// one in a thousand is rejected if the burst plus the calls of `max_wait` are at least 13.
+    ///
     /// By default this holds from 7 calls per second on; a smaller quota needs a longer wait or a
-    /// larger burst. Calls that never wait (`max_wait` of zero) lose 0.4 % with a burst of 10, 6 %
-    /// with 4, and 44 % with 1.
+    /// larger burst. With a `max_wait` of zero, 0.4 % are rejected with a burst of 10, 6 % with 4, and
+    /// 44 % with 1.
     #[must_use]
     pub const fn burst(self, burst: u32) -> Self {
         Self {
@@ -96,7 +98,7 @@ impl Quota {
         }
     }
 
-    /// The quota as the core counts it.
+    /// The rate that the core uses.
     pub(super) fn rate(self) -> Rate {
         if self.n == 0 {
             return Rate {
@@ -112,11 +114,11 @@ impl Quota {
         }
         let per = self.per.as_nanos();
         let n = u128::from(self.n);
-        // Intervals are rounded up, so that the quota is never beaten.
+        // The interval is rounded up, so that the quota is never exceeded.
         let (interval, burst) = if self.strict {
             let burst = self.burst.unwrap_or(1).clamp(1, self.n);
-            // The calls of a window's first instant, and one per interval after it: with an interval
-            // longer than a share of `per`, they are n at most.
+            // A window gets at most `burst` calls in its first instant and one per interval after
+            // that. The interval is longer than `per / (n − burst + 1)`, so these are at most n.
             (per / (n - u128::from(burst) + 1) + 1, burst)
         } else {
             let calls_in = |time: Duration| n * time.as_nanos() / per;
@@ -133,7 +135,7 @@ impl Quota {
     }
 }
 
-/// As it is counted: with the burst in force.
+/// Prints the quota with the burst in force.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Rate { burst, .. } = self.rate();
@@ -146,9 +148,10 @@ impl fmt::Display for Quota {
     }
 }
 
-/// One call per `interval` nanoseconds, `burst` at once; `interval · burst` ≤ [`Rate::LONGEST`].
+/// One call per `interval` nanoseconds, and `burst` at once. `interval · burst` is at most
+/// [`Rate::LONGEST`].
 ///
-/// A burst of 0 admits nothing; an interval of 0, with a burst, everything.
+/// A burst of 0 admits no call. An interval of 0 with a burst above 0 admits every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
     pub(super) interval: u64,
@@ -156,20 +159,20 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// A quarter of the timeline, so that sums of now and a few of these fit a `u64`.
+    /// A quarter of the timeline, so that the sum of a time and a few of these fits a `u64`.
     pub(super) const LONGEST: u64 = 1 << 62;
 
-    /// The time that this many calls take, at most the burst.
+    /// The time that this many calls take. `calls` is at most the burst.
     pub(super) fn span(self, calls: u32) -> u64 {
         self.interval * u64::from(calls)
     }
 }
 
-/// A rate that can be changed while it is read, without a lock: the rate in force stands in one
-/// slot while the next is written to the other.
+/// A rate that one thread changes while others read it, without a lock. The rate in force is in one
+/// slot; the next rate is written to the other slot.
 #[derive(Debug)]
 pub(super) struct SharedRate {
-    /// Counts the changes; its last bit names the slot in force.
+    /// The number of changes. Its last bit selects the slot in force.
     version: AtomicU64,
     slots: [Slot; 2],
 }
@@ -199,8 +202,8 @@ impl SharedRate {
             let slot = &self.slots[version as usize & 1];
             let interval = slot.interval.load(Relaxed);
             let burst = slot.burst.load(Relaxed) as u32;
-            // Pairs with the writer's fence: having read anything that the change after next
-            // wrote, the version below is newer.
+            // Pairs with the fence in `store`: if the slot was read while a later change overwrote it, the
+            // load below returns a newer version.
             fence(Acquire);
             if self.version.load(Relaxed) == version {
                 return Rate { interval, burst };
@@ -208,10 +211,10 @@ impl SharedRate {
         }
     }
 
-    /// One writer at a time, which is the caller's to see to.
+    /// The caller makes sure that only one thread writes at a time.
     pub(super) fn store(&self, rate: Rate) {
         let version = self.version.load(Relaxed).wrapping_add(1);
-        // Whoever reads what follows sees that the slot was no longer in force.
+        // A thread that reads a value stored below also sees that this slot was not in force.
         fence(Release);
         let slot = &self.slots[version as usize & 1];
         slot.interval.store(rate.interval, Relaxed);
@@ -227,7 +230,7 @@ mod models {
     use loom::thread;
 
     #[test]
-    fn interval_and_burst_are_always_of_one_quota() {
+    fn a_reader_never_mixes_the_interval_and_burst_of_two_quotas() {
         loom::model(|| {
             let rate = |n: u32| Rate {
                 interval: n.into(),
@@ -252,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn intervals_are_rounded_up_so_that_the_quota_is_never_beaten() {
+    fn intervals_are_rounded_up_so_that_the_quota_is_never_exceeded() {
         let cases = [
             (Quota::per_second(7), 142_857_143, 7),
             (Quota::per_second(3_000_000), 334, 300_000),
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_that_does_not_fit_the_timeline_is_lowered_never_hastened() {
+    fn a_burst_that_does_not_fit_the_timeline_is_lowered_and_the_rate_is_kept() {
         let forever = Quota::new(1, Duration::MAX).burst(u32::MAX).rate();
         assert_eq!(
             forever,

@@ -5,18 +5,31 @@ use std::time::Duration;
 
 /// The settings of a [`RateLimitLayer`](super::RateLimitLayer) and its
 /// [`RateLimiter`](super::RateLimiter).
+///
+/// ```
+/// use buttress::{Quota, rate_limit::{RateLimitSettings, RateLimiter}};
+/// use std::time::Duration;
+///
+/// let settings = RateLimitSettings {
+///     max_wait: Duration::ZERO,
+///     ..RateLimitSettings::new(Quota::per_second(200))
+/// };
+/// let limiter = RateLimiter::with(settings)?;
+/// assert_eq!(limiter.snapshot().available, 20); // the burst
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitSettings {
-    /// How many calls per how long.
+    /// The calls per time, and the burst.
     pub quota: Quota,
-    /// How long a call may wait for its turn, from the call. Default: 1 s.
+    /// The longest wait for a turn, from the call. Default: 1 s.
     pub max_wait: Duration,
     /// The name in errors, events, snapshots and `Debug`. Default: none.
     pub name: Name,
 }
 
 impl RateLimitSettings {
-    /// This quota; calls wait up to 1 s for their turn.
+    /// This quota, and waits of up to 1 s.
     #[must_use]
     pub const fn new(quota: Quota) -> Self {
         Self {
@@ -26,10 +39,10 @@ impl RateLimitSettings {
         }
     }
 
-    /// Whether a limiter can be built with these settings.
+    /// Checks whether a limiter can be built with these settings.
     ///
     /// # Errors
-    /// None today: every quota and every duration is valid.
+    /// None so far: every quota and every duration is valid.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         Ok(())
     }
