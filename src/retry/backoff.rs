@@ -68,8 +68,8 @@ impl Backoff {
         }
     }
 
-    /// Each wait is the previous one times this factor. It must be finite and at least 1. Default of
-    /// [`exponential`](Self::exponential): 2.
+    /// Each wait is the previous one times this factor. It must be finite and at least 1.
+    /// [`Jitter::Decorrelated`] ignores it. Default of [`exponential`](Self::exponential): 2.
     #[must_use]
     pub const fn factor(self, factor: f64) -> Self {
         Self { factor, ..self }
@@ -81,7 +81,7 @@ impl Backoff {
         Self { jitter, ..self }
     }
 
-    /// The wait before a retry, rounded down to a nanosecond, at most 2^64 − 1 ns.
+    /// The wait before a retry, in whole nanoseconds, at most 2^64 − 1 ns.
     ///
     /// * `retry`: the number of the retry. The first retry is 1; 0 counts as 1.
     /// * `previous`: the wait before the previous retry, zero if there was none.

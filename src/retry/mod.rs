@@ -29,9 +29,9 @@
 //! |---|---|---|
 //! | `attempts` | 3 | sends of one call in total, the first attempt included; at least 1 |
 //! | `backoff` | [`Backoff::exponential`] from 50 ms to 5 s, [`Jitter::Full`] | the wait before each retry, measured from the end of the failed attempt |
-//! | `budget`, `no_budget` | a budget of the layer's own | limits retries: 0.1 per success of the last 5 s, at least 2, refilled at 0.1 per second |
+//! | `budget`, `no_budget` | a budget of the layer's own | the tokens that pay for retries: 0.1 per success of the last 5 s, at least 2 at first; 0.1 per second refills these 2 |
 //! | `max_retry_after` | 60 s | the longest `Retry-After` that the layer obeys; if the upstream asks for more, the call is not retried |
-//! | `classify` | `Ok` is healthy, `Err` is transient | turns an outcome into a [`Verdict`](crate::Verdict) |
+//! | `classify` | `Ok` is healthy (a success), `Err` is transient | turns an outcome into its classification, the [`Verdict`](crate::Verdict) |
 //! | `replay` | [`Idempotent`], for HTTP requests only | decides which requests may be sent again, and copies them |
 //! | `discard` | [`Dropped`] | what happens to the response of a failed attempt |
 //! | `seed` | random | seeds the jitter, so that waits are repeatable |
@@ -49,10 +49,12 @@
 //! * the wait would end before the [deadline](crate::deadline) that the request carries;
 //! * the budget has a token.
 //!
-//! Otherwise the layer returns the response or error of the last attempt at once, unchanged, and
-//! takes no token. [`TimedOut`](crate::Rejection::TimedOut) is transient. Every other rejection by a
-//! layer of this crate ends the call. `Idempotent` finds the deadline in the request's extensions;
-//! for other policies, [`Within`] says where it is.
+//! Otherwise the layer returns the response or error of the last attempt at once and unchanged. The
+//! budget keeps its token.
+//!
+//! [`TimedOut`](crate::Rejection::TimedOut) is transient. Every other rejection by a layer of this
+//! crate ends the call. `Idempotent` finds the deadline in the request's extensions. For other
+//! policies, [`Within`] says where the deadline is.
 //!
 //! # Waits
 //!
@@ -68,28 +70,30 @@
 //!
 //! # Budget
 //!
-//! One token pays for one retry. From the moment the budget is made, it grants at most
+//! One token pays for one retry. Over its whole life, a budget grants at most
 //! `floor + ratio · successful first attempts + reserve · seconds` retries. Tokens above `floor` decay,
 //! so that a long healthy time does not pay for a retry storm. Successful retries earn nothing. A
-//! single call has two retries by default: if you set more `attempts`, set a higher `floor`.
+//! call without other traffic has two retries by default: for more `attempts`, set a higher `floor`.
 //!
 //! All services of a layer value and their clones share the budget. So do several layers that are
 //! given the same [`Budget`].
 //!
 //! A token goes back to the budget if its retry is not sent: the caller cancelled the call, or another
 //! layer of this crate rejected it. A retry that a timeout ended counts as sent. If retry layers are
-//! nested, the outer one learns only about the last send of the inner one, so the inner budget is the
-//! bound.
+//! nested, the outer one learns only about the last send of the inner one. So the sends are bounded by
+//! the inner budget.
 //!
 //! # Readiness
 //!
 //! The instance that the caller readied makes the first attempt. A fresh clone makes the retries: it
-//! is readied after each wait, so that no permit is held while waiting. The future is `Send` if the
-//! classifier and the replay policy are `Send` and `Sync`.
+//! is readied after each wait, so that no permit is held while waiting. A retry that waits needs a tokio
+//! runtime with time enabled. The future is `Send` if the classifier and the replay policy are `Send`
+//! and `Sync`.
 //!
-//! **Order of layers.** Put retry inside the timeout of the whole call, and outside the per-attempt
-//! layers: load shed, rate limit, circuit breaker and the attempt timeout. A retry that waits needs a
-//! tokio runtime with time enabled.
+//! # Order of layers
+//!
+//! Put retry inside the timeout of the whole call, and outside the per-attempt layers: load shed, rate
+//! limit, circuit breaker and the attempt timeout.
 //!
 //! # Errors
 //!

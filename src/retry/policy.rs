@@ -31,7 +31,7 @@ pub(super) struct Granted {
 /// How far a call has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
-    /// The number of the current attempt, or of the last one between two attempts. The first is 1.
+    /// The number of the current attempt, from 1. Between two attempts: the number of the last one.
     pub(super) attempt: u32,
     /// The last backoff, without the upstream's `retry_after`.
     pub(super) previous: Duration,

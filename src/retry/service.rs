@@ -143,8 +143,8 @@ where
 pin_project! {
     /// The future of a [`Retry`] call.
     ///
-    /// It adds a pointer and the copy of the request to the inner future. The first retry moves the
-    /// rest of the call into a box.
+    /// It adds a pointer and the copy of the request to the inner future. A call that is retried
+    /// allocates one box.
     #[must_use = "futures do nothing unless polled"]
     pub struct RetryFuture<S, C, R, Req, D = Dropped>
     where
