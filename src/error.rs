@@ -8,6 +8,8 @@
 //! | any type | put [`ErrorLayer`] right above the client | [`Error<E>`](Error) |
 //! | `Box<dyn std::error::Error + Send + Sync>` | nothing, or [`ErrorLayer::boxed`] | the box, or `Error<BoxedError>` |
 //! | your own enum | implement [`StackError`] | your enum |
+//!
+//! [`Error`] and [`StackError`] have examples. [`Rejection`] lists all rejections.
 
 use crate::name::Name;
 use pin_project_lite::pin_project;
@@ -27,12 +29,12 @@ use tower::{Layer, Service};
 ///
 /// | variant | returned by, when | was the call sent? | fields | what to do |
 /// |---|---|---|---|---|
-/// | [`TimedOut`](Self::TimedOut) | [`timeout`](crate::timeout): the call, its wait for readiness included, took longer than the timeout | maybe | `after`: the timeout | repeat the call only if it may be sent twice; [`retry`](crate::retry) does |
+/// | [`TimedOut`](Self::TimedOut) | [`timeout`](crate::timeout): the call, its wait for readiness included, took longer than the timeout | maybe | `after`: the timeout | repeat the call if it may be sent twice, as [`retry`](crate::retry) does |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | [`timeout`](crate::timeout) with a carrier: the request's deadline passed, before or during the call; [`retry`](crate::retry): it passed before the retry was sent | maybe | | give up: the caller's time is over |
-/// | [`CircuitOpen`](Self::CircuitOpen) | [`circuit_breaker`](crate::circuit_breaker): the circuit is open, or half-open with all probes (trial calls) in flight; also a limit built with `unless_open` | no | `retry_after`: time until a probe may be sent | use a fallback, or fail fast; do not call before `retry_after` |
+/// | [`CircuitOpen`](Self::CircuitOpen) | [`circuit_breaker`](crate::circuit_breaker): the circuit is open, or half-open with all probes (trial calls) in flight. A load shed or rate limit with `unless_open` returns it, too | no | `retry_after`: time until a probe may be sent | use a fallback, or fail fast; do not call before `retry_after` |
 /// | [`RateLimited`](Self::RateLimited) | [`rate_limit`](crate::rate_limit): the call's turn (its permit) would come after `max_wait` or the deadline | no | `retry_after`: time until the call would be admitted | call again after `retry_after`, or call less often |
 /// | [`TooCostly`](Self::TooCostly) | [`rate_limit`](crate::rate_limit): the cost of the call is above the burst | no | `cost`, `burst`: in units of the quota | do not repeat; split the call, or raise the burst |
-/// | [`Overloaded`](Self::Overloaded) | [`load_shed`](crate::load_shed): no slot (place of the concurrency limit) is free and the queue does not help, or the inner service is not ready | no | `limit`: calls allowed in flight | drop the call, or answer 503 to your own caller |
+/// | [`Overloaded`](Self::Overloaded) | [`load_shed`](crate::load_shed): no slot (place of the concurrency limit) became free within the allowed wait, the queue is full, or the inner service is not ready | no | `limit`: calls allowed in flight | drop the call, or return 503 to your own caller |
 ///
 /// "Sent" is about the last attempt: below a retry, earlier attempts of the call may have been sent.
 /// [`Retry`](crate::retry::Retry) sends a call again after `TimedOut`, and ends it after any other
