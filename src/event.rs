@@ -74,7 +74,7 @@ pub enum Event {
         /// The name of the layer.
         name: Name,
     },
-    /// A call will be sent again.
+    /// A failed call will be retried.
     Retrying {
         /// The name of the layer.
         name: Name,
@@ -82,16 +82,16 @@ pub enum Event {
         attempt: u32,
         /// How long the call waits before the next attempt.
         wait: Duration,
-        /// What the outcome of the attempt was judged as.
+        /// The verdict on that attempt.
         verdict: Verdict,
     },
-    /// A failed call is not sent again.
+    /// A failed call is not retried although its verdict allows it.
     GaveUp {
         /// The name of the layer.
         name: Name,
         /// The attempt that ended, from 1.
         attempt: u32,
-        /// What the outcome of the attempt was judged as.
+        /// The verdict on that attempt.
         verdict: Verdict,
         /// Why there is no further attempt.
         reason: GiveUpReason,
