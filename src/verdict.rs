@@ -34,12 +34,12 @@ pub enum Verdict {
     Healthy,
     /// The upstream failed, and a retry may succeed.
     Transient {
-        /// How long it asks to be left alone.
+        /// How long the upstream asks callers to wait.
         retry_after: RetryAfter,
     },
     /// The upstream works, and asks for fewer calls: HTTP status 429, gRPC `RESOURCE_EXHAUSTED`.
     Throttled {
-        /// How long it asks to be left alone.
+        /// How long the upstream asks callers to wait.
         retry_after: RetryAfter,
     },
     /// The upstream failed, and a retry would fail too.
