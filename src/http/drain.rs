@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 /// Reads the response of a failed attempt to its end before the retry, so that its HTTP/1.1 connection
 /// can be reused. Needs the feature `http-body`.
 ///
-/// Use it for upstreams that answer errors with a body over HTTP/1.1. A client must close a connection
+/// Use it for HTTP/1.1 upstreams whose error responses have a body. A client must close a connection
 /// whose response was not read, so each retry costs the upstream one more handshake while it is
 /// overloaded.
 ///
@@ -40,8 +40,9 @@ use tokio::time::{Sleep, sleep};
 /// [`UntilBodyEnd`](super::UntilBodyEnd) keeps its slot. A client takes its connection back a moment
 /// after the response has ended, so a retry that is sent at that moment may open a new connection.
 ///
-/// **Dropped at once** are an HTTP/2 response, because its connection stays open without reading it; a
-/// response with `Connection: close`; and a body that declares more than `max_bytes`.
+/// **What is not read.** `Drain` drops some responses at once: an HTTP/2 response, because its connection
+/// stays open anyway; a response with `Connection: close`; a response whose declared length is above
+/// `max_bytes`.
 ///
 /// **Cancellation.** Dropping the call drops the response. Draining needs a tokio runtime with time
 /// enabled, unless the whole body is ready at once.

@@ -42,6 +42,10 @@
 //! speaks first, the error looks like a connection that was closed while idle (transient). If a
 //! response redirects to a scheme that reqwest cannot use, the error looks like a request for that
 //! scheme (ignored).
+//!
+//! # Events
+//!
+//! [`ClientError`] describes the one event of this module, `unknown_client_error`.
 
 mod attempt;
 #[cfg(feature = "http-body")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 ///
 /// When a response has the status 429 and a `Retry-After`, the limiter admits no calls for that time,
 /// at most for [`max_pause`](Self::max_pause) (60 s). The verdict is that of the inner classifier,
-/// unchanged. Give the classifier to one layer only, retry or circuit breaker: both see each attempt.
+/// unchanged. Give the classifier either to the retry or to the circuit breaker: both see each attempt.
 ///
 /// Use it only if the upstream enforces one limit for all calls of the limiter. The pause holds for all
 /// of them, so a 429 of one endpoint also stops the calls to every other endpoint.

@@ -150,13 +150,13 @@ where
 /// The body is read only while it is sent. Its bytes are kept only while a clone exists that may send
 /// them again, and they are in memory once, however many attempts there are.
 ///
-/// **One reader.** Only the newest attempt reads on. An older attempt may still be sending, if the
-/// server responded before it had the whole body. When the retry is granted, the older attempt ends
-/// with an error, so that the server does not mistake the part for the whole body. "Newest" is the
-/// clone that was first read last: it takes the body over from all others.
+/// **One reader.** Only the newest attempt reads the body. An older attempt may still be sending, if the
+/// server responded before it had the whole body. When a retry is granted, the older attempt ends with
+/// an error, so that the server does not mistake the part for the whole body. An attempt begins with the
+/// first read of its clone: do not read an unused older clone after a newer one.
 ///
-/// **Size.** At the start of every attempt, [`size_hint`](Body::size_hint) is that of the original body
-/// at the start of the first. So all attempts are framed alike.
+/// **Size.** Every attempt begins with the [`size_hint`](Body::size_hint) that the body had before the
+/// first attempt. So all attempts are framed alike.
 ///
 /// **Errors.** An error of the original body goes to the client unchanged, and the call is not retried.
 ///

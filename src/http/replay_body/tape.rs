@@ -20,7 +20,7 @@ pub(super) struct Reader {
     next: usize,
 }
 
-/// A limit on the number of pieces as well as on their bytes, since each piece has a cost of its own.
+/// The most pieces that are kept. Each piece costs memory beside its bytes.
 const MAX_PIECES: usize = 1024;
 
 /// A body and the pieces that were read so far.
@@ -31,7 +31,8 @@ pub(super) struct Tape<B> {
 
 pub(super) struct State<B> {
     pub(super) source: Source<B>,
-    /// The pieces that were read, in order. Empty data is not kept: there could be any number of it.
+    /// The pieces that were read, in order. Empty data is not kept, because a body can yield it without
+    /// bound.
     pub(super) pieces: Vec<Piece>,
     /// The length of all pieces, in bytes.
     kept: usize,
