@@ -1,8 +1,8 @@
 //! Deadlines: the moment by which a call must end, and how it travels with the request.
 //!
 //! Use a deadline so that no layer waits for a result that would come too late. A
-//! [`timeout`](crate::timeout) with a [`Carrier`] puts its deadline into the request. The layers below
-//! that have a carrier read it there, and so can your own services.
+//! [`timeout`](crate::timeout) with a [`Carrier`] puts its deadline into the request. The layers
+//! below that have a carrier read it there, and so can your own services.
 //!
 //! A deadline stays in this process. To tell the upstream, send [`Deadline::remaining`] in a header.
 //!
@@ -38,10 +38,10 @@
 //! | [`rate_limit`](crate::rate_limit) | `carrier` | rejects at once, and takes nothing, if the call's turn (its permit) would come too late |
 //! | [`circuit_breaker`](crate::circuit_breaker) | none needed | treats a call that its deadline ended as a call that its caller cancelled |
 //!
-//! **The earlier deadline wins.** A timeout replaces a later deadline by its own, and keeps an earlier
-//! one. So a caller who puts a deadline into its request can get less time than the layers allow, but
-//! never more. The deadline of one attempt ends with the attempt: the copy that retry sends next
-//! carries the deadline of the whole call.
+//! **The earlier deadline wins.** A timeout replaces a later deadline by its own, and keeps an
+//! earlier one. So a caller who puts a deadline into its request can get less time than the layers
+//! allow, but never more. The deadline of one attempt ends with the attempt: the copy that retry
+//! sends next carries the deadline of the whole call.
 //!
 //! **A deadline has passed** as soon as its instant is reached. A timeout then rejects the call
 //! without a timer, and does not call the inner service. The other layers check the deadline only
@@ -154,8 +154,8 @@ impl Deadline {
 
 /// Reads and sets the [`Deadline`] that a request carries.
 ///
-/// [`InExtensions`](crate::http::InExtensions) is the carrier for HTTP requests. `()` carries nothing;
-/// it is the default of every layer. For requests of your own, implement this trait:
+/// [`InExtensions`](crate::http::InExtensions) is the carrier for HTTP requests. `()` carries
+/// nothing; it is the default of every layer. For requests of your own, implement this trait:
 ///
 /// ```
 /// use buttress::{Carrier, Deadline};
@@ -194,8 +194,8 @@ pub trait Carrier<Req> {
     fn set(&self, req: &mut Req, deadline: Deadline);
 
     /// Returns the attempt timeout that the request carries. Only timeouts that are built with
-    /// [`per_request`](crate::timeout::TimeoutBuilder::per_request) ask for it; they apply it in place
-    /// of their own. Default: none.
+    /// [`per_request`](crate::timeout::TimeoutBuilder::per_request) ask for it; they apply it in
+    /// place of their own. Default: none.
     fn timeout(&self, req: &Req) -> Option<Duration> {
         let _ = req;
         None

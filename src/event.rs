@@ -22,10 +22,11 @@
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
 //!
-//! The field `name` is the name of the layer. It is absent if the layer has no name. Fields that end in
-//! `_ms` are in milliseconds. The values of `verdict` are those of [`Verdict`] in lower case. The values
-//! of `reason` are explained at [`TransitionReason`], [`GiveUpReason`] and [`OverloadReason`].
-//! [`http::ClientError`](crate::http::ClientError) adds one event, `unknown_client_error`.
+//! The field `name` is the name of the layer. It is absent if the layer has no name. Fields that
+//! end in `_ms` are in milliseconds. The values of `verdict` are those of [`Verdict`] in lower
+//! case. The values of `reason` are explained at [`TransitionReason`], [`GiveUpReason`] and
+//! [`OverloadReason`]. [`http::ClientError`](crate::http::ClientError) adds one event,
+//! `unknown_client_error`.
 //!
 //! # Counters
 //!

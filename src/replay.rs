@@ -44,8 +44,8 @@ pub trait Replay<Req> {
         None
     }
 
-    /// Whether `copy` can still be sent. Called after a failed attempt and before the wait, when every
-    /// other condition for a retry holds. Default: `true`.
+    /// Whether `copy` can still be sent. Called after a failed attempt and before the wait, when
+    /// every other condition for a retry holds. Default: `true`.
     ///
     /// After `true` the copy is sent, unless the caller cancels the call, the deadline passes, or the
     /// inner service fails to become ready. After `false` the call ends with the outcome it has.

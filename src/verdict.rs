@@ -1,7 +1,7 @@
 //! The verdict: how an outcome is classified, for retry and circuit breaker alike.
 //!
-//! A classifier ([`Classify`]) turns the outcome of an attempt into a [`Verdict`] on the upstream, the
-//! service you call. Retry and circuit breaker act on the verdict. The default classifier is
+//! A classifier ([`Classify`]) turns the outcome of an attempt into a [`Verdict`] on the upstream,
+//! the service you call. Retry and circuit breaker act on the verdict. The default classifier is
 //! [`Outcome`]; for HTTP use [`StatusClassifier`](crate::http::StatusClassifier).
 
 use crate::error::{Rejection, StackError};
@@ -51,8 +51,8 @@ pub enum Verdict {
     Ignored,
 }
 
-/// The `Retry-After` of the upstream: how long it asks callers to wait, measured from when the outcome
-/// is classified.
+/// The `Retry-After` of the upstream: how long it asks callers to wait, measured from when the
+/// outcome is classified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryAfter {
@@ -192,8 +192,8 @@ where
     }
 }
 
-/// The verdict of a rejection. After `TimedOut` the upstream was too slow. After the others it was not
-/// called, or the caller's own deadline ended the call.
+/// The verdict of a rejection. After `TimedOut` the upstream was too slow. After the others it was
+/// not called, or the caller's own deadline ended the call.
 pub(crate) const fn of_rejection(rejection: Rejection) -> Verdict {
     match rejection {
         Rejection::TimedOut { .. } => Verdict::TRANSIENT,

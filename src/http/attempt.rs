@@ -2,10 +2,10 @@ use http::Extensions;
 
 /// The number of an attempt: 1 for the first attempt of a call, 2 for its first retry.
 ///
-/// Layers and clients below the retry read it from the request's extensions, to log, trace or send it
-/// as a header. [`Retry`](crate::retry::Retry) puts it into each retried request if the policy is
-/// [`Idempotent`](super::Idempotent) or [`RepeatIf`](super::RepeatIf). First attempts do not carry it,
-/// because an extension allocates. [`of`](Self::of) reads both.
+/// Layers and clients below the retry read it from the request's extensions, to log, trace or send
+/// it as a header. [`Retry`](crate::retry::Retry) puts it into each retried request if the policy
+/// is [`Idempotent`](super::Idempotent) or [`RepeatIf`](super::RepeatIf). First attempts do not
+/// carry it, because an extension allocates. [`of`](Self::of) reads both.
 ///
 /// ```
 /// use buttress::http::Attempt;

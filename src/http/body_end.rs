@@ -7,12 +7,12 @@ use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// Ends a call when the body of its response ends: it is read to its end, fails or is dropped. Needs the
-/// feature `http-body`.
+/// Ends a call when the body of its response ends: it is read to its end, fails or is dropped.
+/// Needs the feature `http-body`.
 ///
-/// Use it for load shed and circuit breaker, for responses that take long to read: downloads, streams,
-/// server-sent events. The slot (place of the concurrency limit) is held until the body ends. The
-/// circuit breaker counts the call like this:
+/// Use it for load shed and circuit breaker, for responses that take long to read: downloads,
+/// streams, server-sent events. The slot (place of the concurrency limit) is held until the body
+/// ends. The circuit breaker counts the call like this:
 ///
 /// | response | circuit breaker |
 /// |---|---|
@@ -92,8 +92,8 @@ where
                     guard.finish(error.verdict());
                 }
             }
-            // A reader who knows the length does not poll again after the last byte. So the end of the
-            // body is checked after each frame.
+            // A reader who knows the length does not poll again after the last byte. So the end of
+            // the body is checked after each frame.
             Some(Ok(_)) if !is_over(&*this.body) => {}
             Some(Ok(_)) | None => {
                 if let Some(mut guard) = this.guard.take() {
@@ -113,8 +113,8 @@ where
     }
 }
 
-/// Whether all of the body has been read. An HTTP/2 body reports its end only after its last byte, so its
-/// remaining length is checked as well.
+/// Whether all of the body has been read. An HTTP/2 body reports its end only after its last byte,
+/// so its remaining length is checked as well.
 fn is_over(body: &impl Body) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
 }

@@ -4,7 +4,8 @@ use super::retry_after::retry_after;
 use crate::verdict::{Classify, RetryAfter, Verdict};
 use http::{HeaderMap, StatusCode};
 
-/// The classifier for HTTP: the verdict depends on the status of a response, or on the kind of an error.
+/// The classifier for HTTP: the verdict depends on the status of a response, or on the kind of an
+/// error.
 ///
 /// | status | verdict |
 /// |---|---|
@@ -134,8 +135,8 @@ impl StatusClassifier {
     }
 }
 
-/// Returns the status itself if RFC 9110 §15, RFC 8470 (425) or RFC 6585 (429) names it, else the first
-/// status of its class. A status outside of 100 to 599 counts as a 5xx (RFC 9110 §15).
+/// Returns the status itself if RFC 9110 §15, RFC 8470 (425) or RFC 6585 (429) names it, else the
+/// first status of its class. A status outside of 100 to 599 counts as a 5xx (RFC 9110 §15).
 fn recognized(status: StatusCode) -> StatusCode {
     let first = match status.as_u16() {
         100..=101

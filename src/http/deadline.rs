@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// The [`Carrier`] for HTTP requests: keeps the [`Deadline`] in the request's extensions.
 ///
-/// Any layer, and the client, can read it there by its type. Extensions are not sent to the upstream.
-/// Setting a deadline in a request without one allocates, because `http` boxes extensions. Requests of
-/// reqwest carry no deadline, because their extensions are private.
+/// Any layer, and the client, can read it there by its type. Extensions are not sent to the
+/// upstream. Setting a deadline in a request without one allocates, because `http` boxes
+/// extensions. Requests of reqwest carry no deadline, because their extensions are private.
 ///
 /// ```
 /// use buttress::Deadline;
@@ -47,8 +47,8 @@ impl<B> Carrier<Request<B>> for InExtensions {
 /// [`attempt_timeout`](super::StackBuilder::attempt_timeout).
 ///
 /// Insert it into the request's extensions, for instance for a slow upload: the time to send the
-/// request's body counts as part of the attempt. The deadline of the whole call still applies. Outside
-/// of a stack, it needs an attempt timeout that is built
+/// request's body counts as part of the attempt. The deadline of the whole call still applies.
+/// Outside of a stack, it needs an attempt timeout that is built
 /// [`per_request`](crate::timeout::TimeoutBuilder::per_request).
 ///
 /// ```

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
-/// Reads the response of a failed attempt to its end before the retry, so that its HTTP/1.1 connection
-/// can be reused. Needs the feature `http-body`.
+/// Reads the response of a failed attempt to its end before the retry, so that its HTTP/1.1
+/// connection can be reused. Needs the feature `http-body`.
 ///
 /// Use it for HTTP/1.1 upstreams whose error responses have a body. A client must close a connection
 /// whose response was not read, so each retry costs the upstream one more handshake while it is
@@ -35,14 +35,15 @@ use tokio::time::{Sleep, sleep};
 /// | `max_bytes` | 128 KiB | the longest body that is read; a longer one is dropped |
 /// | `max_time` | 100 ms | how long it is read, measured from the first time that no data is ready |
 ///
-/// **Time.** The response is read while the retry waits for its backoff. A retry with a shorter backoff
-/// waits until the response has ended, `max_time` at most. Until then, a response with
-/// [`UntilBodyEnd`](super::UntilBodyEnd) keeps its slot. A client takes its connection back a moment
-/// after the response has ended, so a retry that is sent at that moment may open a new connection.
+/// **Time.** The response is read while the retry waits for its backoff. A retry with a shorter
+/// backoff waits until the response has ended, `max_time` at most. Until then, a response with
+/// [`UntilBodyEnd`](super::UntilBodyEnd) keeps its slot. A client takes its connection back a
+/// moment after the response has ended, so a retry that is sent at that moment may open a new
+/// connection.
 ///
-/// **What is not read.** `Drain` drops some responses at once: an HTTP/2 response, because its connection
-/// stays open anyway; a response with `Connection: close`; a response whose declared length is above
-/// `max_bytes`.
+/// **What is not read.** `Drain` drops some responses at once: an HTTP/2 response, because its
+/// connection stays open anyway; a response with `Connection: close`; a response whose declared
+/// length is above `max_bytes`.
 ///
 /// **Cancellation.** Dropping the call drops the response. Draining needs a tokio runtime with time
 /// enabled, unless the whole body is ready at once.

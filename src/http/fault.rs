@@ -53,9 +53,9 @@ use tracing::Level;
 /// StatusClassifier::default().classify(Err::<&http::Response<()>, _>(&OtherError));
 /// ```
 ///
-/// **Event.** `unknown_client_error`, target `buttress::http`, level WARN, field `error`. It is emitted
-/// once per process, for the first boxed error that no known client made. All such errors are
-/// transient.
+/// **Event.** `unknown_client_error`, target `buttress::http`, level WARN, field `error`. It is
+/// emitted once per process, for the first boxed error that no known client made. All such errors
+/// are transient.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be an error of an HTTP client",
     note = "buttress knows the errors of hyper and hyper-util with its feature `hyper-util`, and those of reqwest 0.13 with its feature `reqwest`",
@@ -108,8 +108,9 @@ impl ClientError for reqwest::Error {
     }
 }
 
-// Implemented for every lifetime: an impl for `'static` alone makes stacks that cannot be spawned. The
-// price: the outermost error cannot be downcast, so it is recognized by the text that it prints.
+// Implemented for every lifetime: an impl for `'static` alone makes stacks that cannot be spawned.
+// The price: the outermost error cannot be downcast, so it is recognized by the text that it
+// prints.
 impl ClientError for Box<dyn Error + Send + Sync + '_> {
     fn verdict(&self) -> Verdict {
         judge_chain(by_words(&**self), self.source()).unwrap_or_else(|| {
@@ -164,8 +165,8 @@ enum Link {
 }
 use Link::{Known, Says, Unknown};
 
-/// Returns the verdict of the outermost error that is enough for one. If there is none: transient if a
-/// known client made the chain, else `None`.
+/// Returns the verdict of the outermost error that is enough for one. If there is none: transient
+/// if a known client made the chain, else `None`.
 fn judge_chain(outermost: Link, mut next: Option<&(dyn Error + 'static)>) -> Option<Verdict> {
     let mut link = outermost;
     let mut known = false;

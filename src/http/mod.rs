@@ -1,9 +1,10 @@
-//! HTTP support: the recommended [`stack`], verdicts for statuses and client errors, `Retry-After`, and
-//! which requests may be sent again.
+//! HTTP support: the recommended [`stack`], verdicts for statuses and client errors, `Retry-After`,
+//! and which requests may be sent again.
 //!
-//! Use it with any client whose requests are `http::Request` (hyper-util, tonic, axum, …) or, with the
-//! feature `reqwest`, with reqwest. Start with [`stack`]. If you choose the layers yourself, give
-//! retry and circuit breaker the [`StatusClassifier`], and retry a policy such as [`Idempotent`].
+//! Use it with any client whose requests are `http::Request` (hyper-util, tonic, axum, …) or, with
+//! the feature `reqwest`, with reqwest. Start with [`stack`]. If you choose the layers yourself,
+//! give retry and circuit breaker the [`StatusClassifier`], and retry a policy such as
+//! [`Idempotent`].
 //!
 //! Import the items, not the module: its name is also that of the `http` crate.
 //!
@@ -35,8 +36,8 @@
 //!
 #![doc = include_str!("verdicts.md")]
 //!
-//! The errors are those of hyper, hyper-util and reqwest. A feature tells the compiler about a client's
-//! errors, and never changes a verdict: see [`ClientError`].
+//! The errors are those of hyper, hyper-util and reqwest. A feature tells the compiler about a
+//! client's errors, and never changes a verdict: see [`ClientError`].
 //!
 //! Two errors cannot be told apart from others. If a server speaks a protocol other than HTTP and
 //! speaks first, the error looks like a connection that was closed while idle (transient). If a

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 /// A classifier that also pauses a rate limiter when the upstream sends a 429.
 ///
-/// When a response has the status 429 and a `Retry-After`, the limiter admits no calls for that time,
-/// at most for [`max_pause`](Self::max_pause) (60 s). The verdict is that of the inner classifier,
-/// unchanged. Give the classifier either to the retry or to the circuit breaker: both see each attempt.
+/// When a response has the status 429 and a `Retry-After`, the limiter admits no calls for that
+/// time, at most for [`max_pause`](Self::max_pause) (60 s). The verdict is that of the inner
+/// classifier, unchanged. Give the classifier either to the retry or to the circuit breaker: both
+/// see each attempt.
 ///
-/// Use it only if the upstream enforces one limit for all calls of the limiter. The pause holds for all
-/// of them, so a 429 of one endpoint also stops the calls to every other endpoint.
+/// Use it only if the upstream enforces one limit for all calls of the limiter. The pause holds for
+/// all of them, so a 429 of one endpoint also stops the calls to every other endpoint.
 ///
 /// ```
 /// use buttress::http::{PauseOn429, StatusClassifier};
@@ -49,7 +50,8 @@ impl<C> PauseOn429<C> {
         }
     }
 
-    /// The longest pause, measured from the response, even if the upstream asks for more. Default: 60 s.
+    /// The longest pause, measured from the response, even if the upstream asks for more. Default:
+    /// 60 s.
     #[must_use]
     pub fn max_pause(mut self, max_pause: Duration) -> Self {
         self.max_pause = max_pause;
@@ -94,7 +96,8 @@ pub trait Pauses: sealed::Sealed {
     /// Whether the stack pauses its rate limit.
     const PAUSES: bool;
 
-    /// Makes the classifier of a layer that sees the responses. Without a limiter, it only classifies.
+    /// Makes the classifier of a layer that sees the responses. Without a limiter, it only
+    /// classifies.
     fn classify<C>(classify: C, limiter: Option<&RateLimiter>) -> Self::Classify<C>;
 }
 

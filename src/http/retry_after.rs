@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime};
 /// | several of these, in several headers or separated by commas | the longest that can be parsed |
 /// | anything else | [`Unreadable`](RetryAfter::Unreadable) |
 ///
-/// A delay is measured from now. For a date, "now" is the response's `Date` plus its `Age` (RFC 9111
-/// §4.2.3), so the clocks of both machines need not agree. Without a `Date`, it is this machine's clock.
+/// A delay is measured from now. For a date, "now" is the response's `Date` plus its `Age` (RFC
+/// 9111 §4.2.3), so the clocks of both machines need not agree. Without a `Date`, it is this
+/// machine's clock.
 ///
 /// ```
 /// use buttress::{RetryAfter, http::retry_after};

@@ -60,9 +60,9 @@
 //!
 //! The wait is the backoff, or the upstream's `retry_after` if that is longer. A `retry_after` is
 //! never shortened. The layer lengthens it by a random part, at most a quarter and at most 5 s, so
-//! that not all callers return at the same moment. A `retry_after` that cannot be parsed counts as the
-//! cap of the backoff. A wait of zero needs no timer, but the call still yields once to other tasks
-//! and to the timeouts around it.
+//! that not all callers return at the same moment. A `retry_after` that cannot be parsed counts as
+//! the cap of the backoff. A wait of zero needs no timer, but the call still yields once to other
+//! tasks and to the timeouts around it.
 //!
 //! The next attempt also waits until the failed response is discarded. `Dropped` discards it before
 //! the wait; this closes an HTTP/1.1 connection whose response was not read to its end. `http::Drain`
@@ -70,30 +70,30 @@
 //!
 //! # Budget
 //!
-//! One token pays for one retry. Over its whole life, a budget grants at most
-//! `floor + ratio · successful first attempts + reserve · seconds` retries. Tokens above `floor` decay,
-//! so that a long healthy time does not pay for a retry storm. Successful retries earn nothing. A
-//! call without other traffic has two retries by default: for more `attempts`, set a higher `floor`.
+//! One token pays for one retry. Over its whole life, a budget grants at most `floor + ratio ·
+//! successful first attempts + reserve · seconds` retries. Tokens above `floor` decay, so that a
+//! long healthy time does not pay for a retry storm. Successful retries earn nothing. A call
+//! without other traffic has two retries by default: for more `attempts`, set a higher `floor`.
 //!
 //! All services of a layer value and their clones share the budget. So do several layers that are
 //! given the same [`Budget`].
 //!
-//! A token goes back to the budget if its retry is not sent: the caller cancelled the call, or another
-//! layer of this crate rejected it. A retry that a timeout ended counts as sent. If retry layers are
-//! nested, the outer one learns only about the last send of the inner one. So the sends are bounded by
-//! the inner budget.
+//! A token goes back to the budget if its retry is not sent: the caller cancelled the call, or
+//! another layer of this crate rejected it. A retry that a timeout ended counts as sent. If retry
+//! layers are nested, the outer one learns only about the last send of the inner one. So the sends
+//! are bounded by the inner budget.
 //!
 //! # Readiness
 //!
-//! The instance that the caller readied makes the first attempt. A fresh clone makes the retries: it
-//! is readied after each wait, so that no permit is held while waiting. A retry that waits needs a tokio
-//! runtime with time enabled. The future is `Send` if the classifier and the replay policy are `Send`
-//! and `Sync`.
+//! The instance that the caller readied makes the first attempt. A fresh clone makes the retries:
+//! it is readied after each wait, so that no permit is held while waiting. A retry that waits needs
+//! a tokio runtime with time enabled. The future is `Send` if the classifier and the replay policy
+//! are `Send` and `Sync`.
 //!
 //! # Order of layers
 //!
-//! Put retry inside the timeout of the whole call, and outside the per-attempt layers: load shed, rate
-//! limit, circuit breaker and the attempt timeout.
+//! Put retry inside the timeout of the whole call, and outside the per-attempt layers: load shed,
+//! rate limit, circuit breaker and the attempt timeout.
 //!
 //! # Errors
 //!
@@ -103,13 +103,13 @@
 //!
 //! # Cancellation
 //!
-//! Dropping the future drops the current attempt or wait, and nothing is sent after that. The token of
-//! a retry that was not sent goes back to the budget. This covers a retry that waits for its backoff,
-//! for readiness, or in a rate limit or load shed of this crate below.
+//! Dropping the future drops the current attempt or wait, and nothing is sent after that. The token
+//! of a retry that was not sent goes back to the budget. This covers a retry that waits for its
+//! backoff, for readiness, or in a rate limit or load shed of this crate below.
 //!
-//! Two kinds of layers below hide whether a retry was sent. Behind a layer that moves calls to another
-//! task (tower's `Buffer`), the token stays spent. Below a layer of yours that makes several calls
-//! for one, the token goes back even if one of them was sent.
+//! Two kinds of layers below hide whether a retry was sent. Behind a layer that moves calls to
+//! another task (tower's `Buffer`), the token stays spent. Below a layer of yours that makes
+//! several calls for one, the token goes back even if one of them was sent.
 //!
 //! # Events and counters
 //!

@@ -19,10 +19,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// Lets [`Retry`](crate::retry::Retry) repeat requests whose body is not `Clone`. Needs the feature
 /// `http-body`.
 ///
-/// Put the layer above the retry. It replaces the body by a [`ReplayBody`], which is `Clone`, and keeps
-/// the bytes that were sent until the call ends: up to 64 KiB, or the limit set by [`keep`](Self::keep).
-/// A longer body is sent, but only once: the call ends with the outcome of that attempt, and the
-/// retry's event `gave_up` has the reason `not_replayable`.
+/// Put the layer above the retry. It replaces the body by a [`ReplayBody`], which is `Clone`, and
+/// keeps the bytes that were sent until the call ends: up to 64 KiB, or the limit set by
+/// [`keep`](Self::keep). A longer body is sent, but only once: the call ends with the outcome of
+/// that attempt, and the retry's event `gave_up` has the reason `not_replayable`.
 ///
 /// ```
 /// use buttress::http::{Idempotent, ReplayBodyLayer, StatusClassifier};
@@ -66,8 +66,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// **Layers in between.** A layer between this one and the retry must neither replace the
 /// [`ReplayBody`] nor remove the request's extensions: the policy finds the kept body through them.
 ///
-/// **Clients with a fixed body type** (tonic, axum, reqwest): add a `map_request` below the retry that
-/// puts the [`ReplayBody`] into the client's type.
+/// **Clients with a fixed body type** (tonic, axum, reqwest): add a `map_request` below the retry
+/// that puts the [`ReplayBody`] into the client's type.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayBodyLayer {
     keep: usize,
@@ -144,21 +144,22 @@ where
     }
 }
 
-/// A request body that can be sent again, made by [`ReplayBodyLayer`]. Each clone sends the whole body
-/// from its start.
+/// A request body that can be sent again, made by [`ReplayBodyLayer`]. Each clone sends the whole
+/// body from its start.
 ///
 /// The body is read only while it is sent. Its bytes are kept only while a clone exists that may send
 /// them again, and they are in memory once, however many attempts there are.
 ///
-/// **One reader.** Only the newest attempt reads the body. An older attempt may still be sending, if the
-/// server responded before it had the whole body. When a retry is granted, the older attempt ends with
-/// an error, so that the server does not mistake the part for the whole body. An attempt begins with the
-/// first read of its clone: do not read an unused older clone after a newer one.
+/// **One reader.** Only the newest attempt reads the body. An older attempt may still be sending,
+/// if the server responded before it had the whole body. When a retry is granted, the older attempt
+/// ends with an error, so that the server does not mistake the part for the whole body. An attempt
+/// begins with the first read of its clone: do not read an unused older clone after a newer one.
 ///
-/// **Size.** Every attempt begins with the [`size_hint`](Body::size_hint) that the body had before the
-/// first attempt. So all attempts are framed alike.
+/// **Size.** Every attempt begins with the [`size_hint`](Body::size_hint) that the body had before
+/// the first attempt. So all attempts are framed alike.
 ///
-/// **Errors.** An error of the original body goes to the client unchanged, and the call is not retried.
+/// **Errors.** An error of the original body goes to the client unchanged, and the call is not
+/// retried.
 ///
 /// **Cancellation.** The body and the kept bytes are dropped with the last clone: when the call has
 /// ended or was dropped, and its connection has dropped the body.

@@ -31,8 +31,8 @@ pub(super) struct Tape<B> {
 
 pub(super) struct State<B> {
     pub(super) source: Source<B>,
-    /// The pieces that were read, in order. Empty data is not kept, because a body can yield it without
-    /// bound.
+    /// The pieces that were read, in order. Empty data is not kept, because a body can yield it
+    /// without bound.
     pub(super) pieces: Vec<Piece>,
     /// The length of all pieces, in bytes.
     kept: usize,
@@ -104,8 +104,8 @@ impl<B> Tape<B> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the current turn, so that a new attempt can begin. Returns `false`, and does nothing, if a
-    /// new attempt could not send the whole body.
+    /// Ends the current turn, so that a new attempt can begin. Returns `false`, and does nothing,
+    /// if a new attempt could not send the whole body.
     fn claim(&self) -> bool {
         let mut state = self.lock();
         if state.torn || matches!(state.source, Source::Failed) {
@@ -240,8 +240,8 @@ impl<B> Polling<'_, B> {
         state.source = source;
         if let Some(piece) = piece.filter(|piece| !state.torn && !piece.is_nothing()) {
             let kept = state.kept.saturating_add(piece.len());
-            // `claim` has promised the whole body to the next reader. So a piece that this reader read
-            // meanwhile is kept for it, however long it is.
+            // `claim` has promised the whole body to the next reader. So a piece that this reader
+            // read meanwhile is kept for it, however long it is.
             let fits = kept <= tape.keep && state.pieces.len() < MAX_PIECES;
             if !newest || (fits && state.handles > 1) {
                 state.kept = kept;

@@ -167,8 +167,9 @@ type Whole<S, C, R, K, D, U, W, P> =
 
 /// The service that [`StackLayer`] makes: the recommended layers around a client `S`.
 ///
-/// Keep one stack and clone it for each call. The clones share circuit, budget and limits. It is `Send`
-/// and `Sync` if the client and your policies are. Its error is [`Error<S::Error>`](crate::Error).
+/// Keep one stack and clone it for each call. The clones share circuit, budget and limits. It is
+/// `Send` and `Sync` if the client and your policies are. Its error is
+/// [`Error<S::Error>`](crate::Error).
 ///
 /// ```
 /// use buttress::http::{Stack, stack};
@@ -212,8 +213,8 @@ impl<S: Clone, C, R, K: Clone, D, U, W, P: Pauses> Clone for Stack<S, C, R, K, D
 }
 
 // tower's `ServiceExt` has the same two methods. They are inherent methods here for better compiler
-// errors: the compiler then names the bound that a client does not meet, with the notes of that bound.
-// For a method of a trait it says only that the bounds of `Service` are not satisfied.
+// errors: the compiler then names the bound that a client does not meet, with the notes of that
+// bound. For a method of a trait it says only that the bounds of `Service` are not satisfied.
 impl<S, C, R, K, D, U, W, P: Pauses> Stack<S, C, R, K, D, U, W, P> {
     /// Waits until the stack is ready for a call. The same as in tower's `ServiceExt`.
     ///

@@ -20,8 +20,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 use tower::Layer;
 
-/// Starts the recommended stack around an HTTP client: all layers in the right order, with defaults for
-/// calls from service to service.
+/// Starts the recommended stack around an HTTP client: all layers in the right order, with defaults
+/// for calls from service to service.
 ///
 /// Use one stack for each upstream (service you call). To order the layers yourself, use
 /// `tower::ServiceBuilder`.
@@ -61,8 +61,8 @@ use tower::Layer;
 /// **Sharing.** All services that one stack makes, and their clones, share its circuit, budget and
 /// limits.
 ///
-/// **An open circuit** rejects a call before it takes a slot (place of the concurrency limit) or a turn
-/// (permit of the rate limiter). It also wakes the calls that wait for one.
+/// **An open circuit** rejects a call before it takes a slot (place of the concurrency limit) or a
+/// turn (permit of the rate limiter). It also wakes the calls that wait for one.
 ///
 /// **Errors.** The error is [`Error<E>`](crate::Error), where `E` is the client's error.
 /// [`Rejection`](crate::Rejection) lists the rejections by the layers.
@@ -105,11 +105,11 @@ pub fn stack() -> StackBuilder {
 /// | [`carrier`](Self::carrier) | where requests carry their deadline | [`InExtensions`] |
 /// | [`boxed`](Self::boxed) | adapts the stack to clients with boxed errors | off |
 ///
-/// [`build`](Self::build) returns the layer, [`service`](Self::service) the layer around a client. Both
-/// check the settings. Printing a builder (`Display`) prints all settings.
+/// [`build`](Self::build) returns the layer, [`service`](Self::service) the layer around a client.
+/// Both check the settings. Printing a builder (`Display`) prints all settings.
 ///
-/// A builder is a template: each `build` makes a new circuit, budget and limits. Handles that you pass
-/// in, such as a [`RateLimiter`], are shared instead.
+/// A builder is a template: each `build` makes a new circuit, budget and limits. Handles that you
+/// pass in, such as a [`RateLimiter`], are shared instead.
 ///
 /// ```
 /// use buttress::Quota;
@@ -249,15 +249,15 @@ impl From<RateLimitLayer> for Part<RateLimitSettings, RateLimiter> {
 }
 
 impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
-    /// How long the whole call may take, from the call to the response head, retries and waits included.
-    /// `Duration::MAX` means no limit. Default: 30 s.
+    /// How long the whole call may take, from the call to the response head, retries and waits
+    /// included. `Duration::MAX` means no limit. Default: 30 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.parts.deadline = deadline;
         self
     }
 
-    /// How long one attempt may take, from sending the request to the response head. The time until the
-    /// client is ready counts, too. `Duration::MAX` means no limit. Default: 5 s.
+    /// How long one attempt may take, from sending the request to the response head. The time until
+    /// the client is ready counts, too. `Duration::MAX` means no limit. Default: 5 s.
     ///
     /// Sending the request's body counts. For slow uploads raise the timeout, or put an
     /// [`AttemptTimeout`](super::AttemptTimeout) into the extensions of one request.
@@ -266,8 +266,8 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self
     }
 
-    /// Changes the settings of the retry. `change` gets a builder with the defaults, or with your earlier
-    /// changes. Default: [all defaults](crate::retry#settings).
+    /// Changes the settings of the retry. `change` gets a builder with the defaults, or with your
+    /// earlier changes. Default: [all defaults](crate::retry#settings).
     ///
     /// Set `classify`, `replay` and `discard` on the stack: it overrides those of the retry.
     pub fn retry(mut self, change: impl FnOnce(RetryBuilder) -> RetryBuilder) -> Self {
@@ -281,31 +281,33 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self
     }
 
-    /// Limits the calls in flight (concurrency limit, bulkhead). Accepts a number, a [`LoadShedBuilder`],
-    /// [`LoadShedSettings`], or a [`ConcurrencyLimit`] to share. Default: no limit.
+    /// Limits the calls in flight (concurrency limit, bulkhead). Accepts a number, a
+    /// [`LoadShedBuilder`], [`LoadShedSettings`], or a [`ConcurrencyLimit`] to share. Default: no
+    /// limit.
     pub fn load_shed(mut self, limit: impl Into<Part<LoadShedSettings, ConcurrencyLimit>>) -> Self {
         self.parts.load_shed = Some(limit.into());
         self
     }
 
-    /// Limits the rate of calls. Accepts a [`Quota`], a [`RateLimitBuilder`], [`RateLimitSettings`], or a
-    /// [`RateLimiter`] to share. Default: no limit.
+    /// Limits the rate of calls. Accepts a [`Quota`], a [`RateLimitBuilder`],
+    /// [`RateLimitSettings`], or a [`RateLimiter`] to share. Default: no limit.
     pub fn rate_limit(mut self, limit: impl Into<Part<RateLimitSettings, RateLimiter>>) -> Self {
         self.parts.rate_limit = Some(limit.into());
         self
     }
 
-    /// Pauses the rate limit when the upstream sends a 429 with a `Retry-After`: for that time, at most
-    /// 60 s, and whatever the verdict is. It needs a rate limit, and a retry or circuit breaker.
+    /// Pauses the rate limit when the upstream sends a 429 with a `Retry-After`: for that time, at
+    /// most 60 s, and whatever the verdict is. It needs a rate limit, and a retry or circuit
+    /// breaker.
     ///
-    /// Default: off, because a 429 of one endpoint would also stop the calls to all other endpoints of
-    /// the host.
+    /// Default: off, because a 429 of one endpoint would also stop the calls to all other endpoints
+    /// of the host.
     pub fn pause_on_429(self) -> StackBuilder<C, R, K, D, U, W, On429> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate, discard))
     }
 
-    /// Changes the settings of the circuit breaker. `change` gets a builder with the defaults, or with
-    /// your earlier changes. Default: [all defaults](crate::circuit_breaker).
+    /// Changes the settings of the circuit breaker. `change` gets a builder with the defaults, or
+    /// with your earlier changes. Default: [all defaults](crate::circuit_breaker).
     ///
     /// Set `classify` and `until` on the stack: it overrides those of the circuit breaker.
     pub fn circuit_breaker(
@@ -341,8 +343,8 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self.with(|classify, _, gate, discard| (classify, replay, gate, discard))
     }
 
-    /// Where requests carry their [`Deadline`](crate::Deadline). The timeouts set it there, and all parts
-    /// keep to it. `()` means nowhere. Default: [`InExtensions`].
+    /// Where requests carry their [`Deadline`](crate::Deadline). The timeouts set it there, and all
+    /// parts keep to it. `()` means nowhere. Default: [`InExtensions`].
     ///
     /// Retry does not use this carrier: its policy finds the deadline. [`Idempotent`] and
     /// [`RepeatIf`](super::RepeatIf) look in the extensions; wrap other policies in
@@ -353,15 +355,15 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         })
     }
 
-    /// What happens to the response of a failed attempt before the retry. Default: [`Dropped`], which
-    /// closes an HTTP/1.1 connection whose response was not read. `Drain` (feature `http-body`) reads the
-    /// response, so that its connection can be reused.
+    /// What happens to the response of a failed attempt before the retry. Default: [`Dropped`],
+    /// which closes an HTTP/1.1 connection whose response was not read. `Drain` (feature
+    /// `http-body`) reads the response, so that its connection can be reused.
     pub fn discard<E>(self, discard: E) -> StackBuilder<C, R, K, E, U, W, P> {
         self.with(|classify, replay, gate, _| (classify, replay, gate, discard))
     }
 
-    /// When a call ends for load shed and circuit breaker. Default: [`UntilHead`], when the response head
-    /// arrives. `UntilBodyEnd` (feature `http-body`): when the response body ends.
+    /// When a call ends for load shed and circuit breaker. Default: [`UntilHead`], when the
+    /// response head arrives. `UntilBodyEnd` (feature `http-body`): when the response body ends.
     pub fn until<V>(self, until: V) -> StackBuilder<C, R, K, D, V, W, P> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate.until(until), discard))
     }
@@ -392,8 +394,8 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
     /// Builds the layer. All services that it makes share its circuit, budget and limits.
     ///
     /// # Errors
-    /// A setting of a part has a value that is not allowed; `pause_on_429` is set without a rate limit, or
-    /// with neither retry nor circuit breaker.
+    /// A setting of a part has a value that is not allowed; `pause_on_429` is set without a rate
+    /// limit, or with neither retry nor circuit breaker.
     #[expect(clippy::type_complexity, reason = "one type for each policy")]
     pub fn build(self) -> Result<StackLayer<C, R, K, D, U, W, P>, InvalidConfig>
     where
