@@ -92,11 +92,16 @@ impl<Req: Clone> Replay<Req> for Cloned {
 /// ```
 /// use buttress::http::InExtensions;
 /// use buttress::retry::{Cloned, Within};
-/// use buttress::RetryLayer;
+/// use buttress::{Deadline, Replay};
 ///
-/// // Repeats POSTs too, but not after their deadline.
-/// let layer = RetryLayer::builder().replay(Within::new(Cloned, InExtensions)).build()?;
-/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// // Repeats POSTs too, but not after their deadline. For `RetryLayer::builder().replay(…)`.
+/// let policy = Within::new(Cloned, InExtensions);
+///
+/// let mut post = http::Request::post("/search").body(())?;
+/// post.extensions_mut().insert(Deadline::NEVER);
+/// assert!(policy.replay(&post).is_some());
+/// assert_eq!(policy.deadline(&post), Some(Deadline::NEVER));
+/// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Within<R, K> {
