@@ -25,16 +25,25 @@ use std::task::{Context, Poll, ready};
 /// failure looks like one of the upstream, and counts as one.
 ///
 /// ```
-/// use buttress::http::{StatusClassifier, UntilBodyEnd};
-/// use buttress::{CircuitBreakerLayer, LoadShedLayer};
+/// use buttress::http::UntilBodyEnd;
+/// use buttress::{ErrorLayer, LoadShedLayer};
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
-/// let shed = LoadShedLayer::builder(256).until(UntilBodyEnd).build()?;
-/// let breaker = CircuitBreakerLayer::builder()
-///     .classify(StatusClassifier::default())
-///     .until(UntilBodyEnd)
-///     .build()?;
-/// # let _ = (shed, breaker);
-/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let shed = LoadShedLayer::builder(256).until(UntilBodyEnd).build().unwrap();
+/// let limit = shed.limit().clone();
+/// let client = ServiceBuilder::new().layer(shed).layer(ErrorLayer).service(service_fn(
+///     |_: Request<()>| async { Ok::<_, Infallible>(Response::new(Full::new(&b"a long body"[..]))) },
+/// ));
+///
+/// let response = client.oneshot(Request::new(())).await.unwrap();
+/// assert_eq!(limit.in_flight(), 1);
+/// drop(response);
+/// assert_eq!(limit.in_flight(), 0);
+/// # }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UntilBodyEnd;

@@ -18,14 +18,19 @@ use std::time::Duration;
 ///
 /// ```
 /// use buttress::http::{PauseOn429, StatusClassifier};
-/// use buttress::{CircuitBreakerLayer, Quota, RateLimitLayer};
+/// use buttress::{CircuitBreakerLayer, Classify, Quota, RateLimitLayer};
+/// use std::convert::Infallible;
 ///
 /// let limit = RateLimitLayer::new(Quota::per_second(100));
-/// let breaker = CircuitBreakerLayer::builder()
-///     .classify(PauseOn429::new(StatusClassifier::default(), limit.limiter()))
-///     .build()?;
+/// let classify = PauseOn429::new(StatusClassifier::default(), limit.limiter());
+/// let breaker = CircuitBreakerLayer::builder().classify(classify.clone()).build().unwrap();
 /// # let _ = breaker;
-/// # Ok::<(), buttress::error::InvalidConfig>(())
+///
+/// // The circuit breaker calls this for each response:
+/// let response = http::Response::builder().status(429).header("retry-after", "7").body(())?;
+/// classify.classify(Ok::<_, &Infallible>(&response));
+/// assert!(limit.limiter().try_acquire(1).is_err());
+/// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct PauseOn429<C> {
