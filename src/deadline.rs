@@ -1,8 +1,10 @@
-//! The moment by which a call must have ended, and how it travels with the request.
+//! Deadlines: the moment by which a call must end, and how it travels with the request.
 //!
-//! A timeout that is given a [`Carrier`] leaves its deadline in the request; the layers below that
-//! are given one too, and your own services, find it there. So none of them waits for what would
-//! come too late.
+//! Use a deadline so that no layer waits for a result that would come too late. A
+//! [`timeout`](crate::timeout) with a [`Carrier`] puts its deadline into the request. The layers
+//! below that have a carrier read it there, and so can your own services.
+//!
+//! A deadline stays in this process. To tell the upstream, send [`Deadline::remaining`] in a header.
 //!
 //! ```
 //! use buttress::http::InExtensions;
@@ -24,46 +26,72 @@
 //! # }
 //! ```
 //!
-//! | layer | how it is given a carrier | what it does with the deadline that it finds |
+//! # Settings
+//!
+//! A layer without a carrier neither reads nor sets a deadline.
+//!
+//! | layer | setting | what it does with the deadline in the request |
 //! |---|---|---|
-//! | [`timeout`](crate::timeout) | `carrier` | ends the call there if its own time ends later; calls nothing if it has passed |
-//! | [`retry`](crate::retry) | none for `Idempotent`; [`Within`](crate::retry::Within) | gives up at once if the next attempt could not be sent before it |
-//! | [`load_shed`](crate::load_shed) | `carrier` | waits in the queue no longer than to there |
-//! | [`rate_limit`](crate::rate_limit) | `carrier` | rejects at once, and takes nothing, if the turn does not come before it |
-//! | [`circuit_breaker`](crate::circuit_breaker) | not needed | takes a call that a deadline ended for one that its caller gave up |
+//! | [`timeout`](crate::timeout) | `carrier` | ends the call at the deadline, if that is before its own; if it has passed, does not call the inner service |
+//! | [`retry`](crate::retry) | none for `Idempotent`; [`Within`](crate::retry::Within) for other policies | gives up at once if the next attempt would start too late |
+//! | [`load_shed`](crate::load_shed) | `carrier` | waits in the queue until the deadline at most |
+//! | [`rate_limit`](crate::rate_limit) | `carrier` | rejects at once, and takes nothing, if the call's turn (its permit) would come too late |
+//! | [`circuit_breaker`](crate::circuit_breaker) | none needed | treats a call that its deadline ended as a call that its caller cancelled |
 //!
-//! A layer without a carrier neither reads nor leaves a deadline.
+//! **The earlier deadline wins.** A timeout replaces a later deadline by its own, and keeps an
+//! earlier one. So a caller who puts a deadline into its request can get less time than the layers
+//! allow, but never more. The deadline of one attempt ends with the attempt: the copy that retry
+//! sends next carries the deadline of the whole call.
 //!
-//! **Only ever earlier.** A timeout replaces a deadline that is later than its own and keeps one
-//! that is earlier. A caller that puts a deadline into its request so gets less time than the
-//! layers allow, never more. An attempt's own deadline stays in the attempt: the copy that retry
-//! sends next carries that of the whole call.
+//! **A deadline has passed** as soon as its instant is reached. A timeout then rejects the call
+//! without a timer, and does not call the inner service. The other layers check the deadline only
+//! when a call would have to wait: a call with a free turn or slot goes on to the timeout below. Only
+//! a timeout ends a call in flight, so deadlines need at least one timeout with a carrier.
 //!
-//! **A deadline that has passed** is decided without a timer. A timeout does not call the inner
-//! service. The other layers look at the deadline only where they would have to wait: a call for
-//! which there is a turn or a slot goes on to the timeout below. Only a timeout ends a call that is
-//! under way, so a caller's deadline needs at least one with a carrier. An instant counts as passed
-//! when it has come.
+//! **Readiness.** A deadline does not limit `poll_ready`, because there is no request yet. A timeout
+//! subtracts the time that readiness took from its own time.
 //!
-//! **Readiness** is waited for before there is a request, so no deadline cuts that wait short. The
-//! timeout takes it off its own time, as ever.
+//! # Errors
 //!
-//! **Who says so.** The timeout that set the deadline says [`TimedOut`](crate::Rejection::TimedOut).
-//! One that found it says [`DeadlinePassed`](crate::Rejection::DeadlinePassed), which is no fault of
-//! the callee's and is not retried. Rate limit and load shed say that they had no turn and no slot.
+//! * The timeout that set the deadline returns [`TimedOut`](crate::Rejection::TimedOut).
+//! * A timeout that found the deadline in the request returns
+//!   [`DeadlinePassed`](crate::Rejection::DeadlinePassed). So does a retry that can no longer be sent
+//!   in time. This is not a failure of the upstream and is not retried.
+//! * Rate limit and load shed return [`RateLimited`](crate::Rejection::RateLimited) and
+//!   [`Overloaded`](crate::Rejection::Overloaded).
+//!
+//! # Events and counters
+//!
+//! A deadline has none of its own. The layers report it: `timed_out`, `deadline_passed`, and the
+//! reason `deadline` of `gave_up` and `overloaded` ([all events](crate::event)).
 
 use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::time::later;
 
-/// The moment by which a call must have ended, on tokio's clock.
+/// The moment by which a call must end, on tokio's clock.
 ///
-/// Ordered by time: the least of several is the one that holds.
+/// Deadlines are ordered by time, so `min` returns the one that applies. The [module page](self) says
+/// which layers read a deadline.
+///
+/// ```
+/// use buttress::Deadline;
+/// use std::time::Duration;
+///
+/// let soon = Deadline::after(Duration::from_millis(300));
+/// assert_eq!(soon.min(Deadline::NEVER), soon);
+/// assert!(soon.remaining() <= Duration::from_millis(300));
+///
+/// // One HTTP call with less time than the layers allow:
+/// let mut request = http::Request::get("/orders/7").body(())?;
+/// request.extensions_mut().insert(soon);
+/// # Ok::<(), http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Until);
 
-/// The order matters: never is later than any instant.
+// The variants' order matters: `Never` is later than any instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Until {
     At(Instant),
@@ -71,22 +99,22 @@ enum Until {
 }
 
 impl Deadline {
-    /// The deadline that never passes.
+    /// A deadline that never passes.
     pub const NEVER: Self = Self(Until::Never);
 
-    /// That instant.
+    /// A deadline at this instant.
     #[must_use]
     pub const fn at(instant: Instant) -> Self {
         Self(Until::At(instant))
     }
 
-    /// So long from now. What lies 30 years away or more is [`NEVER`](Self::NEVER).
+    /// A deadline `wait` from now. From 30 years on it is [`NEVER`](Self::NEVER).
     #[must_use]
     pub fn after(wait: Duration) -> Self {
         Self::from(Instant::now(), wait)
     }
 
-    /// The instant; `None` if it never comes.
+    /// The instant of the deadline. `None` for [`NEVER`](Self::NEVER).
     #[must_use]
     pub const fn instant(&self) -> Option<Instant> {
         match self.0 {
@@ -95,7 +123,8 @@ impl Deadline {
         }
     }
 
-    /// How long from now: zero once it has passed, [`Duration::MAX`] if it never does.
+    /// The time from now to the deadline: zero if it has passed, [`Duration::MAX`] for
+    /// [`NEVER`](Self::NEVER).
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.remaining_at(Instant::now())
@@ -111,26 +140,27 @@ impl Deadline {
         })
     }
 
-    /// Whether something that starts `wait` from `now` would start too late.
+    /// Whether something that starts `wait` after `now` would start at the deadline or later.
     pub(crate) fn rules_out(self, now: Instant, wait: Duration) -> bool {
         self.instant()
             .is_some_and(|instant| instant.saturating_duration_since(now) <= wait)
     }
 
-    /// When to wake up for it. `None` for what lies ages away, where timers do not reach.
+    /// When a timer must fire. `None` if the deadline is too far away for a timer.
     pub(crate) fn end(self, now: Instant) -> Option<Instant> {
         later(now, self.remaining_at(now)).and(self.instant())
     }
 }
 
-/// Where requests carry their [`Deadline`].
+/// Reads and sets the [`Deadline`] that a request carries.
 ///
-/// [`InExtensions`](crate::http::InExtensions) is the carrier of HTTP requests. `()` carries
-/// nothing, and is what layers have that are given no carrier. For other requests write one:
+/// [`InExtensions`](crate::http::InExtensions) is the carrier for HTTP requests. `()` carries
+/// nothing; it is the default of every layer. For requests of your own, implement this trait:
 ///
 /// ```
 /// use buttress::{Carrier, Deadline};
 ///
+/// # #[derive(Debug)]
 /// struct Query {
 ///     text: String,
 ///     deadline: Option<Deadline>,
@@ -143,23 +173,29 @@ impl Deadline {
 ///     fn get(&self, query: &Query) -> Option<Deadline> { query.deadline }
 ///     fn set(&self, query: &mut Query, deadline: Deadline) { query.deadline = Some(deadline) }
 /// }
+///
+/// let mut query = Query { text: "orders".into(), deadline: None };
+/// InQuery.set(&mut query, Deadline::NEVER);
+/// assert_eq!(InQuery.get(&query), Some(Deadline::NEVER));
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` finds no deadline in a `{Req}`",
     note = "`buttress::http::InExtensions` is for `http::Request<B>` and, with the feature `reqwest` of buttress, for requests of reqwest 0.13; for other requests implement `buttress::Carrier`"
 )]
 pub trait Carrier<Req> {
-    /// Whether requests carry anything at all. Only `()` says no, which spares timeouts the clock.
+    /// Whether requests can carry a deadline. If not, timeouts need not read the clock when they are
+    /// called. Default: `true`.
     const CARRIES: bool = true;
 
-    /// The deadline that the request carries.
+    /// Returns the deadline that the request carries.
     fn get(&self, req: &Req) -> Option<Deadline>;
 
-    /// Makes the request carry this deadline, in place of any other.
+    /// Sets the deadline that the request carries. It replaces any earlier one.
     fn set(&self, req: &mut Req, deadline: Deadline);
 
-    /// The timeout of one attempt that the request carries, asked for by timeouts that are built
-    /// [`per_request`](crate::timeout::TimeoutBuilder::per_request). Default: none.
+    /// Returns the attempt timeout that the request carries. Only timeouts that are built with
+    /// [`per_request`](crate::timeout::TimeoutBuilder::per_request) ask for it; they apply it in
+    /// place of their own. Default: none.
     fn timeout(&self, req: &Req) -> Option<Duration> {
         let _ = req;
         None

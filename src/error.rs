@@ -1,4 +1,15 @@
-//! Errors: the caller's own, with room for a rejection by a layer.
+//! The errors of calls: a [`Rejection`] by a layer, or the client's own error.
+//!
+//! A layer that ends a call returns a [`Rejection`] in the error type of the inner service. So that
+//! type must implement [`StackError`]. There are three ways:
+//!
+//! | your client's error | what you do | error of the stack |
+//! |---|---|---|
+//! | any type | put [`ErrorLayer`] right above the client | [`Error<E>`](Error) |
+//! | `Box<dyn std::error::Error + Send + Sync>` | nothing, or [`ErrorLayer::boxed`] | the box, or `Error<BoxedError>` |
+//! | your own enum | implement [`StackError`] | your enum |
+//!
+//! [`Error`] and [`StackError`] have examples. [`Rejection`] lists all rejections.
 
 use crate::name::Name;
 use pin_project_lite::pin_project;
@@ -10,50 +21,85 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tower::{Layer, Service};
 
-/// Why a layer of this crate ended a call in place of the service.
+/// Why a layer of this crate ended a call.
 ///
-/// A rejection is a fact, not a message: small, `Copy`, and of the same type for every layer. Every
-/// variant names the layer that ended the call in its field `by`. Read it from any error that
-/// implements [`StackError`] by [`rejection`](StackError::rejection).
+/// A rejection is small, `Copy`, and the same type for every layer. To get it from an error, call
+/// [`StackError::rejection`]. Every variant has the field `by`, the name of the layer that ended the
+/// call. The other fields are in the table.
+///
+/// | variant | returned by, when | was the call sent? | fields | what to do |
+/// |---|---|---|---|---|
+/// | [`TimedOut`](Self::TimedOut) | [`timeout`](crate::timeout): the call, its wait for readiness included, took longer than the timeout | maybe | `after`: the timeout | repeat the call if it may be sent twice, as [`retry`](crate::retry) does |
+/// | [`DeadlinePassed`](Self::DeadlinePassed) | [`timeout`](crate::timeout) with a carrier: the request's deadline passed, before or during the call; [`retry`](crate::retry): it passed before the retry was sent | maybe | | give up: the caller's time is over |
+/// | [`CircuitOpen`](Self::CircuitOpen) | [`circuit_breaker`](crate::circuit_breaker): the circuit is open, or half-open with all probes (trial calls) in flight. A load shed or rate limit with `unless_open` returns it, too | no | `retry_after`: time until a probe may be sent | use a fallback, or fail fast; do not call before `retry_after` |
+/// | [`RateLimited`](Self::RateLimited) | [`rate_limit`](crate::rate_limit): the call's turn (its permit) would come after `max_wait` or the deadline | no | `retry_after`: time until the call would be admitted | call again after `retry_after`, or call less often |
+/// | [`TooCostly`](Self::TooCostly) | [`rate_limit`](crate::rate_limit): the cost of the call is above the burst | no | `cost`, `burst`: in units of the quota | do not repeat; split the call, or raise the burst |
+/// | [`Overloaded`](Self::Overloaded) | [`load_shed`](crate::load_shed): no slot (place of the concurrency limit) became free within the allowed wait, the queue is full, or the inner service is not ready | no | `limit`: calls allowed in flight | drop the call, or return 503 to your own caller |
+///
+/// "Sent" is about the last attempt: below a retry, earlier attempts of the call may have been sent.
+/// [`Retry`](crate::retry::Retry) sends a call again after `TimedOut`, and ends it after any other
+/// rejection. The circuit breaker counts `TimedOut` as a failure, and no other rejection.
+///
+/// ```
+/// use buttress::{Error, ErrorLayer, LoadShedLayer, Rejection};
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let service = ServiceBuilder::new()
+///     .layer(LoadShedLayer::builder(0).name("orders").build().unwrap())
+///     .layer(ErrorLayer)
+///     .service(service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));
+///
+/// match service.oneshot(7).await {
+///     Err(Error::Rejected(rejection @ Rejection::Overloaded { limit, by })) => {
+///         assert_eq!((limit, by.as_str()), (0, Some("orders")));
+///         let sentence = "load shed \"orders\" full, at most 0 calls in flight";
+///         assert_eq!(rejection.to_string(), sentence);
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// A [`Timeout`](crate::timeout::Timeout) ran out. The call may or may not have been sent.
+    /// A [`Timeout`](crate::timeout::Timeout) ran out. The call may have been sent.
     TimedOut {
-        /// The timeout that ran out, as configured.
+        /// The timeout that ran out, as configured. It includes the wait for readiness.
         after: Duration,
         /// The name of the layer.
         by: Name,
     },
     /// The [`Deadline`](crate::Deadline) that the request carried passed before the response came.
-    /// The call may or may not have been sent.
+    /// The call may have been sent.
     DeadlinePassed {
         /// The name of the layer.
         by: Name,
     },
     /// A [circuit](crate::circuit_breaker) was open. The call was not sent.
     CircuitOpen {
-        /// How long until a probe may be sent. `None` where no time is known: the circuit was
-        /// forced open, is open for ever, or all its probes are out.
+        /// The time from the rejection until a probe may be sent. `None` if it is unknown: the
+        /// circuit was forced open, stays open until it is reset, or has all its probes in flight.
         retry_after: Option<Duration>,
         /// The name of the layer.
         by: Name,
     },
-    /// A [`RateLimit`](crate::rate_limit::RateLimit) had no turn within the allowed wait. The call
-    /// was not sent.
+    /// A [`RateLimit`](crate::rate_limit::RateLimit) had no turn for the call within the allowed
+    /// wait. The call was not sent.
     RateLimited {
-        /// How long until the same call would be granted if nobody else calls. `None` where it
-        /// would never be granted.
+        /// The time from the rejection until the same call would be admitted, if no other calls
+        /// come. `None` if it would never be admitted.
         retry_after: Option<Duration>,
         /// The name of the layer.
         by: Name,
     },
-    /// The call costs more than a [`RateLimit`](crate::rate_limit::RateLimit) ever grants at once.
-    /// It was not sent, and waiting does not help.
+    /// The call costs more than the burst of a [`RateLimit`](crate::rate_limit::RateLimit). It was
+    /// not sent, and waiting does not help.
     TooCostly {
-        /// What the call costs, in units of the quota.
+        /// The cost of the call, in units of the quota.
         cost: u32,
-        /// The largest cost that can be granted.
+        /// The burst, in units of the quota: the largest cost that the limit admits.
         burst: u32,
         /// The name of the layer.
         by: Name,
@@ -61,7 +107,7 @@ pub enum Rejection {
     /// A [`LoadShed`](crate::load_shed::LoadShed) was full, or its inner service was not ready. The
     /// call was not sent.
     Overloaded {
-        /// How many calls may be in flight.
+        /// The most calls that may be in flight at once.
         limit: usize,
         /// The name of the layer.
         by: Name,
@@ -82,7 +128,7 @@ impl Rejection {
         }
     }
 
-    /// How long to wait before the call may be let through, where that is known.
+    /// How long to wait before the layer may admit the call, if that is known.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match *self {
@@ -93,13 +139,13 @@ impl Rejection {
         }
     }
 
-    /// Whether the layer that ended the call is certain not to have sent it.
+    /// Whether it is certain that the call was not sent.
     pub(crate) const fn was_not_sent(&self) -> bool {
         !matches!(self, Self::TimedOut { .. } | Self::DeadlinePassed { .. })
     }
 }
 
-/// One lower-case sentence that says what happened and which layer did it.
+/// Prints one lower-case sentence that says what happened and names the layer.
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,10 +172,10 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
-/// The error of a handle: what `try_acquire` returns instead of a permit.
+/// The error of a handle: `try_acquire` returns it in place of a permit.
 ///
-/// Its [`source`](std::error::Error::source) is the [`Rejection`], so `?` boxes it without hiding the
-/// rejection from [`StackError::rejection`].
+/// Its [`source`](std::error::Error::source) is the [`Rejection`]. So [`StackError::rejection`] finds
+/// the rejection even after `?` has put this error into a box.
 ///
 /// ```
 /// use buttress::circuit_breaker::Circuit;
@@ -150,7 +196,7 @@ impl std::error::Error for Rejection {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{0}")]
 pub struct Rejected(
-    /// What was rejected, and why.
+    /// Why the handle rejected the call.
     #[source]
     pub Rejection,
 );
@@ -167,12 +213,11 @@ impl<E> From<Rejected> for Error<E> {
     }
 }
 
-/// An error that can hold a rejection.
+/// An error that can hold a [`Rejection`].
 ///
-/// This is the one bound that the layers put on their inner service's error, which is also their
-/// own. [`Error<E>`], which [`ErrorLayer`] makes of any error, implements it, and so does
-/// `Box<dyn Error + Send + Sync>`. (A bare [`Rejection`] in a box cannot be told from other errors:
-/// box it by [`reject`](Self::reject), or box a [`Rejected`].) Your own enum takes four lines:
+/// The layers need it of their inner service's error, and return the same type. Two types implement
+/// it already: [`Error<E>`], which [`ErrorLayer`] makes from any error, and
+/// `Box<dyn Error + Send + Sync>`. For an enum of your own, it takes four lines:
 ///
 /// ```
 /// use buttress::{Rejection, StackError};
@@ -188,11 +233,14 @@ impl<E> From<Rejected> for Error<E> {
 ///         if let Self::Rejected(rejection) = self { Some(*rejection) } else { None }
 ///     }
 /// }
-/// # let by = buttress::Name::UNNAMED;
-/// # let error = ClientError::reject(Rejection::Overloaded { limit: 1, by });
-/// # assert_eq!(error.rejection(), Some(Rejection::Overloaded { limit: 1, by }));
-/// # assert_eq!(ClientError::Status(1).rejection(), None);
+///
+/// let full = Rejection::Overloaded { limit: 1, by: buttress::Name::UNNAMED };
+/// assert_eq!(ClientError::reject(full).rejection(), Some(full));
+/// assert_eq!(ClientError::Status(500).rejection(), None);
 /// ```
+///
+/// To put a rejection into a box, use [`reject`](Self::reject) or box a [`Rejected`].
+/// [`rejection`](Self::rejection) does not find a bare `Rejection` in a box.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot hold a rejection of buttress",
     label = "this error must implement `StackError`",
@@ -200,23 +248,40 @@ impl<E> From<Rejected> for Error<E> {
     note = "or implement `buttress::StackError` for your own error"
 )]
 pub trait StackError: Sized {
-    /// The error of a call that a layer rejected.
+    /// Makes the error of a call that a layer rejected.
     fn reject(rejection: Rejection) -> Self;
 
-    /// The rejection, if it was a layer of this crate that ended the call.
+    /// Returns the rejection, if a layer of this crate ended the call.
     fn rejection(&self) -> Option<Rejection>;
 }
 
-/// What a call through the layers fails with: a rejection, or the service's own error.
+/// The error of a call: a rejection by a layer, or the client's own error.
 ///
-/// The enum is exhaustive, so that a `match` needs no wildcard. Both arms print what they hold, and
-/// return it as [`source`](std::error::Error::source): a report that prints an error and its sources
-/// prints it twice.
+/// [`ErrorLayer`] makes it. The enum is exhaustive, so a `match` needs no wildcard:
+///
+/// ```
+/// use buttress::{Error, Rejection};
+///
+/// fn status<E>(error: &Error<E>) -> u16 {
+///     match error {
+///         Error::Rejected(Rejection::TimedOut { .. } | Rejection::DeadlinePassed { .. }) => 504,
+///         Error::Rejected(_) => 503, // this attempt was not sent
+///         Error::Service(_) => 502,  // the client's own error
+///     }
+/// }
+///
+/// let full = Rejection::Overloaded { limit: 8, by: buttress::Name::UNNAMED };
+/// assert_eq!(status(&Error::<std::io::Error>::Rejected(full)), 503);
+/// assert_eq!(status(&Error::Service("connection reset")), 502);
+/// ```
+///
+/// Both variants print the error that they hold and return it as
+/// [`source`](std::error::Error::source). So a report of an error with its sources prints it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Error<E> {
     /// A layer ended the call.
     Rejected(Rejection),
-    /// The service was called and failed by itself.
+    /// The client returned this error.
     Service(E),
 }
 
@@ -251,8 +316,9 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     }
 }
 
-// For every `'a`: an impl for `'static` alone makes stacks that cannot be spawned. An error that is
-// not `'static` cannot be downcast, but its source can: so `Rejected` is what is boxed.
+// Implemented for every lifetime: an impl for `'static` alone makes stacks that cannot be spawned. An
+// error that is not `'static` cannot be downcast, but its source can. So the box holds a `Rejected`,
+// whose source is the rejection.
 impl StackError for Box<dyn std::error::Error + Send + Sync + '_> {
     fn reject(rejection: Rejection) -> Self {
         Box::new(Rejected(rejection))
@@ -272,9 +338,9 @@ impl StackError for Box<dyn std::error::Error + Send + Sync + '_> {
 
 /// Wraps the inner service's error in [`Error`], so that layers can return rejections.
 ///
-/// Put it innermost, right above a client whose error is not your own. Boxed errors hold rejections
-/// without it; to get an error that implements [`std::error::Error`] from them, use
-/// [`boxed`](Self::boxed).
+/// Put it innermost, right above the client. You do not need it if the client's error implements
+/// [`StackError`] itself, as boxed errors do. For a client with boxed errors, [`boxed`](Self::boxed)
+/// makes an error that implements [`std::error::Error`].
 ///
 /// ```
 /// use buttress::{Error, ErrorLayer, TimeoutLayer};
@@ -295,34 +361,52 @@ impl StackError for Box<dyn std::error::Error + Send + Sync + '_> {
 pub struct ErrorLayer;
 
 impl ErrorLayer {
-    /// As [`ErrorLayer`], for a client whose error is a box: the error is `Error<BoxedError>`.
+    /// An [`ErrorLayer`] for a client whose error is a box. The resulting error is
+    /// `Error<BoxedError>`.
     ///
-    /// `Error<Box<dyn std::error::Error + Send + Sync>>` does not implement `std::error::Error`,
-    /// because the box itself does not; [`BoxedError`] does.
+    /// It implements `std::error::Error`. `Error<Box<dyn std::error::Error + Send + Sync>>` does not,
+    /// because the box itself does not.
+    ///
+    /// ```
+    /// use buttress::error::BoxedError;
+    /// use buttress::{Error, ErrorLayer};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// type BoxError = Box<dyn std::error::Error + Send + Sync>;
+    ///
+    /// let service = ServiceBuilder::new()
+    ///     .layer(ErrorLayer::boxed())
+    ///     .service(service_fn(|()| async { Err::<(), BoxError>("reset".into()) }));
+    ///
+    /// let error: Error<BoxedError> = service.oneshot(()).await.unwrap_err();
+    /// assert_eq!(error.to_string(), "reset");
+    /// # }
+    /// ```
     #[must_use]
     pub const fn boxed() -> BoxedErrorLayer {
         BoxedErrorLayer
     }
 }
 
-/// Made by [`ErrorLayer::boxed`].
+/// The layer that [`ErrorLayer::boxed`] returns.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BoxedErrorLayer;
 
-/// A boxed error that implements [`std::error::Error`], as the box itself does not.
+/// A boxed error that implements [`std::error::Error`]. The box alone does not implement it.
 ///
-/// It prints what is in the box; its source is the error in the box.
+/// It prints the error in the box, and returns it as its source.
 #[derive(Debug)]
 pub struct BoxedError(Box<dyn std::error::Error + Send + Sync>);
 
 impl BoxedError {
-    /// The box.
+    /// Returns the box.
     #[must_use]
     pub fn into_inner(self) -> Box<dyn std::error::Error + Send + Sync> {
         self.0
     }
 
-    /// What is in the box.
+    /// Returns the error in the box.
     #[must_use]
     pub fn get_ref(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.0
@@ -347,10 +431,10 @@ impl std::error::Error for BoxedError {
     }
 }
 
-/// How a layer puts a client's error into [`Error`]: [`ErrorLayer`] as it is, [`BoxedErrorLayer`] as
-/// a [`BoxedError`].
+/// How a layer puts a client's error into [`Error`]: [`ErrorLayer`] unchanged, [`BoxedErrorLayer`] as
+/// a [`BoxedError`]. You cannot implement this trait.
 pub trait Wrap<E>: sealed::Sealed {
-    /// What [`Error::Service`] holds.
+    /// The type that [`Error::Service`] holds.
     type Error;
 
     /// Wraps one error.
@@ -463,7 +547,15 @@ where
     }
 }
 
-/// A setting that a builder cannot accept: which, what it was, and what is allowed.
+/// The error of builders: a setting has a value that is not allowed.
+///
+/// ```
+/// use buttress::RetryLayer;
+///
+/// let error = RetryLayer::builder().attempts(0).build().unwrap_err();
+/// assert_eq!((error.field(), error.value(), error.allowed()), ("attempts", "0", "at least 1"));
+/// assert_eq!(error.to_string(), "attempts must be at least 1, but is 0");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} must be {allowed}, but is {value}")]
 pub struct InvalidConfig {
@@ -485,19 +577,19 @@ impl InvalidConfig {
         }
     }
 
-    /// The setting's name, which is also its setter's.
+    /// The name of the setting, and of its setter.
     #[must_use]
     pub fn field(&self) -> &str {
         self.field
     }
 
-    /// The value that was given.
+    /// The value that was set, as `Debug` prints it.
     #[must_use]
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// What is allowed.
+    /// A phrase that says which values are allowed.
     #[must_use]
     pub fn allowed(&self) -> &str {
         &self.allowed
@@ -529,12 +621,12 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_boxed_error_holds_no_rejection() {
+    fn a_boxed_error_of_another_crate_holds_no_rejection() {
         assert_eq!(BoxError::from("connection reset").rejection(), None);
     }
 
     #[test]
-    fn both_arms_of_error_lead_to_their_source() {
+    fn both_variants_of_error_return_what_they_hold_as_source() {
         let rejected = Error::<std::io::Error>::Rejected(SHED);
         assert_eq!(rejected.source().unwrap().downcast_ref(), Some(&SHED));
         let failed = Error::Service(std::io::Error::other("reset"));
@@ -550,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boxed_error_is_an_error_that_prints_and_leads_to_what_is_in_the_box() {
+    fn a_boxed_error_prints_the_error_in_the_box_and_returns_it_as_source() {
         let inner = std::io::Error::other("reset");
         let failed = Error::Service(<BoxedErrorLayer as Wrap<_>>::wrap(inner));
         let failed: Box<dyn std::error::Error> = failed.into();
@@ -560,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_of_a_handle_is_found_in_the_box_that_a_question_mark_makes() {
+    fn a_rejection_by_a_handle_is_found_after_a_question_mark_has_boxed_it() {
         let question_mark = || -> Result<(), BoxError> { Err(Rejected(SHED))? };
         assert_eq!(question_mark().unwrap_err().rejection(), Some(SHED));
         assert_eq!(

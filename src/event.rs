@@ -1,7 +1,11 @@
-//! What the layers report: one type for all events, and one place that decides where they go.
+//! The events of all layers. Subscribe to them through [`tracing`](https://docs.rs/tracing).
 //!
-//! Each event is emitted through [`tracing`](https://docs.rs/tracing) under its name, which is also
-//! its message. Names, levels, targets and fields are part of the interface.
+//! Use events to find out why a single call was retried or rejected, and when a circuit changed its
+//! state. For metrics, read the [counters](#counters).
+//!
+//! A layer emits each event under its name, which is also its message. Names, levels, targets and
+//! fields are part of the public interface. There is nothing to set: filter by target and level in
+//! your subscriber, for instance `buttress=debug`.
 //!
 //! | event | level | target | fields besides `name` |
 //! |---|---|---|---|
@@ -18,8 +22,34 @@
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
 //!
-//! The field `name` is the name of the layer; it is absent if the layer has none. What the values of
-//! `reason` mean is said at [`TransitionReason`], [`GiveUpReason`] and [`OverloadReason`].
+//! The field `name` is the name of the layer. It is absent if the layer has no name. Fields that
+//! end in `_ms` are in milliseconds. The values of `verdict` are those of [`Verdict`] in lower
+//! case. The values of `reason` are explained at [`TransitionReason`], [`GiveUpReason`] and
+//! [`OverloadReason`]. [`http::ClientError`](crate::http::ClientError) adds one event,
+//! `unknown_client_error`.
+//!
+//! # Counters
+//!
+//! A snapshot has the counts since its handle or layer was made. A timeout has no counters.
+//!
+//! | counters | from |
+//! |---|---|
+//! | [`RetrySnapshot`](crate::retry::RetrySnapshot) | [`RetryLayer::snapshot`](crate::RetryLayer::snapshot) |
+//! | [`CircuitSnapshot`](crate::circuit_breaker::CircuitSnapshot) | [`Circuit::snapshot`](crate::circuit_breaker::Circuit::snapshot) |
+//! | [`RateLimitSnapshot`](crate::rate_limit::RateLimitSnapshot) | [`RateLimiter::snapshot`](crate::rate_limit::RateLimiter::snapshot) |
+//! | [`LoadShedSnapshot`](crate::load_shed::LoadShedSnapshot) | [`ConcurrencyLimit::snapshot`](crate::load_shed::ConcurrencyLimit::snapshot) |
+//!
+//! ```
+//! use buttress::LoadShedLayer;
+//! use buttress::load_shed::Overloads;
+//!
+//! let layer = LoadShedLayer::new(1);
+//! let limit = layer.limit().clone();
+//! let _slot = limit.try_acquire().unwrap();
+//! assert!(limit.try_acquire().is_err());
+//! let overloads: Overloads = limit.snapshot().rejected;
+//! assert_eq!(overloads.full, 1);
+//! ```
 
 use crate::name::Name;
 use crate::time::millis;
@@ -29,7 +59,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tracing::{Level, event};
 
-/// Something that a layer reports. See the [module](self) for names, levels and fields.
+/// An event of a layer. The [module page](self) lists names, levels and fields.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -45,26 +75,26 @@ pub enum Event {
         /// The name of the layer.
         name: Name,
     },
-    /// A call will be sent again.
+    /// A failed call will be retried.
     Retrying {
         /// The name of the layer.
         name: Name,
         /// The attempt that ended, from 1.
         attempt: u32,
-        /// How long the next attempt waits.
+        /// How long the call waits before the next attempt.
         wait: Duration,
-        /// What the outcome of the attempt was judged as.
+        /// The verdict on that attempt.
         verdict: Verdict,
     },
-    /// A failed call is not sent again.
+    /// A failed call is not retried although its verdict allows it.
     GaveUp {
         /// The name of the layer.
         name: Name,
         /// The attempt that ended, from 1.
         attempt: u32,
-        /// What the outcome of the attempt was judged as.
+        /// The verdict on that attempt.
         verdict: Verdict,
-        /// Why there is no other attempt.
+        /// Why there is no further attempt.
         reason: GiveUpReason,
     },
     /// A circuit changed its state: `opened`, `half_opened` or `closed`.
@@ -75,20 +105,20 @@ pub enum Event {
         from: CircuitState,
         /// The state after.
         to: CircuitState,
-        /// What led to it.
+        /// What caused the transition.
         reason: TransitionReason,
-        /// The calls in the window; with probes, the probes that have a result.
+        /// The calls in the window. If probes caused the transition: the probes that have a result.
         calls: u64,
-        /// The failed ones among them.
+        /// How many of them failed.
         failures: u64,
-        /// The slow ones among them.
+        /// How many of them were slow.
         slow_calls: u64,
     },
     /// An open circuit rejected a call.
     CircuitRejected {
         /// The name of the circuit.
         name: Name,
-        /// How long until a probe may be sent, where that is known.
+        /// The time until a probe may be sent, if it is known.
         retry_after: Option<Duration>,
     },
     /// A rate limit rejected a call.
@@ -97,23 +127,23 @@ pub enum Event {
         name: Name,
         /// What the call costs.
         cost: u32,
-        /// How long until the call would be granted, where that is known.
+        /// The time until the call would be admitted, if it is known.
         retry_after: Option<Duration>,
     },
-    /// A call costs more than its rate limit ever grants at once.
+    /// A call costs more than the burst of its rate limit.
     TooCostly {
         /// The name of the limiter.
         name: Name,
         /// What the call costs.
         cost: u32,
-        /// The most that is granted at once.
+        /// The burst: the largest cost that the limit admits.
         burst: u32,
     },
-    /// A rate limiter was paused because the upstream asked for it.
+    /// A rate limiter was paused because the upstream sent a 429.
     Paused {
         /// The name of the limiter.
         name: Name,
-        /// How long it grants nothing.
+        /// How long the limiter admits no calls.
         pause: Duration,
     },
     /// A load shed rejected a call.
@@ -122,30 +152,29 @@ pub enum Event {
         name: Name,
         /// Why the call was rejected.
         reason: OverloadReason,
-        /// How many calls may be in flight.
+        /// The most calls that may be in flight at once.
         limit: usize,
     },
 }
 
-/// What a circuit does at a moment.
+/// The state of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
     /// Calls pass and are counted.
     Closed,
-    /// Calls are rejected until the open time is over.
+    /// Calls are rejected until the open time ends.
     Open,
-    /// The open time is over: a few calls may pass, as probes. An open circuit whose time is over
-    /// reads as half-open even before the next call comes.
+    /// The open time has ended, and a few calls pass as probes (trial calls). An open circuit whose
+    /// time has ended reads as half-open even before the next call.
     HalfOpen,
-    /// Calls are rejected until somebody resets the circuit or forces it closed.
+    /// Calls are rejected until you reset the circuit or force it closed.
     ForcedOpen,
-    /// Calls pass and are counted, and nothing opens the circuit until somebody resets it or forces
-    /// it open.
+    /// Calls pass and are counted. The circuit does not open until you reset it or force it open.
     ForcedClosed,
 }
 
-/// Makes an enum of reasons, whose snake-case words appear in events, and a struct that counts them.
+/// Makes an enum of reasons, with their snake-case words for events, and a struct that counts them.
 macro_rules! reasons {
     (
         $(#[$about:meta])* $name:ident,
@@ -161,7 +190,7 @@ macro_rules! reasons {
         }
 
         impl $name {
-            /// The word for it in events.
+            /// The word for this reason in events.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($word),)* }
@@ -190,7 +219,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// What changed the state of a circuit.
+    /// What caused a transition of a circuit.
     TransitionReason,
     /// Transitions of a circuit, by reason.
     Transitions {
@@ -200,33 +229,33 @@ reasons! {
         SlowCalls = slow_calls,
         /// Too many calls failed in a row.
         ConsecutiveFailures = consecutive_failures,
-        /// The open time was over, and a call came.
+        /// The open time had ended, and a call came.
         OpenTimeOver = open_time_over,
         /// Too many probes failed.
         ProbesFailed = probes_failed,
         /// Enough probes succeeded.
         ProbesSucceeded = probes_succeeded,
-        /// Probes did not come back within their lease.
+        /// Probes had no result within their lease.
         LeaseLapsed = lease_lapsed,
-        /// Somebody forced the circuit open or closed.
+        /// Your code forced the circuit open or closed.
         Forced = forced,
-        /// Somebody reset the circuit.
+        /// Your code reset the circuit.
         Reset = reset,
     }
 }
 
 reasons! {
-    /// Why a failed call is not sent again.
+    /// Why a failed call is not retried although its verdict allows it.
     GiveUpReason,
-    /// Failed calls that were not sent again, by reason.
+    /// Failed calls that were not retried, by reason.
     GiveUps {
-        /// All attempts were made.
+        /// All attempts were used.
         Attempts = attempts,
-        /// The request cannot be sent twice.
+        /// The request cannot be sent again.
         NotReplayable = not_replayable,
-        /// The upstream asks for a longer wait than is allowed.
+        /// The upstream asks for a wait above `max_retry_after`.
         RetryAfter = retry_after,
-        /// The next attempt would come after the deadline of the request.
+        /// The next attempt would start after the deadline of the request.
         Deadline = deadline,
         /// The budget had no token.
         Budget = budget,
@@ -238,11 +267,11 @@ reasons! {
     OverloadReason,
     /// Rejections of a load shed, by reason.
     Overloads {
-        /// No slot was free, and no place in the queue.
+        /// No slot and no place in the queue was free.
         Full = full,
         /// The inner service was not ready.
         InnerNotReady = inner_not_ready,
-        /// No slot became free within the allowed wait.
+        /// No slot became free within the longest wait of the queue.
         WaitedTooLong = waited_too_long,
         /// No slot became free before the deadline of the request.
         Deadline = deadline,
@@ -250,7 +279,7 @@ reasons! {
 }
 
 impl CircuitState {
-    /// The word for it in events.
+    /// The word for this state in events.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -264,7 +293,7 @@ impl CircuitState {
 }
 
 impl Event {
-    /// Sends the event to where events go.
+    /// Emits the event through `tracing`.
     pub(crate) fn emit(self) {
         match self {
             Self::TimedOut { name, after } => event!(
@@ -356,12 +385,12 @@ impl Event {
     }
 }
 
-/// Counts events of one kind since a handle was made.
+/// Counts events of one kind, since its handle was made.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    // Relaxed, here and below: a count orders nothing.
+    // Relaxed, here and below: no other memory depends on a count.
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Relaxed);
     }
@@ -371,7 +400,7 @@ impl Count {
     }
 }
 
-/// Counts by reason `R`, of which there are up to nine.
+/// Counts by reason `R`. An enum of reasons has at most nine.
 #[derive(Debug)]
 pub(crate) struct Counters<R> {
     counts: [Count; 9],

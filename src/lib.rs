@@ -1,4 +1,5 @@
-// The first example needs the feature: without it only its test is left out.
+// The README's first example needs the feature `hyper-util`. Without the feature, doctests leave the
+// README out.
 #![cfg_attr(
     not(all(doctest, not(feature = "hyper-util"))),
     doc = include_str!("../README.md")

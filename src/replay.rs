@@ -1,39 +1,61 @@
-//! Which requests may be sent again, and how they are copied.
+//! Decides which requests may be sent again, and copies them.
 
 use crate::deadline::{Carrier, Deadline};
 
-/// Makes the copy of a request that is sent again.
+/// A policy that decides which requests may be sent again, and copies them.
 ///
-/// [`Idempotent`] is the default and exists for HTTP requests; [`Cloned`] repeats any request that
-/// is `Clone`. Functions and closures are policies too. A policy that wraps another has to pass all
-/// of it on.
+/// [`Idempotent`] is the default, for HTTP requests. [`Cloned`] repeats any request that is `Clone`.
+/// A function or closure is a policy too: it returns a copy, or `None` to disable retries.
+///
+/// ```
+/// use buttress::RetryLayer;
+///
+/// #[derive(Clone)]
+/// enum Query {
+///     Read(String),
+///     Write(String),
+/// }
+///
+/// fn only_reads(query: &Query) -> Option<Query> {
+///     matches!(query, Query::Read(_)).then(|| query.clone())
+/// }
+///
+/// let layer = RetryLayer::builder().replay(only_reads).build()?;
+/// # let _ = layer;
+/// assert!(only_reads(&Query::Read("orders".into())).is_some());
+/// assert!(only_reads(&Query::Write("order".into())).is_none());
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
+///
+/// A policy that wraps another must forward all four methods.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot repeat a `{Req}`",
     note = "`Idempotent`, the default, repeats `http::Request<B>` where `B: Clone`",
     note = "for other requests that are `Clone`, set `.replay(buttress::retry::Cloned)`"
 )]
 pub trait Replay<Req> {
-    /// A copy of `req`, made before it is sent; `None` to send it once and not retry it.
+    /// Returns a copy of `req`, before `req` is sent. `None` disables retries for this request.
     fn replay(&self, req: &Req) -> Option<Req>;
 
-    /// The deadline that `req` carries, asked for when a retry is about to be waited for. Unless
-    /// implemented: none. [`Within`] adds it to any policy.
+    /// Returns the deadline that `req` carries. Called before the wait for a retry, and again before
+    /// the retry is sent. Default: none. [`Within`] adds a deadline to any policy.
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         let _ = req;
         None
     }
 
-    /// Whether `copy` can still be sent. Asked when a retry is due and nothing else stands against
-    /// it: after a `true` nothing but the caller's leaving, or an error of the inner service's
-    /// readiness, keeps it from being sent. After a `false` the call ends with the outcome it has.
-    /// Default: `true`.
+    /// Whether `copy` can still be sent. Called after a failed attempt and before the wait, when
+    /// every other condition for a retry holds. Default: `true`.
+    ///
+    /// After `true` the copy is sent, unless the caller cancels the call, the deadline passes, or the
+    /// inner service fails to become ready. After `false` the call ends with the outcome it has.
     fn replayable(&self, copy: &Req) -> bool {
         let _ = copy;
         true
     }
 
-    /// Prepares `copy` for being sent as the attempt of this number, from 2 on. Called right
-    /// before. Default: leaves it as it is.
+    /// Prepares `copy` right before it is sent. `attempt` is its number: 2 for the first retry.
+    /// Default: does nothing.
     fn resend(&self, copy: &mut Req, attempt: u32) {
         let _ = (copy, attempt);
     }
@@ -48,7 +70,13 @@ where
     }
 }
 
-/// Repeats every request. For those that may be sent twice whatever they ask for.
+/// Repeats every request that is `Clone`. Use it if all requests of a client may be sent twice.
+///
+/// ```
+/// use buttress::{Replay, retry::Cloned};
+///
+/// assert_eq!(Cloned.replay(&"request"), Some("request"));
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cloned;
 
@@ -58,16 +86,22 @@ impl<Req: Clone> Replay<Req> for Cloned {
     }
 }
 
-/// Repeats what `R` repeats, within the deadline that `K` finds in the request.
+/// Repeats what the policy `R` repeats, and keeps to the deadline that the carrier `K` finds in the
+/// request.
 ///
 /// ```
 /// use buttress::http::InExtensions;
 /// use buttress::retry::{Cloned, Within};
-/// use buttress::RetryLayer;
+/// use buttress::{Deadline, Replay};
 ///
-/// // Sends even POSTs again, but not once their deadline has passed.
-/// let layer = RetryLayer::builder().replay(Within::new(Cloned, InExtensions)).build()?;
-/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// // Repeats POSTs too, but not after their deadline. For `RetryLayer::builder().replay(…)`.
+/// let policy = Within::new(Cloned, InExtensions);
+///
+/// let mut post = http::Request::post("/search").body(())?;
+/// post.extensions_mut().insert(Deadline::NEVER);
+/// assert!(policy.replay(&post).is_some());
+/// assert_eq!(policy.deadline(&post), Some(Deadline::NEVER));
+/// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Within<R, K> {
@@ -76,7 +110,7 @@ pub struct Within<R, K> {
 }
 
 impl<R, K> Within<R, K> {
-    /// The policy, and where requests carry their deadline.
+    /// Combines a policy with the carrier of the requests' deadlines.
     pub const fn new(replay: R, carrier: K) -> Self {
         Self { replay, carrier }
     }
@@ -104,16 +138,32 @@ where
     }
 }
 
-/// Repeats an HTTP request only if it may be sent twice: its method is idempotent (RFC 9110 §9.2.2:
-/// GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or it carries an `Idempotency-Key`. A POST without one is
-/// sent once.
+/// Repeats an HTTP request if its method is idempotent (RFC 9110 §9.2.2) or if it has an
+/// `Idempotency-Key` header.
 ///
-/// The policy heeds a [`Deadline`] in the request's extensions, where
-/// [`InExtensions`](crate::http::InExtensions) puts it. What is sent again carries its
-/// [`Attempt`](crate::http::Attempt).
+/// The idempotent methods are GET, HEAD, OPTIONS, TRACE, PUT and DELETE. The key must not be empty. A
+/// POST without a key is sent once.
 ///
-/// It repeats an `http::Request<B>` whose body is `Clone` and, with the feature `reqwest`, a
-/// `reqwest::Request` whose body is not a stream: reqwest itself cannot copy a stream, so such a
-/// request is sent once.
+/// ```
+/// use buttress::{Replay, http::Idempotent};
+/// use http::Request;
+///
+/// let get = Request::get("/orders/7").body(())?;
+/// assert!(Idempotent.replay(&get).is_some());
+/// let post = Request::post("/orders").body(())?;
+/// assert!(Idempotent.replay(&post).is_none());
+/// let keyed = Request::post("/orders").header("idempotency-key", "8e03978e").body(())?;
+/// assert!(Idempotent.replay(&keyed).is_some());
+/// # Ok::<(), http::Error>(())
+/// ```
+///
+/// **Requests.** The policy repeats an `http::Request<B>` whose body is `Clone`. With the feature
+/// `reqwest` it also repeats a `reqwest::Request` whose body is not a stream. reqwest cannot copy a
+/// stream, so such a request is sent once.
+///
+/// **Extensions.** The policy keeps to the [`Deadline`] that
+/// [`InExtensions`](crate::http::InExtensions) leaves in the extensions of an `http::Request`. Each
+/// retry carries its number as an [`Attempt`](crate::http::Attempt). A `reqwest::Request` carries
+/// neither, because its extensions are private.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Idempotent;

@@ -1,43 +1,68 @@
-//! One verdict on the upstream, for every layer.
+//! The verdict: how an outcome is classified, for retry and circuit breaker alike.
+//!
+//! A classifier ([`Classify`]) turns the outcome of an attempt into a [`Verdict`] on the upstream,
+//! the service you call. Retry and circuit breaker act on the verdict. The default classifier is
+//! [`Outcome`]; for HTTP use [`StatusClassifier`](crate::http::StatusClassifier).
 
 use crate::error::{Rejection, StackError};
 use std::time::Duration;
 
-/// What an outcome says about the upstream.
+/// The classification of an outcome: what it says about the upstream, the service you call.
+///
+/// | verdict | meaning | circuit breaker | retry |
+/// |---|---|---|---|
+/// | [`Healthy`](Self::Healthy) | success: the upstream works | counts a success | ends; a first attempt earns a part of a token |
+/// | [`Transient`](Self::Transient) | failure that may pass | counts a failure | retries |
+/// | [`Throttled`](Self::Throttled) | the upstream works, and asks for fewer calls | does not count | retries |
+/// | [`Permanent`](Self::Permanent) | failure that will not pass | counts a failure | ends |
+/// | [`Local`](Self::Local) | the caller ran out of a resource | does not count | retries |
+/// | [`Ignored`](Self::Ignored) | says nothing about the upstream | does not count | ends |
+///
+/// ```
+/// use buttress::{RetryAfter, Verdict};
+/// use std::time::Duration;
+///
+/// let retry_after = RetryAfter::from(Duration::from_secs(7));
+/// let overloaded = Verdict::Transient { retry_after };
+/// assert_eq!(overloaded.retry_after().delay(), Some(Duration::from_secs(7)));
+/// assert_eq!(Verdict::TRANSIENT.retry_after(), RetryAfter::None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It works. Whatever it responds is a response, a "not found" too.
+    /// Success: the upstream works. A response such as "404 Not Found" is healthy too.
     Healthy,
-    /// It failed, and may work if the call is sent again.
+    /// The upstream failed, and a retry may succeed.
     Transient {
-        /// How long it asks to be left alone.
+        /// How long the upstream asks callers to wait.
         retry_after: RetryAfter,
     },
-    /// It works, and asks for fewer calls: a status of 429, `RESOURCE_EXHAUSTED`.
+    /// The upstream works, and asks for fewer calls: HTTP status 429, gRPC `RESOURCE_EXHAUSTED`.
     Throttled {
-        /// How long it asks to be left alone.
+        /// How long the upstream asks callers to wait.
         retry_after: RetryAfter,
     },
-    /// It failed, and no retry mends it.
+    /// The upstream failed, and a retry would fail too.
     Permanent,
-    /// The caller ran out of something of its own: file descriptors, ports, memory. The outcome says
-    /// nothing about the upstream, and the call may work if it is sent again.
+    /// The caller ran out of a resource of its own: file descriptors, ports, memory. The outcome says
+    /// nothing about the upstream, and a retry may succeed.
     Local,
-    /// The outcome says nothing about the upstream: the caller made a mistake, for instance.
+    /// The outcome says nothing about the upstream. For instance, the request was invalid.
     Ignored,
 }
 
-/// How long the upstream asks to be left alone, from now.
+/// The `Retry-After` of the upstream: how long it asks callers to wait, measured from when the
+/// outcome is classified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryAfter {
-    /// It does not ask.
+    /// The upstream does not ask for a wait.
     #[default]
     None,
-    /// This long.
+    /// The upstream asks for this wait.
     Delay(Duration),
-    /// It asks, but nobody can tell for how long. Retry takes this for the cap of its backoff.
+    /// The upstream asks for a wait, but its length cannot be parsed. Retry then waits for the cap of
+    /// its backoff.
     Unreadable,
 }
 
@@ -48,7 +73,7 @@ impl From<Duration> for RetryAfter {
 }
 
 impl RetryAfter {
-    /// How long, where that is known.
+    /// The wait, if the upstream asks for one and its length is known.
     #[must_use]
     pub const fn delay(self) -> Option<Duration> {
         match self {
@@ -59,16 +84,16 @@ impl RetryAfter {
 }
 
 impl Verdict {
-    /// [`Transient`](Self::Transient), from an upstream that does not ask to be left alone.
+    /// [`Transient`](Self::Transient), without a `Retry-After`.
     pub const TRANSIENT: Self = Self::Transient {
         retry_after: RetryAfter::None,
     };
-    /// [`Throttled`](Self::Throttled), from an upstream that does not say for how long.
+    /// [`Throttled`](Self::Throttled), without a `Retry-After`.
     pub const THROTTLED: Self = Self::Throttled {
         retry_after: RetryAfter::None,
     };
 
-    /// How long the upstream asks to be left alone.
+    /// How long the upstream asks callers to wait.
     #[must_use]
     pub const fn retry_after(self) -> RetryAfter {
         match self {
@@ -77,7 +102,7 @@ impl Verdict {
         }
     }
 
-    /// The word for it in events.
+    /// The word for this verdict in events.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -90,22 +115,13 @@ impl Verdict {
     }
 }
 
-/// Judges the upstream by an outcome.
+/// A classifier: turns an outcome into a [`Verdict`], which says what retry and circuit breaker do.
 ///
-/// | verdict | circuit breaker | retry |
-/// |---|---|---|
-/// | [`Healthy`](Verdict::Healthy) | counts a success | ends; a first attempt earns a part of a token |
-/// | [`Transient`](Verdict::Transient) | counts a failure | sends again |
-/// | [`Throttled`](Verdict::Throttled) | does not count | sends again |
-/// | [`Permanent`](Verdict::Permanent) | counts a failure | ends |
-/// | [`Local`](Verdict::Local) | does not count | sends again |
-/// | [`Ignored`](Verdict::Ignored) | does not count | ends |
+/// A classifier never sees a [`Rejection`] by a layer of this crate. The layers classify these
+/// themselves: [`TimedOut`](Rejection::TimedOut) is `Transient`, every other rejection is `Ignored`.
 ///
-/// A classifier never sees a rejection of this crate: the layers judge those themselves
-/// ([`TimedOut`](Rejection::TimedOut) is `Transient`, every other is `Ignored`).
-///
-/// Functions and closures are classifiers. A named function with its types written out gives the
-/// clearest compiler errors:
+/// Functions and closures are classifiers. A named function with explicit types gives the clearest
+/// compiler errors:
 ///
 /// ```
 /// use buttress::{Classify, Error, Verdict};
@@ -114,14 +130,14 @@ impl Verdict {
 /// fn judge(outcome: Result<&Vec<u8>, &Error<io::Error>>) -> Verdict {
 ///     match outcome {
 ///         Ok(_) => Verdict::Healthy,
-///         // the caller's mistake says nothing about the upstream
+///         // An invalid request says nothing about the upstream.
 ///         Err(Error::Service(error)) if error.kind() == ErrorKind::InvalidInput => Verdict::Ignored,
 ///         Err(_) => Verdict::TRANSIENT,
 ///     }
 /// }
 ///
-/// let mistake = Error::Service(io::Error::from(ErrorKind::InvalidInput));
-/// assert_eq!(judge.classify(Err(&mistake)), Verdict::Ignored);
+/// let invalid = Error::Service(io::Error::from(ErrorKind::InvalidInput));
+/// assert_eq!(judge.classify(Err(&invalid)), Verdict::Ignored);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not classify outcomes of `Result<&{Res}, &{Err}>`",
@@ -129,7 +145,7 @@ impl Verdict {
     note = "a classifier of your own is a `fn(Result<&{Res}, &{Err}>) -> buttress::Verdict`; write its types out"
 )]
 pub trait Classify<Res, Err> {
-    /// Judges one outcome. Called once per attempt, outside every lock.
+    /// Classifies one outcome. Each layer calls this once per attempt, and holds no lock meanwhile.
     fn classify(&self, outcome: Result<&Res, &Err>) -> Verdict;
 }
 
@@ -142,7 +158,15 @@ where
     }
 }
 
-/// The default classifier: every `Ok` is healthy, every `Err` transient.
+/// The default classifier: every `Ok` is healthy, every `Err` is transient.
+///
+/// ```
+/// use buttress::verdict::Outcome;
+/// use buttress::{Classify, Verdict};
+///
+/// assert_eq!(Outcome.classify(Ok::<_, &()>(&"response")), Verdict::Healthy);
+/// assert_eq!(Outcome.classify(Err::<&(), _>(&"error")), Verdict::TRANSIENT);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome;
 
@@ -156,7 +180,7 @@ impl<Res, Err> Classify<Res, Err> for Outcome {
     }
 }
 
-/// The verdict of the layers: a rejection of ours never reaches the classifier.
+/// Classifies an outcome for a layer. A rejection by this crate never reaches the classifier.
 pub(crate) fn judge<C, Res, Err>(classify: &C, outcome: Result<&Res, &Err>) -> Verdict
 where
     C: Classify<Res, Err>,
@@ -168,7 +192,8 @@ where
     }
 }
 
-/// The upstream was late, or was not called.
+/// The verdict of a rejection. After `TimedOut` the upstream was too slow. After the others it was
+/// not called, or the caller's own deadline ended the call.
 pub(crate) const fn of_rejection(rejection: Rejection) -> Verdict {
     match rejection {
         Rejection::TimedOut { .. } => Verdict::TRANSIENT,
@@ -176,7 +201,7 @@ pub(crate) const fn of_rejection(rejection: Rejection) -> Verdict {
     }
 }
 
-/// Whether the caller's own deadline ended the call: the upstream may have had any time or none.
+/// Whether the caller's own deadline ended the call, however much time the upstream had.
 pub(crate) fn ended_by_deadline<Err: StackError>(error: &Err) -> bool {
     matches!(error.rejection(), Some(Rejection::DeadlinePassed { .. }))
 }

@@ -1,11 +1,11 @@
 use http::Extensions;
 
-/// Which attempt of its call a request is, from 1. An extension of the requests that
-/// [`Retry`](crate::retry::Retry) sends again with [`Idempotent`](super::Idempotent) or
-/// [`RepeatIf`](super::RepeatIf), for what stands below to log, trace or send as a header.
+/// The number of an attempt: 1 for the first attempt of a call, 2 for its first retry.
 ///
-/// Only they carry it, so from 2 on: an extension is an allocation, which first attempts do without.
-/// [`of`](Self::of) reads both.
+/// Layers and clients below the retry read it from the request's extensions, to log, trace or send
+/// it as a header. [`Retry`](crate::retry::Retry) puts it into each retried request if the policy
+/// is [`Idempotent`](super::Idempotent) or [`RepeatIf`](super::RepeatIf). First attempts do not
+/// carry it, because an extension allocates. [`of`](Self::of) reads both.
 ///
 /// ```
 /// use buttress::http::Attempt;
@@ -21,13 +21,13 @@ impl Attempt {
         Self(number)
     }
 
-    /// The attempt that a request of these extensions is: the first if it carries no number.
+    /// Reads the attempt from a request's extensions. Without an entry it is the first attempt.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().copied().unwrap_or(Self(1))
     }
 
-    /// 1 for the first attempt, 2 for the first retry.
+    /// The number: 1 for the first attempt, 2 for the first retry.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0

@@ -7,25 +7,43 @@ use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// A call is over when the body of its response is: read to its end, failed, or dropped.
+/// Ends a call when the body of its response ends: it is read to its end, fails or is dropped.
+/// Needs the feature `http-body`.
 ///
-/// For responses that take long to read, such as downloads, streams and server-sent events. A
-/// body that fails is judged as an error of the call is: a failure of the callee's, unless it
-/// came of the caller's own upload over HTTP/2 (over HTTP/1.1 the two cannot be told apart).
-/// One that the caller drops before its end is a cancelled call: young it says nothing, and at
-/// the age of [`abandoned_after`](crate::circuit_breaker::CircuitBuilder::abandoned_after) it is
-/// a failure. What is not a success by its head is judged at once.
+/// Use it for load shed and circuit breaker, for responses that take long to read: downloads,
+/// streams, server-sent events. The slot (place of the concurrency limit) is held until the body
+/// ends. The circuit breaker counts the call like this:
+///
+/// | response | circuit breaker |
+/// |---|---|
+/// | its head is not healthy | counts the verdict of the head, at once |
+/// | its body is read to the end | counts a success |
+/// | its body fails | counts the verdict of the error, usually a failure |
+/// | the caller drops its body | ignores the call; if it is older than [`abandoned_after`](crate::circuit_breaker::CircuitBuilder::abandoned_after), counts a failure |
+///
+/// Over HTTP/2, a body that fails because of the caller's own upload is ignored. Over HTTP/1.1 such a
+/// failure looks like one of the upstream, and counts as one.
 ///
 /// ```
-/// use buttress::http::{StatusClassifier, UntilBodyEnd};
-/// use buttress::{CircuitBreakerLayer, LoadShedLayer};
+/// use buttress::http::UntilBodyEnd;
+/// use buttress::{ErrorLayer, LoadShedLayer};
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
-/// let shed = LoadShedLayer::builder(256).until(UntilBodyEnd).build()?;
-/// let breaker = CircuitBreakerLayer::builder()
-///     .classify(StatusClassifier::default())
-///     .until(UntilBodyEnd)
-///     .build()?;
-/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let shed = LoadShedLayer::builder(256).until(UntilBodyEnd).build().unwrap();
+/// let limit = shed.limit().clone();
+/// let client = ServiceBuilder::new().layer(shed).layer(ErrorLayer).service(service_fn(
+///     |_: Request<()>| async { Ok::<_, Infallible>(Response::new(Full::new(&b"a long body"[..]))) },
+/// ));
+///
+/// let response = client.oneshot(Request::new(())).await.unwrap();
+/// assert_eq!(limit.in_flight(), 1);
+/// drop(response);
+/// assert_eq!(limit.in_flight(), 0);
+/// # }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UntilBodyEnd;
@@ -43,17 +61,17 @@ impl<B: Body<Error: ClientError>> CallEnd<Response<B>> for UntilBodyEnd {
 }
 
 pin_project! {
-    /// The body of a response, and what its call holds until the end of it.
+    /// The body of a response that holds a slot or permit until its end.
     #[derive(Debug)]
     pub struct HeldBody<B, G> {
-        // Dropped first: what it holds itself is free when the slot is.
+        // Dropped before the guard: when the slot is free, the body's own resources are free, too.
         #[pin]
         body: B,
         guard: Option<G>,
     }
 }
 
-/// Holds nothing.
+/// A body that holds nothing.
 impl<B: Default, G> Default for HeldBody<B, G> {
     fn default() -> Self {
         Self {
@@ -83,7 +101,8 @@ where
                     guard.finish(error.verdict());
                 }
             }
-            // A reader who knows the length need not ask for more.
+            // A reader who knows the length does not poll again after the last byte. So the end of
+            // the body is checked after each frame.
             Some(Ok(_)) if !is_over(&*this.body) => {}
             Some(Ok(_)) | None => {
                 if let Some(mut guard) = this.guard.take() {
@@ -103,7 +122,8 @@ where
     }
 }
 
-/// Over HTTP/2 the end comes by itself, after the last byte.
+/// Whether all of the body has been read. An HTTP/2 body reports its end only after its last byte,
+/// so its remaining length is checked as well.
 fn is_over(body: &impl Body) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
 }

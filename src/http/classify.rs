@@ -4,7 +4,8 @@ use super::retry_after::retry_after;
 use crate::verdict::{Classify, RetryAfter, Verdict};
 use http::{HeaderMap, StatusCode};
 
-/// Judges the upstream by the status of an HTTP response, and by whose fault an error is.
+/// The classifier for HTTP: the verdict depends on the status of a response, or on the kind of an
+/// error.
 ///
 /// | status | verdict |
 /// |---|---|
@@ -12,10 +13,11 @@ use http::{HeaderMap, StatusCode};
 /// | 429 | [`Throttled`](Verdict::Throttled) |
 /// | 501, 505 | [`Permanent`](Verdict::Permanent) |
 /// | 506 and above | as 500 |
-/// | all others | [`Healthy`](Verdict::Healthy): the upstream works, whatever it says |
+/// | all others | [`Healthy`](Verdict::Healthy): the upstream works |
 ///
-/// The first two carry the response's [`Retry-After`](retry_after()). An error must be a
-/// [`ClientError`], which says its verdict itself. The [table](super#verdicts) gives the reasons.
+/// `Transient` and `Throttled` carry the response's [`Retry-After`](retry_after()). An error must
+/// implement [`ClientError`], which returns its verdict. The [full table](super#verdicts) lists all
+/// errors and gives the reasons.
 ///
 /// ```
 /// use buttress::{Classify, RetryAfter, Verdict, http::StatusClassifier};
@@ -28,18 +30,23 @@ use http::{HeaderMap, StatusCode};
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// Another list of statuses is one call, and so is a 429 that trips the breaker:
+/// You can replace the list of transient statuses, and let a 429 trip the circuit breaker:
 ///
 /// ```
-/// use buttress::http::StatusClassifier;
-/// use http::StatusCode;
+/// use buttress::{Verdict, http::StatusClassifier};
+/// use http::{Response, StatusCode};
 ///
 /// const TRANSIENT: &[StatusCode] = &[StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
 /// let classify = StatusClassifier::default().transient(TRANSIENT).throttled_is_failure();
-/// # let _ = classify;
+///
+/// let response = Response::builder().status(429).body(())?;
+/// assert_eq!(classify.judge_response(&response), Verdict::TRANSIENT);
+/// let response = Response::builder().status(500).body(())?;
+/// assert_eq!(classify.judge_response(&response), Verdict::Healthy);
+/// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// For the errors of another client, write a classifier of your own:
+/// For the errors of another client, write your own classifier around it:
 ///
 /// ```
 /// use buttress::{Error, Verdict, http::StatusClassifier};
@@ -79,32 +86,32 @@ const TRANSIENT: &[StatusCode] = &[
 ];
 
 impl StatusClassifier {
-    /// The statuses that are transient, in place of 408, 425, 500, 502, 503 and 504. A listed status
-    /// is transient whatever else is said of it here, 429 and 501 too.
+    /// Replaces the list of transient statuses. Default: 408, 425, 500, 502, 503 and 504. A listed
+    /// status is always transient, even 429 or 501.
     ///
-    /// A status that RFC 9110 does not name is judged as the first of its class, unless it is listed
-    /// itself: 522 as 500. A status outside of 100 to 599 is judged as 500 (RFC 9110 §15).
+    /// A status that RFC 9110 does not name counts as the first of its class, unless it is listed
+    /// itself: 522 counts as 500. A status outside of 100 to 599 counts as 500 (RFC 9110 §15).
     #[must_use]
     pub const fn transient(mut self, statuses: &'static [StatusCode]) -> Self {
         self.transient = statuses;
         self
     }
 
-    /// A 429 is transient: retry sends the call again as before, and a circuit breaker counts a
-    /// failure. Default: it is throttled, which says that the upstream works.
+    /// Makes a 429 [`Transient`](Verdict::Transient), so that the circuit breaker counts a failure.
+    /// Retry does the same for both verdicts. Default: a 429 is [`Throttled`](Verdict::Throttled).
     #[must_use]
     pub const fn throttled_is_failure(mut self) -> Self {
         self.throttled_is_failure = true;
         self
     }
 
-    /// Judges the upstream by a response. For a classifier of your own.
+    /// Returns the verdict on a response. Call it from a classifier of your own.
     #[must_use]
     pub fn judge_response(self, response: &impl ResponseHead) -> Verdict {
         self.status(response.status(), Some(response.headers()))
     }
 
-    /// The verdict of a status, with what the response asks for.
+    /// The verdict of a status, with the `Retry-After` of the headers.
     pub(super) fn status(self, status: StatusCode, headers: Option<&HeaderMap>) -> Verdict {
         let asked = || headers.map_or(RetryAfter::None, retry_after);
         let recognized = recognized(status);
@@ -128,8 +135,8 @@ impl StatusClassifier {
     }
 }
 
-/// The status itself where RFC 9110 §15 names it, or 425 (RFC 8470) or 429 (RFC 6585); else the first
-/// of its class. A status outside of 100 to 599 is treated as a 5xx (§15).
+/// Returns the status itself if RFC 9110 §15, RFC 8470 (425) or RFC 6585 (429) names it, else the
+/// first status of its class. A status outside of 100 to 599 counts as a 5xx (RFC 9110 §15).
 fn recognized(status: StatusCode) -> StatusCode {
     let first = match status.as_u16() {
         100..=101

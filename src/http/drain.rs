@@ -10,35 +10,43 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
-/// Reads a response that is thrown away for a retry to its end, so that its HTTP/1.1 connection can
-/// be used again. Needs the feature `http-body`.
+/// Reads the response of a failed attempt to its end before the retry, so that its HTTP/1.1
+/// connection can be reused. Needs the feature `http-body`.
 ///
-/// A client has to close a connection whose response was not read. When a callee answers 503 with a
-/// page of text, every retry then costs it a handshake more, at the time when it can least afford one.
+/// Use it for HTTP/1.1 upstreams whose error responses have a body. A client must close a connection
+/// whose response was not read, so each retry costs the upstream one more handshake while it is
+/// overloaded.
 ///
 /// ```
 /// use buttress::RetryLayer;
 /// use buttress::http::{Drain, StatusClassifier};
+/// use std::time::Duration;
 ///
-/// let retry = RetryLayer::builder().classify(StatusClassifier::default()).discard(Drain::new());
-/// # retry.build()?;
+/// let layer = RetryLayer::builder()
+///     .classify(StatusClassifier::default())
+///     .discard(Drain::new().max_bytes(16 * 1024).max_time(Duration::from_millis(50)))
+///     .build()?;
+/// assert!(layer.budget().is_some());
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// ```
 ///
-/// | setting | setter | default |
+/// | setting | default | meaning |
 /// |---|---|---|
-/// | the longest body that is read | `max_bytes` | 128 KiB |
-/// | how long it is read, from the first time that there is nothing of it to read | `max_time` | 100 ms |
+/// | `max_bytes` | 128 KiB | the longest body that is read; a longer one is dropped |
+/// | `max_time` | 100 ms | how long it is read, measured from the first time that no data is ready |
 ///
-/// **Time.** The response is read while the retry waits, for `max_time` at most: what it holds until
-/// its end ([`UntilBodyEnd`](super::UntilBodyEnd)) is free by then. A retry that would be sent
-/// earlier is held up for it. A client takes a connection back a moment after the response has
-/// ended: a retry that was held up to that point may find it not there yet, and open one more.
+/// **Time.** The response is read while the retry waits for its backoff. A retry with a shorter
+/// backoff waits until the response has ended, `max_time` at most. Until then, a response with
+/// [`UntilBodyEnd`](super::UntilBodyEnd) keeps its slot. A client takes its connection back a
+/// moment after the response has ended, so a retry that is sent at that moment may open a new
+/// connection.
 ///
-/// **What is dropped at once:** a body that says it is longer than `max_bytes`; an HTTP/2 response,
-/// whose connection lives on without it; one that says `Connection: close`.
+/// **What is not read.** `Drain` drops some responses at once: an HTTP/2 response, because its
+/// connection stays open anyway; a response with `Connection: close`; a response whose declared
+/// length is above `max_bytes`.
 ///
-/// Needs a tokio runtime with time enabled where a body is not there at once.
+/// **Cancellation.** Dropping the call drops the response. Draining needs a tokio runtime with time
+/// enabled, unless the whole body is ready at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
     max_bytes: u64,
@@ -46,7 +54,7 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Reads up to 128 KiB, for 100 ms at most.
+    /// The defaults: reads up to 128 KiB, for at most 100 ms.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -55,15 +63,15 @@ impl Drain {
         }
     }
 
-    /// The most bytes of data to read of a response. Default: 128 KiB.
+    /// The most bytes of data to read from one response. Default: 128 KiB.
     #[must_use]
     pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes;
         self
     }
 
-    /// How long a response is read, from the first time that there is nothing of it to read; zero
-    /// reads what is there. Default: 100 ms.
+    /// How long to read one response, measured from the first time that no data is ready. With zero,
+    /// only the data that is ready is read. Default: 100 ms.
     #[must_use]
     pub const fn max_time(mut self, max_time: Duration) -> Self {
         self.max_time = max_time;
@@ -105,12 +113,12 @@ pin_project! {
     /// The future of [`Drain`].
     #[must_use = "futures do nothing unless polled"]
     pub struct Draining<B> {
-        // Until it is over.
+        // `None` when draining has ended.
         #[pin]
         body: Option<B>,
-        // The bytes that may still be read.
+        // How many more bytes may be read.
         left: u64,
-        // For how long, from the first time that there is nothing to read.
+        // How long to read, measured from the first time that no data is ready.
         time: Duration,
         #[pin]
         sleep: Option<Sleep>,
@@ -126,7 +134,7 @@ impl<B: Body> Future for Draining<B> {
             match body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let data = frame.data_ref().map_or(0, Buf::remaining);
-                    // One at least, or a body of empty frames would go on for ever.
+                    // A frame counts as one byte at least: empty frames could go on for ever.
                     match this.left.checked_sub(data.max(1) as u64) {
                         Some(left) => *this.left = left,
                         None => this.body.set(None),

@@ -11,16 +11,16 @@ use std::io::{self, ErrorKind};
 use std::sync::Once;
 use tracing::Level;
 
-/// An error of an HTTP client, which says what it means for the upstream.
+/// An error of an HTTP client that has a verdict on the upstream.
 ///
-/// [`StatusClassifier`] judges the errors that implement it:
+/// [`StatusClassifier`] accepts the errors that implement this trait:
 ///
 /// | error | verdict |
 /// |---|---|
-/// | those of `hyper` and `hyper-util` (feature `hyper-util`) and of `reqwest` (feature `reqwest`), `std::io::Error` | as [`judge_error`] |
-/// | `Box<dyn Error + Send + Sync>` | as [`judge_error`], with a warning if no known client made it |
-/// | [`Error<E>`](crate::Error) | a rejection as the layers judge it, else that of `E` |
-/// | your own | what you say |
+/// | those of `hyper` and `hyper-util` (feature `hyper-util`) and of `reqwest` (feature `reqwest`), `std::io::Error` | that of [`judge_error`] |
+/// | `Box<dyn Error + Send + Sync>` | that of [`judge_error`]; if no known client made the error, `Transient` and a warning |
+/// | [`Error<E>`](crate::Error) | for a rejection, that of the [layers](crate::Classify), else that of `E` |
+/// | your own | the one that you return |
 ///
 /// ```
 /// use buttress::Verdict;
@@ -39,12 +39,13 @@ use tracing::Level;
 ///         }
 ///     }
 /// }
-/// # assert_eq!(OrdersError::BadOrder.verdict(), Verdict::Ignored);
-/// # let reset = std::io::ErrorKind::ConnectionReset.into();
-/// # assert_eq!(OrdersError::Connection(reset).verdict(), Verdict::TRANSIENT);
+///
+/// assert_eq!(OrdersError::BadOrder.verdict(), Verdict::Ignored);
+/// let reset = std::io::ErrorKind::ConnectionReset.into();
+/// assert_eq!(OrdersError::Connection(reset).verdict(), Verdict::TRANSIENT);
 /// ```
 ///
-/// An error of any other kind does not compile, so that a missing feature never changes a verdict:
+/// Any other error type does not compile. So a missing feature cannot silently change a verdict:
 ///
 /// ```compile_fail
 /// # use buttress::{Classify, http::StatusClassifier};
@@ -52,15 +53,16 @@ use tracing::Level;
 /// StatusClassifier::default().classify(Err::<&http::Response<()>, _>(&OtherError));
 /// ```
 ///
-/// **Event**, target `buttress::http`: `unknown_client_error` at WARN with `error`, once in a
-/// process, for the first boxed error that no known client made. All of them are transient.
+/// **Event.** `unknown_client_error`, target `buttress::http`, level WARN, field `error`. It is
+/// emitted once per process, for the first boxed error that no known client made. All such errors
+/// are transient.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be an error of an HTTP client",
     note = "buttress knows the errors of hyper and hyper-util with its feature `hyper-util`, and those of reqwest 0.13 with its feature `reqwest`",
     note = "for an error of your own implement `buttress::http::ClientError`; for another client's set a classifier of your own with `.classify(…)`"
 )]
 pub trait ClientError {
-    /// What this error says about the upstream.
+    /// The verdict of this error on the upstream.
     fn verdict(&self) -> Verdict;
 }
 
@@ -106,8 +108,9 @@ impl ClientError for reqwest::Error {
     }
 }
 
-// For every lifetime: an impl for `'static` alone makes stacks that cannot be spawned. The price is
-// that the outermost error cannot be downcast, so that only what it prints tells its type.
+// Implemented for every lifetime: an impl for `'static` alone makes stacks that cannot be spawned.
+// The price: the outermost error cannot be downcast, so it is recognized by the text that it
+// prints.
 impl ClientError for Box<dyn Error + Send + Sync + '_> {
     fn verdict(&self) -> Verdict {
         judge_chain(by_words(&**self), self.source()).unwrap_or_else(|| {
@@ -126,17 +129,18 @@ impl ClientError for Box<dyn Error + Send + Sync + '_> {
     }
 }
 
-/// Judges the upstream by an error of an HTTP client, or by one that has it among its sources.
+/// Returns the verdict on an error of an HTTP client, or on an error that has one among its sources.
 ///
-/// The caller's own faults are [`Ignored`](Verdict::Ignored): a request that could not be built,
-/// addressed or sent, a body stream that failed. A shortage of the caller's own is
-/// [`Local`](Verdict::Local): no file descriptor, port, buffer or memory for a connection. A response
-/// that is not HTTP and a certificate that is not trusted (as rustls and OpenSSL report it) are
-/// [`Permanent`](Verdict::Permanent). All else is transient: a call that could not connect, was
-/// reset, cut off or too late may succeed the next time. The [table](super#verdicts) has them all.
+/// | error | verdict |
+/// |---|---|
+/// | the caller's fault: a request that could not be built, addressed or sent; a body stream that failed | [`Ignored`](Verdict::Ignored) |
+/// | the caller is out of file descriptors, ports, buffers or memory | [`Local`](Verdict::Local) |
+/// | a response that is not HTTP; a certificate that is not trusted (as rustls and OpenSSL report it); too many redirects | [`Permanent`](Verdict::Permanent) |
+/// | all others: could not connect, reset, cut off, too slow | [`Transient`](Verdict::Transient) |
 ///
-/// For a classifier of your own; [`StatusClassifier`] calls it through [`ClientError`]. Without the
-/// features `hyper-util` and `reqwest` it recognizes the errors of these clients by what they print.
+/// The [full table](super#verdicts) lists them all. Call the function from a classifier of your own;
+/// [`StatusClassifier`] calls it through [`ClientError`]. Without the features `hyper-util` and
+/// `reqwest`, it recognizes the errors of these clients by the text that they print.
 ///
 /// ```
 /// use buttress::{Verdict, http::judge_error};
@@ -150,19 +154,19 @@ pub fn judge_error(error: &(dyn Error + 'static)) -> Verdict {
     judge_chain(by_type(error), below(error)).unwrap_or(Verdict::TRANSIENT)
 }
 
-/// What one error of a chain says by itself.
+/// What one error of a chain of sources tells on its own.
 #[derive(Clone, Copy)]
 enum Link {
-    /// Enough for a verdict.
+    /// The error is enough for a verdict.
     Says(Verdict),
-    /// A known client made it, and its sources may tell more.
+    /// A known client made the error, and its sources may tell more.
     Known,
     Unknown,
 }
 use Link::{Known, Says, Unknown};
 
-/// The verdict of the outermost error that says enough; transient if there is none and a known
-/// client made the chain.
+/// Returns the verdict of the outermost error that is enough for one. If there is none: transient
+/// if a known client made the chain, else `None`.
 fn judge_chain(outermost: Link, mut next: Option<&(dyn Error + 'static)>) -> Option<Verdict> {
     let mut link = outermost;
     let mut known = false;
@@ -182,7 +186,7 @@ fn judge_chain(outermost: Link, mut next: Option<&(dyn Error + 'static)>) -> Opt
 
 fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
-        // Its `source` is that of the error within, which would be skipped.
+        // `io::Error::source` returns the source of the error within, and would skip that error.
         Some(error) => error.get_ref().map(|within| within as _),
         None => error.source(),
     }
@@ -206,9 +210,9 @@ fn by_type(error: &(dyn Error + 'static)) -> Link {
     by_words(error)
 }
 
-/// A shortage of the caller's own; else the error within may tell more.
+/// `Local` if the caller is out of resources. Otherwise the error within may tell more.
 fn of_io(error: &io::Error) -> Link {
-    // Those that have no kind: EMFILE, ENFILE and ENOBUFS.
+    // The codes without an `ErrorKind`: EMFILE, ENFILE and ENOBUFS.
     const CODES: &[i32] = if cfg!(windows) {
         &[10_024, 10_055]
     } else if cfg!(any(target_os = "linux", target_os = "android")) {
@@ -240,16 +244,16 @@ fn of_reqwest(error: &reqwest::Error) -> Link {
 #[cfg(feature = "hyper-util")]
 fn of_hyper(error: &hyper::Error) -> Link {
     match by_words(error) {
-        // A kind that is printed in a new way.
+        // hyper prints this kind in a new way, so ask its methods.
         Known if error.is_user() => Says(Verdict::Ignored),
         Known if error.is_parse() => Says(Verdict::Permanent),
         link => link,
     }
 }
 
-/// How clients' errors begin, as `Debug` prints them, and what they say. The first match counts. For
-/// kinds that no method tells, and for errors that cannot be downcast: the outermost of a box, and
-/// all of a client whose feature is off.
+/// The first words of clients' errors, as `Debug` prints them, and what they mean. The first match
+/// counts. The table is for kinds that no method of the error reveals, and for errors that cannot be
+/// downcast: the outermost error of a box, and all errors of a client whose feature is off.
 const KINDS: &[(&str, Link)] = &[
     ("reqwest::Error { kind: Builder", Says(Verdict::Ignored)),
     ("reqwest::Error { kind: Redirect", Says(Verdict::Permanent)),
@@ -266,30 +270,30 @@ const KINDS: &[(&str, Link)] = &[
         "hyper::Error(User(DispatchGone), \"user code panicked",
         Says(Verdict::Ignored),
     ),
-    // The runtime that drove the connection has ended, and the connection with it.
+    // The runtime that drove the connection has shut down.
     ("hyper::Error(User(DispatchGone", Says(Verdict::TRANSIENT)),
     ("hyper::Error(User(", Says(Verdict::Ignored)),
     ("hyper::Error(", Known),
-    // The shapes of an `io::Error`.
+    // How an `io::Error` prints.
     ("Kind(AddrNotAvailable)", Says(Verdict::Local)),
     ("Kind(OutOfMemory)", Says(Verdict::Local)),
     ("Kind(", Known),
     ("Error { kind: ", Known),
 ];
 
-/// How the sources of clients' errors begin, as `Display` prints them.
+/// The first words of the sources of clients' errors, as `Display` prints them.
 const CAUSES: &[(&str, Link)] = &[
-    // Connectors of hyper-util and hyper-rustls.
+    // The connectors of hyper-util and hyper-rustls.
     ("invalid URL, ", Says(Verdict::Ignored)),
     ("unsupported scheme ", Says(Verdict::Ignored)),
     ("missing scheme", Says(Verdict::Ignored)),
-    // h2: the caller's body failed, which resets its stream; its request cannot be sent.
+    // h2: the caller's body failed, which resets the stream; or the request cannot be sent.
     ("stream error sent by user", Says(Verdict::Ignored)),
     ("user error: malformed headers", Says(Verdict::Ignored)),
     ("user error: request URI missing", Says(Verdict::Ignored)),
 ];
 
-/// A certificate that one of the two does not trust, as rustls and OpenSSL print it.
+/// Whether client or server does not trust the other's certificate, as rustls and OpenSSL print it.
 fn is_distrust(cause: &str) -> bool {
     let alert = cause.starts_with("received fatal alert: ") || cause.contains(":SSL alert number ");
     let of_certificate = || {
@@ -308,7 +312,7 @@ fn by_words(error: &dyn Error) -> Link {
         words(format_args!("{error}")),
     );
     let (mut kind, mut link) = (&*kind, Unknown);
-    // An `io::Error` that wraps another error prints that one, too.
+    // An `io::Error` that wraps another error prints that error as well.
     while let Some((_, within)) = kind
         .strip_prefix("Custom { kind: ")
         .and_then(|custom| custom.split_once(", error: "))
@@ -337,14 +341,14 @@ fn by_words(error: &dyn Error) -> Link {
         .unwrap_or(link)
 }
 
-/// Of reqwest's `error_for_status`.
+/// The verdict of an error that reqwest's `error_for_status` made.
 fn of_status(status: StatusCode) -> Link {
     Says(StatusClassifier::default().status(status, None))
 }
 
 fn words(printed: fmt::Arguments<'_>) -> String {
     let mut words = String::new();
-    // If the error fails to print itself, what it has printed must do.
+    // If the error fails to print itself, use the part that it has printed.
     let _ = words.write_fmt(printed);
     words
 }

@@ -1,18 +1,18 @@
 use http::{HeaderMap, Response, StatusCode};
 
-/// The head of a response: what a verdict is taken of.
+/// The head of a response: the part that [`StatusClassifier`](super::StatusClassifier) looks at.
 ///
-/// It exists for `http::Response<B>` and, with the feature `reqwest`, for `reqwest::Response`, so
-/// that both share one classifier.
+/// `http::Response<B>` implements it and, with the feature `reqwest`, `reqwest::Response`. So one
+/// classifier works for both.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be an HTTP response",
     note = "`StatusClassifier` judges `http::Response<B>` and, with the feature `reqwest` of buttress, the responses of reqwest 0.13"
 )]
 pub trait ResponseHead {
-    /// Its status.
+    /// The status of the response.
     fn status(&self) -> StatusCode;
 
-    /// Its headers.
+    /// The headers of the response.
     fn headers(&self) -> &HeaderMap;
 }
 

@@ -1,7 +1,12 @@
-//! What HTTP adds: the verdict of a status, `Retry-After`, which requests may be sent twice, and
-//! where they carry their deadline.
+//! HTTP support: the recommended [`stack`], verdicts for statuses and client errors, `Retry-After`,
+//! and which requests may be sent again.
 //!
-//! Import the items, not the module, whose name is that of the `http` crate:
+//! Use it with any client whose requests are `http::Request` (hyper-util, tonic, axum, …) or, with
+//! the feature `reqwest`, with reqwest. Start with [`stack`]. If you choose the layers yourself,
+//! give retry and circuit breaker the [`StatusClassifier`], and retry a policy such as
+//! [`Idempotent`].
+//!
+//! Import the items, not the module: its name is also that of the `http` crate.
 //!
 //! ```
 //! use buttress::RetryLayer;
@@ -9,25 +14,39 @@
 //!
 //! let layer =
 //!     RetryLayer::builder().classify(StatusClassifier::default()).replay(Idempotent).build()?;
+//! assert!(layer.to_string().starts_with("retry: 3 attempts"));
 //! # Ok::<(), buttress::error::InvalidConfig>(())
 //! ```
 //!
-//! The feature `http-body` brings `ReplayBodyLayer`, with which requests whose bodies are not `Clone`
-//! can be sent again, and `Drain`, which reads responses that are thrown away to their end, so that
-//! their connections can be used again.
+//! | you want | use | feature |
+//! |---|---|---|
+//! | all layers in the recommended order | [`stack`] | |
+//! | verdicts for responses and errors | [`StatusClassifier`], [`ClientError`] | `hyper-util` or `reqwest` for their errors |
+//! | to retry idempotent requests, or those that you choose | [`Idempotent`], [`RepeatIf`] | |
+//! | to retry requests whose body is not `Clone` | `ReplayBodyLayer` | `http-body` |
+//! | to reuse connections after a failed response | `Drain` | `http-body` |
+//! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
+//! | a 429 that pauses the rate limit | [`PauseOn429`] | |
+//! | a deadline or an attempt timeout in one request | [`Deadline`](crate::Deadline), [`AttemptTimeout`] | |
 //!
 //! # Verdicts
 //!
-//! What [`StatusClassifier`] says, and why. [`Classify`](crate::Classify) says what a verdict leads
-//! to.
+//! A verdict is the classification of an outcome. The table says how [`StatusClassifier`] classifies,
+//! and why. [`Verdict`](crate::Verdict) says what each verdict leads to.
 //!
 #![doc = include_str!("verdicts.md")]
 //!
-//! The errors are those of hyper, hyper-util and reqwest. A feature makes a client's errors known to
-//! the compiler, and never changes a verdict: see [`ClientError`]. Some errors cannot be told apart. A
-//! server that speaks another protocol than HTTP, before it is asked, looks like a connection that
-//! was closed while idle (transient). A redirect to a scheme that reqwest cannot use looks like a
-//! request for it (ignored).
+//! The errors are those of hyper, hyper-util and reqwest. A feature tells the compiler about a
+//! client's errors, and never changes a verdict: see [`ClientError`].
+//!
+//! Two errors cannot be told apart from others. If a server speaks a protocol other than HTTP and
+//! speaks first, the error looks like a connection that was closed while idle (transient). If a
+//! response redirects to a scheme that reqwest cannot use, the error looks like a request for that
+//! scheme (ignored).
+//!
+//! # Events
+//!
+//! [`ClientError`] describes the one event of this module, `unknown_client_error`.
 
 mod attempt;
 #[cfg(feature = "http-body")]

@@ -6,24 +6,31 @@ use http::StatusCode;
 use std::fmt;
 use std::time::Duration;
 
-/// A classifier that also pauses a rate limiter when the upstream answers 429.
+/// A classifier that also pauses a rate limiter when the upstream sends a 429.
 ///
-/// Whenever a response has the status 429 and a `Retry-After`, the limiter grants nothing until then,
-/// or for 60 s at most, whatever the verdict on the response is. Verdicts pass unchanged. One layer
-/// with this classifier is enough: circuit breaker and retry both see each attempt.
+/// When a response has the status 429 and a `Retry-After`, the limiter admits no calls for that
+/// time, at most for [`max_pause`](Self::max_pause) (60 s). The verdict is that of the inner
+/// classifier, unchanged. Give the classifier either to the retry or to the circuit breaker: both
+/// see each attempt.
 ///
-/// The pause holds for every call of the limiter. Use it only where the limit that the upstream
-/// enforces is one for all of them: a 429 of a single endpoint stops the calls to all others, too.
+/// Use it only if the upstream enforces one limit for all calls of the limiter. The pause holds for
+/// all of them, so a 429 of one endpoint also stops the calls to every other endpoint.
 ///
 /// ```
 /// use buttress::http::{PauseOn429, StatusClassifier};
-/// use buttress::{CircuitBreakerLayer, Quota, RateLimitLayer};
+/// use buttress::{CircuitBreakerLayer, Classify, Quota, RateLimitLayer};
+/// use std::convert::Infallible;
 ///
 /// let limit = RateLimitLayer::new(Quota::per_second(100));
-/// let breaker = CircuitBreakerLayer::builder()
-///     .classify(PauseOn429::new(StatusClassifier::default(), limit.limiter()))
-///     .build()?;
-/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// let classify = PauseOn429::new(StatusClassifier::default(), limit.limiter());
+/// let breaker = CircuitBreakerLayer::builder().classify(classify.clone()).build().unwrap();
+/// # let _ = breaker;
+///
+/// // The circuit breaker calls this for each response:
+/// let response = http::Response::builder().status(429).header("retry-after", "7").body(())?;
+/// classify.classify(Ok::<_, &Infallible>(&response));
+/// assert!(limit.limiter().try_acquire(1).is_err());
+/// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct PauseOn429<C> {
@@ -33,13 +40,13 @@ pub struct PauseOn429<C> {
 }
 
 impl<C> PauseOn429<C> {
-    /// Pauses `limiter` for each 429 and judges by `classify`.
+    /// Pauses `limiter` after each 429 and returns the verdicts of `classify`.
     #[must_use]
     pub fn new(classify: C, limiter: &RateLimiter) -> Self {
         Self::if_any(classify, Some(limiter))
     }
 
-    /// Only judges if there is no limiter.
+    /// Without a limiter, it only classifies.
     fn if_any(classify: C, limiter: Option<&RateLimiter>) -> Self {
         Self {
             classify,
@@ -48,7 +55,8 @@ impl<C> PauseOn429<C> {
         }
     }
 
-    /// The longest pause, whatever the upstream asks for. Default: 60 s.
+    /// The longest pause, measured from the response, even if the upstream asks for more. Default:
+    /// 60 s.
     #[must_use]
     pub fn max_pause(mut self, max_pause: Duration) -> Self {
         self.max_pause = max_pause;
@@ -84,19 +92,21 @@ impl<C> fmt::Debug for PauseOn429<C> {
     }
 }
 
-/// Whether a stack pauses its rate limit: `()` does not, [`On429`] does.
+/// Whether a stack pauses its rate limit after a 429: `()` does not, [`On429`] does. You cannot
+/// implement this trait.
 pub trait Pauses: sealed::Sealed {
-    /// What the stack judges outcomes by.
+    /// The classifier of the stack, made from the classifier `C`.
     type Classify<C>;
 
-    /// Whether it pauses at all.
+    /// Whether the stack pauses its rate limit.
     const PAUSES: bool;
 
-    /// The classifier of a layer that sees the responses; without a limiter it only judges.
+    /// Makes the classifier of a layer that sees the responses. Without a limiter, it only
+    /// classifies.
     fn classify<C>(classify: C, limiter: Option<&RateLimiter>) -> Self::Classify<C>;
 }
 
-/// A stack that was built with [`pause_on_429`](super::StackBuilder::pause_on_429).
+/// Marks a stack that was built with [`pause_on_429`](super::StackBuilder::pause_on_429).
 #[derive(Clone, Copy, Debug)]
 pub struct On429;
 

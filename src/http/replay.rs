@@ -27,10 +27,10 @@ impl<B: Clone> Replay<Request<B>> for Idempotent {
     }
 }
 
-/// Repeats the HTTP requests of which a function says that they may be sent twice, whatever their
-/// method: gRPC, where every call is a POST, or an API whose POSTs only read.
+/// Repeats the HTTP requests that a function allows, whatever their method.
 ///
-/// Asked once before each attempt but the last. What is sent again carries its [`Attempt`].
+/// Use it for gRPC, where every call is a POST, or for an API whose POSTs only read. The function is
+/// called once before each attempt except the last. Each retry carries its number as an [`Attempt`].
 ///
 /// ```
 /// use buttress::RetryLayer;
@@ -42,11 +42,14 @@ impl<B: Clone> Replay<Request<B>> for Idempotent {
 /// }
 ///
 /// let layer = RetryLayer::builder().replay(RepeatIf(only_reads::<String>)).build()?;
+/// # let _ = layer;
+/// assert!(only_reads(&Request::post("/search").body(()).unwrap()));
+/// assert!(!only_reads(&Request::post("/orders").body(()).unwrap()));
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct RepeatIf<F>(
-    /// Whether this request may be sent twice: `Fn(&Request<B>) -> bool`.
+    /// The function: `Fn(&Request<B>) -> bool`. It returns whether the request may be sent twice.
     pub F,
 );
 
@@ -78,7 +81,7 @@ impl<F> fmt::Debug for RepeatIf<F> {
     }
 }
 
-// The policies know nothing of the body's type, so it is reached through the mark it left.
+// The policies do not know the body's type, so they reach the body through its mark.
 
 #[cfg(feature = "http-body")]
 fn replayable(extensions: &Extensions) -> bool {

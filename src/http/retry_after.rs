@@ -2,18 +2,31 @@ use crate::verdict::RetryAfter;
 use http::header::{AGE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use std::time::{Duration, SystemTime};
 
-/// How long a response asks to be left alone (RFC 9110 §10.2.3), from now.
+/// Parses the `Retry-After` header (RFC 9110 §10.2.3): how long a response asks the caller to wait.
 ///
-/// | `Retry-After` | reading |
+/// | `Retry-After` | result |
 /// |---|---|
 /// | missing | [`None`](RetryAfter::None) |
-/// | seconds: `120`, or `1.5`, rounded up | [`Delay`](RetryAfter::Delay); `Duration::MAX` for what does not fit |
-/// | a date in one of HTTP's three forms, whose zone may also be `UTC`, an offset or missing | [`Delay`](RetryAfter::Delay) to that date, zero if it has passed |
-/// | several of these, in fields or separated by commas | the longest that can be read |
+/// | seconds, `120` or `1.5` | [`Delay`](RetryAfter::Delay), rounded up to a second; `Duration::MAX` for a number that is too large |
+/// | a date in one of HTTP's three formats; its zone may be `GMT`, `UTC`, an offset such as `+0200`, or missing | [`Delay`](RetryAfter::Delay) until that date, zero if it has passed |
+/// | several of these, in several headers or separated by commas | the longest that can be parsed |
 /// | anything else | [`Unreadable`](RetryAfter::Unreadable) |
 ///
-/// A date counts from the response's own `Date` and `Age` (RFC 9111 §4.2.3), so that the two clocks
-/// need not agree; from this machine's clock if there is no `Date`.
+/// A delay is measured from now. For a date, "now" is the response's `Date` plus its `Age` (RFC
+/// 9111 §4.2.3), so the clocks of both machines need not agree. Without a `Date`, it is this
+/// machine's clock.
+///
+/// ```
+/// use buttress::{RetryAfter, http::retry_after};
+/// use http::HeaderMap;
+/// use http::header::{DATE, RETRY_AFTER};
+/// use std::time::Duration;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
+/// headers.insert(RETRY_AFTER, "Sun, 06 Nov 1994 08:49:47 GMT".parse().unwrap());
+/// assert_eq!(retry_after(&headers), RetryAfter::Delay(Duration::from_secs(10)));
+/// ```
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> RetryAfter {
     let fields = headers.get_all(RETRY_AFTER).iter();
@@ -36,7 +49,7 @@ fn text(field: &HeaderValue) -> Option<&str> {
     field.to_str().ok().map(str::trim_ascii)
 }
 
-/// Whole seconds, or a decimal fraction of them, rounded up.
+/// Parses seconds, with or without a decimal fraction. Rounds up to a second.
 fn seconds(text: &str) -> Option<Duration> {
     let text = text.trim_ascii();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
@@ -45,7 +58,7 @@ fn seconds(text: &str) -> Option<Duration> {
         return None;
     }
     let more = u64::from(fraction.bytes().any(|digit| digit != b'0'));
-    // Digits alone that do not parse are too many.
+    // Only digits are left, so a parse error means that the number is too large.
     let seconds = whole
         .parse()
         .ok()
@@ -55,7 +68,7 @@ fn seconds(text: &str) -> Option<Duration> {
 
 fn until_from_now(until: SystemTime, headers: &HeaderMap) -> Duration {
     let sent = headers.get(DATE).and_then(text).and_then(date);
-    // A cache may have kept the response since it was sent, for at least its age.
+    // A cache may have stored the response. `Age` says for how long.
     let age = || headers.get(AGE).and_then(text).and_then(seconds);
     let now = match sent {
         Some(sent) => sent.checked_add(age().unwrap_or_default()),
@@ -65,15 +78,15 @@ fn until_from_now(until: SystemTime, headers: &HeaderMap) -> Duration {
     left.unwrap_or_default()
 }
 
-/// A date in one of HTTP's three forms, in any zone that has a number, or in UTC by any name or
-/// none.
+/// Parses a date in one of HTTP's three formats. Its zone is a numeric offset, or a name of UTC, or
+/// missing.
 fn date(text: &str) -> Option<SystemTime> {
     let zoned = text.rsplit_once(' ').and_then(|(local, zone)| {
         let offset = offset(zone)?;
         Some((local.trim_ascii_end(), offset))
     });
     let (local, (ahead, offset)) = zoned.unwrap_or((text, (false, Duration::ZERO)));
-    // The third form, that of C's `asctime`, has no zone.
+    // The third format, that of C's `asctime`, has no zone.
     let parsed = httpdate::parse_http_date(&format!("{local} GMT"));
     let local = parsed.or_else(|_| httpdate::parse_http_date(local)).ok()?;
     if ahead {
@@ -83,7 +96,8 @@ fn date(text: &str) -> Option<SystemTime> {
     }
 }
 
-/// Whether a zone is ahead of UTC, and by how much: `GMT`, `UTC`, `-0500`, `+02:00`, `UTC+2`.
+/// Parses a zone: whether it is ahead of UTC, and by how much. Examples: `GMT`, `UTC`, `-0500`,
+/// `+02:00`, `UTC+2`.
 fn offset(zone: &str) -> Option<(bool, Duration)> {
     let zone = zone.to_ascii_uppercase();
     let named = ["GMT", "UTC", "UT", "Z"];
@@ -111,7 +125,7 @@ fn offset(zone: &str) -> Option<(bool, Duration)> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "an HTTP-date with no Date to compare it with"
+    reason = "a date in Retry-After, in a response without Date"
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
@@ -133,7 +147,7 @@ mod tests {
             .collect()
     }
 
-    /// What a response asks for that was sent at `SENT`.
+    /// Parses the `Retry-After` of a response that was sent at `SENT`.
     fn asked(text: &str) -> RetryAfter {
         retry_after(&headers([(RETRY_AFTER, text), (DATE, SENT)]))
     }
@@ -143,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_without_the_field_does_not_ask() {
+    fn a_response_without_the_header_asks_for_no_wait() {
         assert_eq!(retry_after(&headers([(DATE, SENT)])), RetryAfter::None);
     }
 
@@ -167,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_too_large_asks_for_ever() {
+    fn a_number_that_is_too_large_is_the_longest_delay() {
         assert_eq!(asked("18446744073709551615"), delay_of(u64::MAX));
         let digits = "9".repeat(5_000);
         for text in ["18446744073709551616", "18446744073709551615.5", &digits] {
@@ -176,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn all_three_forms_of_a_date_count_from_the_responses_own() {
+    fn all_three_formats_of_a_date_count_from_the_responses_date() {
         for date in [
             "Sun, 06 Nov 1994 08:49:47 GMT",
             "Sunday, 06-Nov-94 08:49:47 GMT",
@@ -187,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_may_name_utc_as_it_likes_or_not_at_all() {
+    fn a_date_may_use_any_name_of_utc_or_no_zone() {
         for zone in [
             " GMT",
             " UTC",
@@ -211,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_may_be_of_any_zone_with_a_number() {
+    fn a_date_may_have_any_numeric_offset() {
         for date in [
             "Sun, 06 Nov 1994 03:49:47 -0500",
             "Sun, 06 Nov 1994 14:19:47 +05:30",
@@ -226,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn the_date_of_the_response_may_be_of_any_zone_too() {
+    fn the_date_of_the_response_may_have_an_offset_too() {
         let sent = (DATE, "Sun, 06 Nov 1994 10:49:37 +0200");
         let until = (RETRY_AFTER, "Sun, 06 Nov 1994 08:49:47 GMT");
         assert_eq!(retry_after(&headers([until, sent])), delay_of(10));
     }
 
     #[test]
-    fn a_response_from_a_cache_has_used_up_its_age() {
+    fn the_age_of_a_cached_response_shortens_the_delay() {
         for (age, seconds) in [
             ("0", 10),
             ("4", 6),
@@ -256,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_without_a_readable_date_of_the_response_counts_from_this_clock() {
+    fn without_a_valid_date_of_the_response_a_date_counts_from_the_local_clock() {
         let in_an_hour = httpdate::fmt_http_date(wall_clock() + Duration::from_secs(3_600));
         let until = (RETRY_AFTER, in_an_hour.as_str());
         for headers in [
@@ -269,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_that_has_passed_asks_for_nothing() {
+    fn a_date_that_has_passed_is_a_delay_of_zero() {
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:36 GMT"), delay_of(0));
         assert_eq!(asked("Thu, 01 Jan 1970 00:00:00 +2300"), delay_of(0));
         let undated = headers([(RETRY_AFTER, "Thu, 01 Jan 1970 00:00:00 GMT")]);
@@ -277,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_date_there_is_asks_for_long() {
+    fn the_last_date_that_http_can_express_is_a_long_delay() {
         for date in [
             "Fri, 31 Dec 9999 23:59:59 GMT",
             "Fri, 31 Dec 9999 23:59:59 -2359",
@@ -288,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_of_several_is_taken() {
+    fn of_several_values_the_longest_counts() {
         let date = "Sun, 06 Nov 1994 08:50:07 GMT";
         for fields in [
             ["1", "30"],
@@ -307,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_what_was_not_asked() {
+    fn a_value_that_cannot_be_parsed_is_unreadable_not_missing() {
         for text in [
             "",
             " ",
@@ -338,7 +352,7 @@ mod tests {
         assert_eq!(retry_after(&opaque), RetryAfter::Unreadable);
     }
 
-    /// Something that looks like what belongs there, more or less.
+    /// A header value: arbitrary bytes, or text that resembles a number or a date.
     fn field() -> impl Strategy<Value = HeaderValue> {
         let date = "(Sun, 06 Nov 1994|Sunday, 06-Nov-94|[A-Z][a-z]+, [0-9]{2} Nov [0-9]{4}) \
                     [0-9:]{8}( [A-Z]{0,3}[+-]?[0-9:]{0,6})?";
@@ -356,7 +370,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
 
         #[test]
-        fn no_header_makes_it_panic(values in [field(), field(), field(), field()]) {
+        fn no_header_makes_the_parser_panic(values in [field(), field(), field(), field()]) {
             let names = [RETRY_AFTER, RETRY_AFTER, DATE, AGE];
             let headers = names.into_iter().zip(values).collect();
             prop_assert_ne!(retry_after(&headers), RetryAfter::None);

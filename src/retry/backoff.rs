@@ -1,4 +1,4 @@
-//! How long to wait before sending again: pure arithmetic, told the draw.
+//! Computes the wait before a retry. Pure arithmetic: the caller passes the random draw.
 
 use crate::chance::scale;
 use crate::error::InvalidConfig;
@@ -6,11 +6,11 @@ use crate::time::{Shown, nanos};
 use std::fmt;
 use std::time::Duration;
 
-/// How waits grow from retry to retry, and how chance spreads them.
+/// How waits grow from retry to retry, and how jitter spreads them.
 ///
-/// The wait is capped first and then spread downwards, so that callers who have all reached the
-/// cap do not wake together. The formulas are those of M. Brooker, "Exponential Backoff And
-/// Jitter", AWS Architecture Blog, 2015.
+/// The wait is capped first, and jitter then shortens it. So callers that have all reached the cap
+/// do not wake together. The formulas come from M. Brooker, "Exponential Backoff And Jitter", AWS
+/// Architecture Blog, 2015.
 ///
 /// ```
 /// use buttress::retry::{Backoff, Jitter};
@@ -28,19 +28,20 @@ pub struct Backoff {
     jitter: Jitter,
 }
 
-/// How chance spreads a wait of `d`, with a draw `u` from `[0, 1)`.
+/// How jitter spreads the waits. In the formulas, `d` is the wait without jitter, and `u` is a random
+/// draw from `[0, 1)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Jitter {
-    /// `d · u`: anything from nothing to the whole wait. Spreads callers best.
+    /// `d · u`: between zero and the whole wait. Spreads callers best.
     #[default]
     Full,
     /// `d/2 + d/2 · u`: at least half of the wait.
     Equal,
-    /// `base + (min(cap, 3 · previous) − base) · u`: depends on the wait before, not on the number
-    /// of the retry.
+    /// `base + (min(cap, 3 · previous) − base) · u`: depends on the previous wait, not on the number
+    /// of the retry. `previous` is at least `base`.
     Decorrelated,
-    /// `d`: every caller waits the same.
+    /// `d`: every caller waits equally long.
     None,
 }
 
@@ -56,7 +57,7 @@ impl Backoff {
         }
     }
 
-    /// Waits of `wait`, with no jitter.
+    /// The same wait before every retry, without jitter.
     #[must_use]
     pub const fn constant(wait: Duration) -> Self {
         Self {
@@ -67,23 +68,24 @@ impl Backoff {
         }
     }
 
-    /// What each wait is multiplied by for the next: 1 or more, finite. Default: 2.
+    /// Each wait is the previous one times this factor. It must be finite and at least 1.
+    /// [`Jitter::Decorrelated`] ignores it. Default of [`exponential`](Self::exponential): 2.
     #[must_use]
     pub const fn factor(self, factor: f64) -> Self {
         Self { factor, ..self }
     }
 
-    /// How chance spreads the waits. Default: [`Jitter::Full`].
+    /// How jitter spreads the waits. Default of [`exponential`](Self::exponential): [`Jitter::Full`].
     #[must_use]
     pub const fn jitter(self, jitter: Jitter) -> Self {
         Self { jitter, ..self }
     }
 
-    /// The wait before a retry.
+    /// The wait before a retry, in whole nanoseconds, at most 2^64 − 1 ns.
     ///
-    /// `retry` counts from 1, the first retry (0 counts as 1); `previous` is the wait before the
-    /// last one, zero if there was none; `draw` is from `[0, 1)`, and what lies outside counts as
-    /// its nearer end. Resolves to a nanosecond; the longest wait is 2^64 − 1 ns.
+    /// * `retry`: the number of the retry. The first retry is 1; 0 counts as 1.
+    /// * `previous`: the wait before the previous retry, zero if there was none.
+    /// * `draw`: a random number from `[0, 1)`. A value outside counts as the nearer end.
     #[must_use]
     pub fn wait(&self, retry: u32, previous: Duration, draw: f64) -> Duration {
         let (base, cap) = (nanos(self.base), nanos(self.cap));
@@ -101,11 +103,11 @@ impl Backoff {
         Duration::from_nanos(wait)
     }
 
-    /// base · factor^(retry − 1) in nanoseconds, saturating. Rounds down.
+    /// base · factor^(retry − 1) in nanoseconds, saturating and rounded down.
     fn grown(&self, retry: u32) -> u64 {
         let times = i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX);
         let factor = self.factor.powi(times);
-        // One is kept exact: a float has fewer digits than the longest waits.
+        // A factor of 1 returns the base itself: a float cannot hold the longest waits exactly.
         if factor > 1.0 {
             (nanos(self.base) as f64 * factor) as u64
         } else {
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_saturates() {
+    fn a_wait_that_is_too_long_saturates() {
         let longest = Duration::from_nanos(u64::MAX);
         assert_eq!(plain(DAY, Duration::MAX).wait(1_000, DAY, 0.0), longest);
         assert_eq!(plain(DAY, 2 * DAY).wait(1_000, DAY, 0.0), 2 * DAY);
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn no_retry_in_a_long_row_waits_longer_than_the_cap() {
+    fn no_wait_is_longer_than_the_cap_however_many_retries_there_are() {
         let cap = 30 * SECOND;
         for jitter in [
             Jitter::Full,

@@ -1,22 +1,24 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// What becomes of a response that is thrown away because its call is sent again.
+/// What happens to the response of a failed attempt when its call is retried.
 ///
-/// [`Dropped`] is the default; with the feature `http-body` there is also `http::Drain`.
+/// [`Dropped`] is the default: it drops the response at once. `http::Drain` (feature `http-body`)
+/// reads the response to its end, so that the connection can be reused.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot discard a `{Res}`",
     note = "`buttress::http::Drain` discards `http::Response<B>` where `B: http_body::Body`"
 )]
 pub trait Discard<Res> {
-    /// Ready when the response is gone. The next attempt starts when it is, and the backoff is over.
+    /// Completes when the response is discarded. The next attempt starts when both this future and
+    /// the backoff have ended.
     ///
-    /// What the attempt held in the layers below is free before it is polled, but for what the
-    /// response itself holds until its end ([`CallEnd`](crate::http::CallEnd)). If the call is
-    /// cancelled, it is dropped.
+    /// Before the first poll, the failed attempt gives back what it held in the layers below, such as
+    /// its slot. Only what the response itself holds to its end ([`CallEnd`](crate::http::CallEnd))
+    /// stays held. Cancelling the call drops the future.
     type Future: Future<Output = ()>;
 
-    /// Begins to discard `response`; `None` if it is gone already.
+    /// Begins to discard `response`. `None` means that the response is already discarded.
     fn discard(&self, response: Res) -> Option<Self::Future>;
 }
 
@@ -33,7 +35,8 @@ impl<Res> Discard<Res> for Dropped {
     }
 }
 
-/// The future of [`Dropped`], which there never is: it takes no room in the future of a call.
+/// The future of [`Dropped`]. It has no values, because `Dropped` needs no time; so it takes no space
+/// in the future of a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Never {}
 

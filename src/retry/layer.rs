@@ -14,10 +14,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower::Layer;
 
-/// Makes [`Retry`] services that share one budget. See the [module](super) for what it does.
+/// Makes [`Retry`] services that share one budget. The [module page](super) says what they do.
 ///
-/// The budget is made with the layer, unless one is given: every service that the layer makes, and
-/// every clone of the layer and of its services, draws on the same one. Applying the layer is cheap.
+/// Building the layer makes the budget, unless you pass one in. All clones of the layer, all services
+/// that they make and all clones of these services share it. Applying the layer only clones handles.
+///
+/// ```
+/// use buttress::RetryLayer;
+/// use buttress::retry::Budget;
+///
+/// // Two layers that draw on one budget.
+/// let budget = Budget::builder().floor(4).build()?;
+/// let reads = RetryLayer::from(budget.clone());
+/// let searches = RetryLayer::builder().attempts(2).budget(budget).build()?;
+///
+/// assert_eq!(reads.budget().unwrap().tokens(), 4.0);
+/// assert_eq!(searches.snapshot().retries, 0);
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone)]
 pub struct RetryLayer<C = Outcome, R = Idempotent, D = Dropped> {
     policy: Arc<Policy>,
@@ -27,7 +41,7 @@ pub struct RetryLayer<C = Outcome, R = Idempotent, D = Dropped> {
 }
 
 impl RetryLayer {
-    /// Starts from the defaults.
+    /// A builder with the default settings.
     pub fn builder() -> RetryBuilder {
         RetryBuilder {
             settings: RetrySettings::default(),
@@ -38,7 +52,7 @@ impl RetryLayer {
         }
     }
 
-    /// The defaults, as [`RetryLayer::default`].
+    /// A layer with the default settings. The same as [`RetryLayer::default`].
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "the defaults are valid")]
     pub fn new() -> Self {
@@ -52,7 +66,7 @@ impl Default for RetryLayer {
     }
 }
 
-/// The defaults, with a budget to share.
+/// A layer with the default settings that draws on a budget of yours.
 impl From<Budget> for RetryLayer {
     fn from(budget: Budget) -> Self {
         let builder = Self::builder().budget(budget);
@@ -61,13 +75,14 @@ impl From<Budget> for RetryLayer {
 }
 
 impl<C, R, D> RetryLayer<C, R, D> {
-    /// The budget that all services of this layer share, unless there is none.
+    /// The budget that all services of this layer share. `None` after
+    /// [`no_budget`](RetryBuilder::no_budget).
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
         self.policy.budget.as_ref()
     }
 
-    /// What the services of this layer did since it was made.
+    /// The counters of all services of this layer, since the layer was built.
     #[must_use]
     pub fn snapshot(&self) -> RetrySnapshot {
         self.policy.snapshot()
@@ -97,7 +112,7 @@ impl<C, R, D> fmt::Debug for RetryLayer<C, R, D> {
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings on one line, for people.
 impl<C, R, D> fmt::Display for RetryLayer<C, R, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RetrySettings {
@@ -119,7 +134,32 @@ impl<C, R, D> fmt::Display for RetryLayer<C, R, D> {
     }
 }
 
-/// Builds a [`RetryLayer`].
+/// Builds a [`RetryLayer`]. The [module page](super#settings) lists all settings and their defaults.
+///
+/// ```
+/// use buttress::retry::{Backoff, Budget, Cloned};
+/// use buttress::{RetryLayer, Verdict};
+/// use std::time::Duration;
+///
+/// fn judge(outcome: Result<&String, &buttress::Error<std::io::Error>>) -> Verdict {
+///     if outcome.is_ok() { Verdict::Healthy } else { Verdict::TRANSIENT }
+/// }
+///
+/// let layer = RetryLayer::builder()
+///     .name("orders")
+///     .attempts(4)
+///     .backoff(Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2)))
+///     .budget(Budget::builder().floor(3).build()?)
+///     .max_retry_after(Duration::from_secs(10))
+///     .classify(judge)
+///     .replay(Cloned)
+///     .build()?;
+/// assert!(layer.to_string().starts_with("retry \"orders\": 4 attempts"));
+///
+/// let error = RetryLayer::builder().attempts(0).build().unwrap_err();
+/// assert_eq!(error.to_string(), "attempts must be at least 1, but is 0");
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct RetryBuilder<C = Outcome, R = Idempotent, D = Dropped> {
@@ -138,71 +178,76 @@ enum Budgeting {
 }
 
 impl<C, R, D> RetryBuilder<C, R, D> {
-    /// How often a call is sent in all, the first attempt included. At least 1. Default: 3.
+    /// How many times one call is sent at most, the first attempt included. At least 1. Default: 3.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.settings.attempts = attempts;
         self
     }
 
-    /// How long to wait before each retry. Default: exponential from 50 ms to 5 s, full jitter.
+    /// How long to wait before each retry, from the end of the failed attempt. Default: exponential
+    /// from 50 ms to 5 s, with full jitter.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.settings.backoff = backoff;
         self
     }
 
-    /// A budget to share with others. Default: one of the layer's own, with the default settings.
+    /// The budget to draw on. Clone one budget into several layers to share it. Default: a budget of
+    /// this layer alone, with the default settings of [`Budget`].
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = Budgeting::Given(budget);
         self
     }
 
-    /// Retries without a budget: an upstream that fails is sent every attempt of every call.
+    /// Removes the budget: a failing upstream then receives every attempt of every call.
     pub fn no_budget(mut self) -> Self {
         self.budget = Budgeting::None;
         self
     }
 
-    /// The longest wait that the upstream may ask for. If it asks for more, the call is not retried.
-    /// Default: 60 s.
+    /// The longest wait (`Retry-After`) that the upstream may ask for. If it asks for more, the call
+    /// is not retried. Default: 60 s.
     pub fn max_retry_after(mut self, max_retry_after: Duration) -> Self {
         self.settings.max_retry_after = max_retry_after;
         self
     }
 
-    /// Makes the waits repeatable. Default: random.
+    /// Seeds the random part of the waits, so that a test can repeat them. Default: a random seed.
     pub fn seed(mut self, seed: u64) -> Self {
         self.settings.seed = Some(seed);
         self
     }
 
-    /// The name in events and `Debug`. Default: none.
+    /// The name in errors, events, snapshots and `Debug`. Default: none.
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.settings.name = name.into();
         self
     }
 
-    /// Replaces all settings. The budget stays as it is.
+    /// Replaces all settings of [`RetrySettings`]. Budget and policies stay as they are.
     pub fn settings(mut self, settings: RetrySettings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// What an outcome says about the upstream. Default: every `Ok` healthy, every `Err` transient.
+    /// The classifier, which turns an outcome into a [`Verdict`](crate::Verdict). Default: every
+    /// `Ok` is healthy, every `Err` is transient.
     pub fn classify<J>(self, classify: J) -> RetryBuilder<J, R, D> {
         self.with(|_, replay, discard| (classify, replay, discard))
     }
 
-    /// Which requests may be sent again. Default: [`Idempotent`], for HTTP requests.
+    /// The policy that decides which requests may be sent again. Default: [`Idempotent`], for HTTP
+    /// requests.
     pub fn replay<Q>(self, replay: Q) -> RetryBuilder<C, Q, D> {
         self.with(|classify, _, discard| (classify, replay, discard))
     }
 
-    /// What becomes of a response that is thrown away for a retry. Default: [`Dropped`], at once.
+    /// What happens to the response of a failed attempt before the retry. Default: [`Dropped`], which
+    /// drops it at once.
     pub fn discard<E>(self, discard: E) -> RetryBuilder<C, R, E> {
         self.with(|classify, replay, _| (classify, replay, discard))
     }
 
-    /// Takes `name` unless it has a name.
+    /// Sets `name`, unless a name is set already.
     pub(crate) fn named_if_unnamed(mut self, name: Name) -> Self {
         self.settings.name = self.settings.name.or(name);
         self
@@ -219,10 +264,10 @@ impl<C, R, D> RetryBuilder<C, R, D> {
         }
     }
 
-    /// The layer.
+    /// Builds the layer.
     ///
     /// # Errors
-    /// As [`RetrySettings::check`].
+    /// The errors of [`RetrySettings::check`].
     pub fn build(self) -> Result<RetryLayer<C, R, D>, InvalidConfig> {
         self.settings.check()?;
         let budget = match self.budget {

@@ -1,8 +1,8 @@
-//! Sends again what failed and may work the next time, within a budget.
+//! Sends a failed call again, after a wait and within a budget.
 //!
-//! Use it for calls that may be sent twice. Use it in one layer of a system, not in every one:
-//! three retries at each of three levels are 64 sends. It does not hedge: an attempt is sent when
-//! the one before it has ended.
+//! Use it for calls that may be sent twice and whose failures pass. Use it at one level of your
+//! system only: with three retries at each of three levels, one call becomes up to 64 sends. The
+//! layer does not hedge: an attempt is sent only after the previous one has ended.
 //!
 //! ```
 //! use buttress::{ErrorLayer, RetryLayer, retry::Cloned};
@@ -15,78 +15,112 @@
 //!     .layer(RetryLayer::builder().replay(Cloned).build().unwrap())
 //!     .layer(ErrorLayer)
 //!     .service(service_fn(|_: &str| async {
-//!         if SENT.fetch_add(1, Relaxed) == 0 { Err("down") } else { Ok("answer") }
+//!         if SENT.fetch_add(1, Relaxed) == 0 { Err("down") } else { Ok("response") }
 //!     }));
 //!
-//! assert_eq!(service.oneshot("ask").await, Ok("answer"));
+//! assert_eq!(service.oneshot("request").await, Ok("response"));
 //! assert_eq!(SENT.load(Relaxed), 2);
 //! # }
 //! ```
 //!
-//! | setting | setter | default |
+//! # Settings
+//!
+//! | setting | default | meaning |
 //! |---|---|---|
-//! | sends of a call in all | `attempts` | 3 |
-//! | waits between them | `backoff` | [`Backoff::exponential`] from 50 ms to 5 s, [`Jitter::Full`] |
-//! | budget | `budget`, `no_budget` | the layer's own: 0.1 retries per success of the last 5 s, or 2 (0.1 more per second) if that is more |
-//! | the longest wait that the callee may ask for | `max_retry_after` | 60 s |
-//! | what an outcome says about the callee | `classify` | `Ok` healthy, `Err` transient |
-//! | which requests are sent again | `replay` | [`Idempotent`], for HTTP requests only |
-//! | what becomes of a response that is thrown away | `discard` | [`Dropped`], at once |
-//! | seed of the waits' jitter | `seed` | random |
-//! | name in events and `Debug` | `name` | unnamed |
+//! | `attempts` | 3 | sends of one call in total, the first attempt included; at least 1 |
+//! | `backoff` | [`Backoff::exponential`] from 50 ms to 5 s, [`Jitter::Full`] | the wait before each retry, measured from the end of the failed attempt |
+//! | `budget`, `no_budget` | a budget of the layer's own | the tokens that pay for retries: 0.1 per success of the last 5 s, at least 2 at first; 0.1 per second refills these 2 |
+//! | `max_retry_after` | 60 s | the longest `Retry-After` that the layer obeys; if the upstream asks for more, the call is not retried |
+//! | `classify` | `Ok` is healthy (a success), `Err` is transient | turns an outcome into its classification, the [`Verdict`](crate::Verdict) |
+//! | `replay` | [`Idempotent`], for HTTP requests only | decides which requests may be sent again, and copies them |
+//! | `discard` | [`Dropped`] | what happens to the response of a failed attempt |
+//! | `seed` | random | seeds the jitter, so that waits are repeatable |
+//! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **What is sent again.** A call judged [`Transient`](crate::Verdict::Transient),
-//! [`Throttled`](crate::Verdict::Throttled) or [`Local`](crate::Verdict::Local), if there are attempts left, its request can be
-//! repeated (which its replay policy is asked again when the retry is due) and the budget has a token. Otherwise the outcome is returned as it is, response or
-//! error, with no delay; retry has no errors of its own. A timeout of this crate's is transient;
-//! its other rejections end the call.
+//! # What is retried
 //!
-//! **Waits.** The backoff, or what the callee asks for if that is longer: its `retry_after` is a
-//! floor that is never cut short, with up to a quarter (5 s at most) added so that not all callers
-//! come back at once. A `retry_after` that cannot be read counts as the cap of the backoff. If it asks for more than `max_retry_after` the call is not retried, nor if the
-//! wait would not end before the [deadline](crate::deadline) that the request carries: the outcome
-//! is returned at once, and the budget keeps its token. `Idempotent` finds the deadline in the
-//! request's extensions, [`Within`] where any other policy shall look for it. A wait of
-//! zero needs no timer, but lets other tasks and the deadline outside have their turn.
+//! A call is sent again if all of these hold:
 //!
-//! **Responses** that are thrown away for a retry are dropped before the wait, which closes an
-//! HTTP/1.1 connection that has not been read to the end. With another [`Discard`] (the feature
-//! `http-body` brings `http::Drain`) the next attempt is sent when both the wait and the discarding are over.
+//! * its verdict is [`Transient`](crate::Verdict::Transient),
+//!   [`Throttled`](crate::Verdict::Throttled) or [`Local`](crate::Verdict::Local);
+//! * attempts are left;
+//! * the replay policy copied the request, and the copy can still be sent;
+//! * the upstream does not ask for a wait above `max_retry_after`;
+//! * the wait would end before the [deadline](crate::deadline) that the request carries;
+//! * the budget has a token.
 //!
-//! **The budget** bounds what a client's retries add to the load of an upstream by the client's own
-//! traffic. In any time since it was made, it grants at most this many retries:
-//! `floor + ratio · successful first attempts + reserve · seconds`. What was earned above `floor`
-//! decays, so that a long good time does not pay for a storm. Successes of retries earn nothing.
-//! By default a call that is alone has two retries: set a higher `floor` for more `attempts`.
+//! Otherwise the layer returns the response or error of the last attempt at once and unchanged. The
+//! budget keeps its token.
 //!
-//! A token that was taken for a retry which is not sent after all, because its caller left or a
-//! layer of this crate rejected it, is put back; a retry that timed out counts as sent. (Of retries
-//! within retries only the last send is known, so the bound is the inner one's.) The budget is
-//! shared by all services of a layer and their clones, and by several layers if it is given to them.
-//! See [`Budget`].
+//! [`TimedOut`](crate::Rejection::TimedOut) is transient. Every other rejection by a layer of this
+//! crate ends the call. `Idempotent` finds the deadline in the request's extensions. For other
+//! policies, [`Within`] says where the deadline is.
 //!
-//! **Readiness.** The first attempt is made by the instance that the caller readied. A clone, made
-//! when the first retry is due, makes the others: it is readied when the wait is over, so that no
-//! permit is held while waiting. An error of its readiness is returned. It is cloned from an
-//! instance that is never polled, kept by the services of one application of the layer. The future
-//! is `Send` if classifier and replay are `Send` and `Sync`.
+//! # Waits
 //!
-//! **Cancellation.** Dropping the future drops the attempt under way, or the wait; nothing is sent
-//! after that. The token of a retry that was not sent is put back: while it waits for its backoff, for
-//! readiness, or in a rate limit or load shed of this crate below. Behind a layer that moves calls to
-//! another task (tower's `Buffer`) that cannot be known, and the token stays spent. Below a layer of
-//! yours that makes several calls for one, a token comes back though one of them was sent.
+//! The wait is the backoff, or the upstream's `retry_after` if that is longer. A `retry_after` is
+//! never shortened. The layer lengthens it by a random part, at most a quarter and at most 5 s, so
+//! that not all callers return at the same moment. A `retry_after` that cannot be parsed counts as
+//! the cap of the backoff. A wait of zero needs no timer, but the call still yields once to other
+//! tasks and to the timeouts around it.
 //!
-//! **Place.** Inside the deadline of the call, outside everything that is about attempts: load
-//! shed, rate limit, circuit breaker, timeout of an attempt.
+//! The next attempt also waits until the failed response is discarded. `Dropped` discards it before
+//! the wait; this closes an HTTP/1.1 connection whose response was not read to its end. `http::Drain`
+//! (feature `http-body`) reads the response instead, so that its connection can be reused.
 //!
-//! **Errors.** None of its own.
+//! # Budget
 //!
-//! **Events**, target `buttress::retry`, at DEBUG: `retrying` with `name`, `attempt` (the one that
-//! ended, from 1), `wait_ms` and `verdict`; `gave_up` with `name`, `attempt`, `verdict` and
-//! `reason` (`attempts`, `not_replayable`, `retry_after`, `deadline`, `budget`).
+//! One token pays for one retry. Over its whole life, a budget grants at most `floor + ratio ·
+//! successful first attempts + reserve · seconds` retries. Tokens above `floor` decay, so that a
+//! long healthy time does not pay for a retry storm. Successful retries earn nothing. A call
+//! without other traffic has two retries by default: for more `attempts`, set a higher `floor`.
 //!
-//! A retry that waits needs a tokio runtime with time enabled.
+//! All services of a layer value and their clones share the budget. So do several layers that are
+//! given the same [`Budget`].
+//!
+//! A token goes back to the budget if its retry is not sent: the caller cancelled the call, or
+//! another layer of this crate rejected it. A retry that a timeout ended counts as sent. If retry
+//! layers are nested, the outer one learns only about the last send of the inner one. So the sends
+//! are bounded by the inner budget.
+//!
+//! # Readiness
+//!
+//! The instance that the caller readied makes the first attempt. A fresh clone makes the retries:
+//! it is readied after each wait, so that no permit is held while waiting. A retry that waits needs
+//! a tokio runtime with time enabled. The future is `Send` if the classifier and the replay policy
+//! are `Send` and `Sync`.
+//!
+//! # Order of layers
+//!
+//! Put retry inside the timeout of the whole call, and outside the per-attempt layers: load shed,
+//! rate limit, circuit breaker and the attempt timeout.
+//!
+//! # Errors
+//!
+//! The inner service's errors pass unchanged, those of its readiness too. The layer has one error of
+//! its own: [`DeadlinePassed`](crate::Rejection::DeadlinePassed), if the request's deadline passes
+//! after the wait has begun and before the retry is sent.
+//!
+//! # Cancellation
+//!
+//! Dropping the future drops the current attempt or wait, and nothing is sent after that. The token
+//! of a retry that was not sent goes back to the budget. This covers a retry that waits for its
+//! backoff, for readiness, or in a rate limit or load shed of this crate below.
+//!
+//! Two kinds of layers below hide whether a retry was sent. Behind a layer that moves calls to
+//! another task (tower's `Buffer`), the token stays spent. Below a layer of yours that makes
+//! several calls for one, the token goes back even if one of them was sent.
+//!
+//! # Events and counters
+//!
+//! Events have the target `buttress::retry` and the level DEBUG:
+//!
+//! | event | when | fields |
+//! |---|---|---|
+//! | `retrying` | a retry was granted, before its wait | `name`, `attempt` (the one that ended, from 1), `wait_ms`, `verdict` |
+//! | `gave_up` | a failed call is not retried although its verdict allows it | `name`, `attempt`, `verdict`, `reason` (`attempts`, `not_replayable`, `retry_after`, `deadline`, `budget`) |
+//!
+//! [`RetryLayer::snapshot`] returns the counters, [`RetryLayer::budget`] the budget.
 
 mod backoff;
 mod discard;

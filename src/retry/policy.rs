@@ -1,4 +1,4 @@
-//! Whether a call is sent again, and when.
+//! Decides whether a call is sent again, and when.
 
 use super::settings::RetrySettings;
 use crate::budget::{Budget, Withdrawal};
@@ -22,18 +22,18 @@ pub(super) struct Policy {
     gave_up: Counters<GiveUpReason>,
 }
 
-/// A retry that is granted. What it took from the budget goes back if it is not sent.
+/// A granted retry. Its token goes back to the budget if the retry is not sent.
 pub(super) struct Granted {
     pub(super) wait: Duration,
     pub(super) withdrawal: Option<Withdrawal>,
 }
 
-/// How far a call is.
+/// How far a call has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
-    /// The attempt that is under way or was last, from 1.
+    /// The number of the current attempt, from 1. Between two attempts: the number of the last one.
     pub(super) attempt: u32,
-    /// The last backoff.
+    /// The last backoff, without the upstream's `retry_after`.
     pub(super) previous: Duration,
 }
 
@@ -49,8 +49,8 @@ impl Policy {
         }
     }
 
-    /// A first attempt succeeded. A retry that succeeds earns nothing, or retries would pay for
-    /// themselves.
+    /// Records the success of a first attempt. A successful retry earns nothing: otherwise retries
+    /// would pay for themselves.
     #[inline]
     pub(super) fn first_success(&self) {
         if let Some(budget) = &self.budget {
@@ -58,7 +58,7 @@ impl Policy {
         }
     }
 
-    /// What comes after any other outcome: the next attempt, or none.
+    /// Decides about the next attempt after any other outcome. `None`: the call ends.
     pub(super) fn after(
         &self,
         progress: &mut Progress,
@@ -68,7 +68,7 @@ impl Policy {
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Option<Granted> {
         if progress.attempt > 1 {
-            // A retry that ran out of time may have been sent; one that was rejected was not.
+            // A retry that timed out may have been sent. One that was rejected was not.
             if rejection.is_some_and(|rejection| rejection.was_not_sent()) {
                 self.refund();
             }
@@ -91,7 +91,7 @@ impl Policy {
         }
     }
 
-    /// The next attempt, or why there is none.
+    /// Grants the next attempt, or says why there is none.
     fn grant(
         &self,
         progress: &mut Progress,
@@ -102,7 +102,7 @@ impl Policy {
         let asked = match verdict.retry_after() {
             RetryAfter::None => Duration::ZERO,
             RetryAfter::Delay(delay) => delay,
-            // Never sooner than what the upstream may have asked for: the longest backoff.
+            // The upstream asked for an unknown time, so wait for the longest backoff.
             RetryAfter::Unreadable => self.settings.backoff.cap,
         };
         if progress.attempt >= self.settings.attempts {
@@ -118,13 +118,13 @@ impl Policy {
         let backoff = &self.settings.backoff;
         progress.previous = backoff.wait(progress.attempt, progress.previous, draw);
         let wait = progress.previous.max(spread(asked, draw));
-        // A timer may be a tick late.
+        // A timer may fire one tick late.
         let sent_after = if wait.is_zero() {
             wait
         } else {
             wait.saturating_add(TICK)
         };
-        // Before the budget: a retry that cannot be sent in time takes no token from others.
+        // The deadline is checked before the budget: a retry that would be too late takes no token.
         if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), sent_after)) {
             return Err(GiveUpReason::Deadline);
         }
@@ -135,12 +135,12 @@ impl Policy {
         Ok(Granted { wait, withdrawal })
     }
 
-    /// Puts a token back that was spent on a retry which was not sent after all.
+    /// Puts back the token of a retry that was counted as sent, but was not.
     pub(super) fn refund(&self) {
         self.budget.iter().for_each(Budget::refund);
     }
 
-    /// Counts and reports a retry that will be sent.
+    /// Counts and reports a granted retry.
     pub(super) fn retrying(&self, attempt: u32, verdict: Verdict, wait: Duration) {
         self.retries.add();
         Event::Retrying {
@@ -173,23 +173,24 @@ impl Policy {
     }
 }
 
-/// What the upstream asks for, never cut short, and up to a quarter more (5 s at most), so that not
-/// all its callers come back at once.
+/// Lengthens the wait that the upstream asks for by a random part, at most a quarter and at most 5 s,
+/// so that not all callers return at the same moment.
 fn spread(asked: Duration, draw: f64) -> Duration {
     let range = (asked / 4).min(Duration::from_secs(5));
     asked.saturating_add(Duration::from_nanos(scale(nanos(range), draw)))
 }
 
-/// What the services of a [`RetryLayer`](super::RetryLayer) did since the layer was made.
+/// The counters of a [`RetryLayer`](super::RetryLayer), since the layer was built. They count the
+/// calls of all its services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetrySnapshot {
     /// The name of the layer.
     pub name: Name,
-    /// How many retries were granted.
+    /// Retries that were granted.
     pub retries: u64,
-    /// How many calls succeeded by a retry.
+    /// Calls that succeeded by a retry.
     pub recovered: u64,
-    /// How many failed calls were not sent again.
+    /// Failed calls that were not retried although their verdict allowed it, by reason.
     pub gave_up: GiveUps,
 }

@@ -18,15 +18,14 @@ use tower::Service;
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
 pub struct Retry<S, C = Outcome, R = Idempotent, D = Dropped> {
     inner: S,
-    /// `None`: every request is sent once, and nobody asks what came of it.
+    /// `None`: every request is sent once, and its outcome is not classified.
     shared: Option<Arc<Shared<S, C, R, D>>>,
 }
 
-/// What all clones of a service share, so that a call costs one reference and not a clone of all
-/// that stands below.
+/// What all clones of a service share. A call clones this reference, not the services below.
 struct Shared<S, C, R, D> {
-    /// Never polled, so never ready: what retries clone. A mutex, because a service need not be
-    /// `Sync`; the lock is free while the clone is made.
+    /// The instance that retries clone. It is never polled, so its clones hold no reservation. The
+    /// mutex is there because a service need not be `Sync`. The lock is not held while cloning.
     spare: Mutex<Option<S>>,
     policy: Arc<Policy>,
     classify: C,
@@ -35,7 +34,7 @@ struct Shared<S, C, R, D> {
 }
 
 impl<S: Clone, C, R, D> Shared<S, C, R, D> {
-    /// A clone that is not ready; `None` while another retry is making one.
+    /// An unready clone. `None` while another retry is cloning the spare.
     fn unready(&self) -> Option<S> {
         let service = lock(&self.spare).take();
         let spare = Spare {
@@ -46,7 +45,7 @@ impl<S: Clone, C, R, D> Shared<S, C, R, D> {
     }
 }
 
-/// A spare that has been taken. It goes back even if cloning it panics.
+/// A spare that has been taken out. It goes back even if cloning it panics.
 struct Spare<'a, S> {
     home: &'a Mutex<Option<S>>,
     service: Option<S>,
@@ -61,7 +60,7 @@ impl<S> Drop for Spare<'_, S> {
 }
 
 fn lock<S>(spare: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
-    // Nothing panics under the lock, so a poisoned one is as good as new.
+    // No code panics under the lock, so its poison can be ignored.
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -80,7 +79,7 @@ impl<S: Clone, C, R, D> Retry<S, C, R, D> {
         }
     }
 
-    /// A service that retries nothing.
+    /// A service that never retries.
     pub(crate) fn off(inner: S) -> Self {
         Self {
             inner,
@@ -130,7 +129,7 @@ where
         let repeats = |shared: &&Arc<Shared<S, C, R, D>>| shared.policy.settings.attempts > 1;
         let shared = self.shared.as_ref().filter(repeats);
         let copy = shared.and_then(|shared| shared.replay.replay(&req));
-        // The instance that was readied makes the first attempt; a clone, not ready, the others.
+        // The readied instance makes the first attempt. Unready clones make the retries.
         RetryFuture {
             state: State::First {
                 call: self.inner.call(req),
@@ -144,8 +143,8 @@ where
 pin_project! {
     /// The future of a [`Retry`] call.
     ///
-    /// It is larger than the future of the inner service by a pointer and the copy of the request: a
-    /// call that is retried is boxed.
+    /// It adds a pointer and the copy of the request to the inner future. A call that is retried
+    /// allocates one box.
     #[must_use = "futures do nothing unless polled"]
     pub struct RetryFuture<S, C, R, Req, D = Dropped>
     where
@@ -212,7 +211,7 @@ where
                 progress,
                 shared: shared.clone(),
             };
-            // What the first attempt held is free before the wait.
+            // This drops the first attempt before the wait, which frees what it held below.
             state.set(State::Retrying {
                 retrying: Box::pin(retrying),
             });
@@ -227,8 +226,8 @@ where
 }
 
 impl<S, C, R, D> Shared<S, C, R, D> {
-    /// What comes after an outcome other than the success of a first attempt: the next attempt, or
-    /// none.
+    /// Decides about the next attempt, after any outcome but the success of a first attempt. `None`:
+    /// the call ends with this outcome.
     fn follow_up<Req, Res, E>(
         &self,
         progress: &mut Progress,
@@ -244,7 +243,7 @@ impl<S, C, R, D> Shared<S, C, R, D> {
         let rejection = outcome.as_ref().err().and_then(StackError::rejection);
         let deadline = || copy.and_then(|copy| replay.deadline(copy));
         let granted = policy.after(progress, verdict, rejection, copy.is_some(), deadline)?;
-        // Asked last: a copy that will be sent may take over what the last attempt still reads.
+        // Asked last: a copy that will be sent may stop the previous attempt from reading its body.
         if !copy.is_some_and(|copy| replay.replayable(copy)) {
             policy.give_up(progress.attempt, verdict, GiveUpReason::NotReplayable);
             return None;
@@ -253,14 +252,14 @@ impl<S, C, R, D> Shared<S, C, R, D> {
         Some(granted)
     }
 
-    /// Throws an outcome away and begins the wait for the next attempt.
+    /// Discards an outcome and begins the wait for the next attempt.
     fn wait<F, Res, E>(&self, outcome: Result<Res, E>, granted: Granted) -> Step<F, D::Future>
     where
         D: Discard<Res>,
     {
         Step::Waiting {
             sleep: (!granted.wait.is_zero()).then(|| sleep(granted.wait)),
-            // Without a backoff other tasks get their turn all the same: a deadline, for instance.
+            // Without a backoff the call yields once, to other tasks and to the timeouts around it.
             yielded: !granted.wait.is_zero(),
             discard: outcome.ok().and_then(|res| self.discard.discard(res)),
             withdrawal: granted.withdrawal,
@@ -277,9 +276,9 @@ pin_project! {
     {
         #[pin]
         step: Step<S::Future, D::Future>,
-        // Made when a retry is due, and gone when it is sent.
+        // A clone, from the end of the wait until the retry is sent.
         service: Option<S>,
-        // What the next attempt sends.
+        // The request of the next attempt.
         copy: Option<Req>,
         progress: Progress,
         shared: Arc<Shared<S, C, R, D>>,
@@ -302,7 +301,7 @@ pin_project! {
 pin_project! {
     #[project = StepProj]
     enum Step<F, G> {
-        // For all of them. The withdrawal goes back if the retry is not sent.
+        // Waits for all of these. The withdrawal goes back to the budget if the retry is not sent.
         Waiting {
             #[pin]
             sleep: Option<Sleep>,
@@ -348,7 +347,7 @@ where
         }
     }
 
-    /// Ready when an attempt is under way: waits, readies the service and sends.
+    /// Waits, readies the service and sends the request. Ready when an attempt is in flight.
     fn poll_send(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let mut this = self.project();
         let Shared { policy, replay, .. } = &**this.shared;
@@ -359,7 +358,7 @@ where
                 discard,
                 withdrawal,
             } => {
-                // Each wakes the task by itself.
+                // Both are polled, so that each registers the waker.
                 let slept = poll_and_drop(sleep, cx);
                 let discarded = poll_and_drop(discard, cx);
                 if !std::mem::replace(yielded, true) {
@@ -378,7 +377,7 @@ where
             *this.service = this.shared.unready();
         }
         let Some(service) = this.service else {
-            // Another thread has the spare, for as long as it takes to clone it.
+            // Another thread is cloning the spare. Try again soon.
             this.step.set(Step::Readying { withdrawal });
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -396,7 +395,7 @@ where
             }
         }
         let mut req = this.copy.take().expect(POLLED);
-        // Readying the service, or discarding the response, may have taken time.
+        // The deadline may have passed while the service was readied or the response discarded.
         let deadline = replay.deadline(&req);
         if deadline.is_some_and(|deadline| deadline.rules_out(Instant::now(), Duration::ZERO)) {
             drop(withdrawal);
@@ -408,19 +407,19 @@ where
         let last = this.progress.attempt >= policy.settings.attempts;
         *this.copy = if last { None } else { replay.replay(&req) };
         replay.resend(&mut req, this.progress.attempt);
-        // From here on it is sent.
+        // From here on the retry counts as sent.
         if let Some(withdrawal) = withdrawal {
             withdrawal.spend();
         }
         let call = service.call(req);
-        // What the instance still has reserved is free while the attempt waits.
+        // Dropping the instance frees what it still has reserved while the attempt is in flight.
         *this.service = None;
         this.step.set(Step::Calling { call });
         Poll::Ready(Ok(()))
     }
 }
 
-/// Polls what there is, and drops it when it is over.
+/// Polls a future, if there is one, and drops it when it completes.
 fn poll_and_drop<F: Future<Output = ()>>(
     mut slot: Pin<&mut Option<F>>,
     cx: &mut Context<'_>,

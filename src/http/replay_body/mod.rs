@@ -16,13 +16,13 @@ use tower::{Layer, Service};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Makes request bodies that are not `Clone` repeatable, for [`Retry`](crate::retry::Retry) to send
-/// them again. Needs the feature `http-body`.
+/// Lets [`Retry`](crate::retry::Retry) repeat requests whose body is not `Clone`. Needs the feature
+/// `http-body`.
 ///
-/// It stands above the retry, which then sees requests of a [`ReplayBody`], which is `Clone`: what
-/// is sent of the body is kept, up to 64 KiB or [what is set](Self::keep), until the call ends. A
-/// body that turns out to be longer is sent all the same, but once: the outcome of that attempt is
-/// the call's, and the retry's event `gave_up` says `not_replayable`.
+/// Put the layer above the retry. It replaces the body by a [`ReplayBody`], which is `Clone`, and
+/// keeps the bytes that were sent until the call ends: up to 64 KiB, or the limit set by
+/// [`keep`](Self::keep). A longer body is sent, but only once: the call ends with the outcome of
+/// that attempt, and the retry's event `gave_up` has the reason `not_replayable`.
 ///
 /// ```
 /// use buttress::http::{Idempotent, ReplayBodyLayer, StatusClassifier};
@@ -47,39 +47,43 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///     .layer(ErrorLayer)
 ///     .service(client);
 /// # drop(client.oneshot(Request::new(Streaming::default())));
+/// assert_eq!(ReplayBodyLayer::new().to_string(), "replay body: up to 65536 bytes");
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// ```
 ///
-/// A body in more than 1024 parts counts as too long, however short they are.
+/// | setting | default | meaning |
+/// |---|---|---|
+/// | `keep` | 64 KiB | the most bytes of data and trailers that are kept of each body |
 ///
-/// Nothing between this layer and the retry may put another body in place of the [`ReplayBody`] or
-/// drop the request's extensions: the policy finds there what can still be sent.
+/// A body in more than 1024 parts also counts as too long, however short the parts are. A request
+/// without a body costs nothing; one with a body costs a few allocations.
 ///
-/// Which requests are sent again is still for the policy to say: [`Idempotent`](super::Idempotent)
-/// repeats no POST, [`RepeatIf`](super::RepeatIf) what it is told to. Both know when a body was too
-/// long. [`Cloned`](crate::retry::Cloned) and closures do not: with them, the retry of such a
-/// request fails with an error of its body.
+/// **Replay policy.** The retry's policy still decides which requests are sent again.
+/// [`Idempotent`](super::Idempotent) and [`RepeatIf`](super::RepeatIf) know when a body was too long.
+/// [`Cloned`](crate::retry::Cloned) and closures do not: with them, the retry of such a request fails
+/// with an error of its body.
 ///
-/// A client that takes bodies of one type only (tonic's, axum's, reqwest's) is given them below the
-/// retry, by a `map_request` that puts the [`ReplayBody`] into one.
+/// **Layers in between.** A layer between this one and the retry must neither replace the
+/// [`ReplayBody`] nor remove the request's extensions: the policy finds the kept body through them.
 ///
-/// A request without a body passes through at no cost; one with a body costs a few allocations.
+/// **Clients with a fixed body type** (tonic, axum, reqwest): add a `map_request` below the retry
+/// that puts the [`ReplayBody`] into the client's type.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayBodyLayer {
     keep: usize,
 }
 
 impl ReplayBodyLayer {
-    /// Keeps up to 64 KiB of each body.
+    /// The default: keeps up to 64 KiB of each body.
     #[must_use]
     pub const fn new() -> Self {
         Self { keep: 64 * 1024 }
     }
 
-    /// How many bytes of data and trailers to keep of each body at most. Counted is what was sent,
-    /// not the buffers that it may be slices of. Default: 64 KiB.
+    /// The most bytes of data and trailers to keep of each body. Default: 64 KiB.
     ///
-    /// With 0, what can be repeated is a request of whose body nothing was read yet.
+    /// Bytes that were sent count, not the larger buffers that they may be slices of. With 0, a
+    /// request can be repeated only until the first byte of its body is read.
     #[must_use]
     pub const fn keep(self, bytes: usize) -> Self {
         Self { keep: bytes }
@@ -103,7 +107,7 @@ impl<S> Layer<S> for ReplayBodyLayer {
     }
 }
 
-/// Its settings, for people.
+/// Prints the settings on one line, for people.
 impl fmt::Display for ReplayBodyLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "replay body: up to {} bytes", self.keep)
@@ -140,34 +144,35 @@ where
     }
 }
 
-/// A body that can be sent again, made by [`ReplayBodyLayer`]. Its clones send the same from the
-/// start.
+/// A request body that can be sent again, made by [`ReplayBodyLayer`]. Each clone sends the whole
+/// body from its start.
 ///
-/// Nothing is read before it is sent. What is read is kept only while there is a clone to send it
-/// again. The bytes are in memory once, however many attempts there are.
+/// The body is read only while it is sent. Its bytes are kept only while a clone exists that may send
+/// them again, and they are in memory once, however many attempts there are.
 ///
-/// **One reader.** Only the newest attempt reads on. If a connection still sends an older one (the
-/// server answered before it had the whole body), that one ends with an error as soon as the next is
-/// decided on, so that the server does not take what it got for the whole. Attempts count from when
-/// they are first read: one that was never read before the next began would take the body from that.
+/// **One reader.** Only the newest attempt reads the body. An older attempt may still be sending,
+/// if the server responded before it had the whole body. When a retry is granted, the older attempt
+/// ends with an error, so that the server does not mistake the part for the whole body. An attempt
+/// begins with the first read of its clone: do not read an unused older clone after a newer one.
 ///
-/// **Errors.** One of the body goes to the client as it is; the call is then not retried.
+/// **Size.** Every attempt begins with the [`size_hint`](Body::size_hint) that the body had before
+/// the first attempt. So all attempts are framed alike.
 ///
-/// **Cancellation.** The body, and what is kept of it, is dropped with its last handle: when the call
-/// has ended or was dropped, and its connection is done with it.
+/// **Errors.** An error of the original body goes to the client unchanged, and the call is not
+/// retried.
 ///
-/// **Size.** The [`size_hint`](Body::size_hint) at the start of each attempt is that of the body at
-/// the start of the first, so that all are framed alike.
+/// **Cancellation.** The body and the kept bytes are dropped with the last clone: when the call has
+/// ended or was dropped, and its connection has dropped the body.
 ///
-/// `Unpin`, and `Send` and `Sync` if the body is `Send`.
+/// The type is `Unpin`. It is `Send` and `Sync` if the original body is `Send`.
 pub struct ReplayBody<B> {
     /// `None`: the body is empty.
     tape: Option<Arc<Tape<B>>>,
-    /// The least and the most that it says it has to give, in bytes.
+    /// The bounds of the original body's size hint, in bytes.
     lower: u64,
     upper: Option<u64>,
     reader: Reader,
-    /// The bytes of data that it gave.
+    /// How many bytes of data this clone has yielded.
     given: u64,
     ended: bool,
 }
@@ -209,7 +214,7 @@ impl<B> Drop for ReplayBody<B> {
         let mut state = tape.lock();
         state.handles -= 1;
         if state.handles == 0 {
-            // The mark may outlive the last handle; what is the user's need not.
+            // The mark may outlive the last clone. The user's body must not.
             let source = mem::replace(&mut state.source, Source::Failed);
             let pieces = mem::take(&mut state.pieces);
             drop(state);

@@ -1,4 +1,4 @@
-//! A request body and what was read of it, for attempts to read in turn.
+//! A request body with the pieces that were read so far. Attempts read it one after the other.
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -11,19 +11,19 @@ use std::task::{Context, Poll, Waker};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How far a handle has come.
+/// How far a clone of the body has read.
 #[derive(Default)]
 pub(super) struct Reader {
-    /// Its turn, from its first poll on.
+    /// The number of its turn, from its first poll on.
     turn: Option<u64>,
-    /// The next piece.
+    /// The index of the next piece.
     next: usize,
 }
 
-/// However short they are: each costs more than its bytes.
+/// The most pieces that are kept. Each piece costs memory beside its bytes.
 const MAX_PIECES: usize = 1024;
 
-/// A body and what was read of it.
+/// A body and the pieces that were read so far.
 pub(super) struct Tape<B> {
     keep: usize,
     state: Mutex<State<B>>,
@@ -31,24 +31,25 @@ pub(super) struct Tape<B> {
 
 pub(super) struct State<B> {
     pub(super) source: Source<B>,
-    /// What was read, in order. Empty data is not kept: it would be without bound.
+    /// The pieces that were read, in order. Empty data is not kept, because a body can yield it
+    /// without bound.
     pub(super) pieces: Vec<Piece>,
-    /// The bytes of the pieces.
+    /// The length of all pieces, in bytes.
     kept: usize,
-    /// Something was read that is not among the pieces.
+    /// Some data was read and not kept: the body cannot be sent again.
     torn: bool,
-    /// Whose turn it is to read; readers of other turns are over.
+    /// The number of the turn that may read. Readers with another number get an error.
     turn: u64,
-    /// Another attempt has been decided on and not begun: whoever wants to read is late.
+    /// A retry was granted and has not begun. Until it begins, every new reader is an older attempt.
     held: bool,
-    /// Of the reader whose turn it is, when it waits.
+    /// The waker of the reader whose turn it is, while it waits.
     waker: Option<Waker>,
     pub(super) handles: usize,
 }
 
 pub(super) enum Source<B> {
     Idle(Pin<Box<B>>),
-    /// Taken out by a reader, which polls it with the lock free.
+    /// A reader has taken the body out and polls it without the lock.
     Polled,
     Ended,
     Failed,
@@ -99,11 +100,12 @@ impl<B> Tape<B> {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<B>> {
-        // Nothing panics under the lock; a poisoned one is as good as new.
+        // No code panics under the lock, so its poison can be ignored.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the turn of whoever reads, for another attempt to begin; not if it could not send all.
+    /// Ends the current turn, so that a new attempt can begin. Returns `false`, and does nothing,
+    /// if a new attempt could not send the whole body.
     fn claim(&self) -> bool {
         let mut state = self.lock();
         if state.torn || matches!(state.source, Source::Failed) {
@@ -129,7 +131,7 @@ impl<B> Tape<B> {
         Ok(())
     }
 
-    /// The next piece, and whether it is the last.
+    /// Polls for the next piece, and whether it is the last.
     pub(super) fn poll(
         &self,
         reader: &mut Reader,
@@ -156,7 +158,7 @@ impl<B> Tape<B> {
         let mut source = match mem::replace(&mut state.source, Source::Polled) {
             Source::Idle(source) => source,
             Source::Polled => {
-                // The reader before this one wakes it when it has put the body back.
+                // The previous reader wakes this one when it has put the body back.
                 let before = state.waker.replace(cx.waker().clone());
                 drop(state);
                 drop(before);
@@ -193,7 +195,7 @@ impl<B> Tape<B> {
         };
         let waker = polled.is_pending().then(|| cx.waker().clone());
         let newest = polling.settle(reader, source, piece, waker);
-        // The user's own, so not under the lock.
+        // Dropping the body runs the user's code, so it happens without the lock.
         drop(spent);
         if !newest {
             return Poll::Ready(Some(Err(Lost::Superseded.into())));
@@ -204,7 +206,7 @@ impl<B> Tape<B> {
 
 fn piece<D: Buf>(frame: Frame<D>) -> Piece {
     match frame.into_data() {
-        // No copy where the data are `Bytes`.
+        // This does not copy if the data is `Bytes`.
         Ok(mut data) => Piece::Data(data.copy_to_bytes(data.remaining())),
         Err(frame) => Piece::Trailers(frame.into_trailers().unwrap_or_default()),
     }
@@ -218,11 +220,12 @@ fn wake<B>(mut state: MutexGuard<'_, State<B>>) {
     }
 }
 
-/// A poll of the body. If it panics, the body is not polled again.
+/// Guards a poll of the body. If the poll panics, the body is not polled again.
 struct Polling<'a, B>(Option<&'a Tape<B>>);
 
 impl<B> Polling<'_, B> {
-    /// Puts the body back and keeps what it gave; `false` if another reader has taken over.
+    /// Puts the body back and keeps the piece that was read. Returns `false` if another reader has
+    /// taken over.
     fn settle(
         mut self,
         reader: &mut Reader,
@@ -237,7 +240,8 @@ impl<B> Polling<'_, B> {
         state.source = source;
         if let Some(piece) = piece.filter(|piece| !state.torn && !piece.is_nothing()) {
             let kept = state.kept.saturating_add(piece.len());
-            // The next reader was promised all: it gets what was read meanwhile, however long.
+            // `claim` has promised the whole body to the next reader. So a piece that this reader
+            // read meanwhile is kept for it, however long it is.
             let fits = kept <= tape.keep && state.pieces.len() < MAX_PIECES;
             if !newest || (fits && state.handles > 1) {
                 state.kept = kept;
@@ -276,17 +280,17 @@ impl Piece {
     }
 }
 
-/// Left in the request's extensions, for policies that do not know the body's type.
+/// A handle in the request's extensions, for replay policies: they do not know the body's type.
 #[derive(Clone)]
 pub(in crate::http) struct Mark(pub(super) Arc<dyn Replayed>);
 
 impl Mark {
-    /// Whether the body can be sent again. If so, the attempt before it reads no further.
+    /// Whether the body can be sent again. If so, the previous attempt cannot read further.
     pub(in crate::http) fn claim(&self) -> bool {
         self.0.claim()
     }
 
-    /// The attempt that was claimed begins.
+    /// Begins the attempt that `claim` announced.
     pub(in crate::http) fn release(&self) {
         self.0.release();
     }
@@ -307,7 +311,7 @@ impl<B: Send> Replayed for Tape<B> {
     }
 }
 
-/// Why a handle cannot send the body.
+/// Why a clone cannot send the body.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error("the request body is sent by a newer attempt")]

@@ -12,10 +12,31 @@ use std::marker::PhantomData;
 use std::task::{Context, Poll};
 use tower::{Layer, Service};
 
-/// Makes [`Stack`] services that share one circuit, one budget and their limits. See
+/// Makes [`Stack`] services that share one circuit, one budget and their limits. Built by
 /// [`stack`](super::stack).
 ///
-/// Printed, it is one line for each part, outermost first, with all settings.
+/// It gives access to the handles of its parts. Printing it (`Display`) prints all settings, one line
+/// for each part, outermost first.
+///
+/// ```
+/// use buttress::http::stack;
+/// use buttress::{Error, Rejection};
+/// use std::convert::Infallible;
+/// use tower::{Layer, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let client = service_fn(|_: http::Request<()>| async {
+///     Ok::<_, Infallible>(http::Response::new(()))
+/// });
+/// let layer = stack().name("orders").load_shed(256).build().unwrap();
+/// assert!(layer.to_string().contains("load shed \"orders\": 256 in flight"));
+///
+/// let service = layer.layer(client);
+/// layer.circuit().unwrap().force_open();
+/// let error = service.oneshot(http::Request::new(())).await.unwrap_err();
+/// assert!(matches!(error, Error::Rejected(Rejection::CircuitOpen { .. })));
+/// # }
+/// ```
 pub struct StackLayer<
     C = StatusClassifier,
     R = Idempotent,
@@ -32,32 +53,32 @@ pub struct StackLayer<
     pub(super) wrap: PhantomData<fn() -> W>,
 }
 
-/// Load shed, rate limit and circuit breaker, from the outside in.
+/// The admissions of load shed, rate limit and circuit breaker, from the outside in.
 type Admissions<C> = (
     (Option<ConcurrencyLimit>, Option<Metered<()>>),
     Option<Guarded<C>>,
 );
 
 impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
-    /// The budget of its retries, if there is one.
+    /// The handle of the retry budget, if there is one.
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
         self.retry.as_ref().and_then(RetryLayer::budget)
     }
 
-    /// The limit on calls in flight, if there is one.
+    /// The handle of the load shed (concurrency limit), if there is one.
     #[must_use]
     pub fn limit(&self) -> Option<&ConcurrencyLimit> {
         self.gate.admission.0.0.as_ref()
     }
 
-    /// The rate limiter, if there is one.
+    /// The handle of the rate limit, if there is one.
     #[must_use]
     pub fn limiter(&self) -> Option<&RateLimiter> {
         self.gate.admission.0.1.as_ref().map(Metered::limiter)
     }
 
-    /// The circuit, if there is one.
+    /// The handle of the circuit breaker, if there is one.
     #[must_use]
     pub fn circuit(&self) -> Option<&Circuit> {
         self.gate.admission.1.as_ref().map(Guarded::circuit)
@@ -93,7 +114,7 @@ impl<C, R, K, D, U, W, P: Pauses> fmt::Debug for StackLayer<C, R, K, D, U, W, P>
     }
 }
 
-/// Prints the settings, for people.
+/// Prints the settings, one line for each part, for people.
 impl<C, R, K, D, U, W, P: Pauses> fmt::Display for StackLayer<C, R, K, D, U, W, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.deadline)?;
@@ -144,9 +165,32 @@ type Retried<S, C, R, K, D, U, W> = Retry<Gated<S, C, K, U, W>, C, R, D>;
 type Whole<S, C, R, K, D, U, W, P> =
     Timeout<Retried<S, <P as Pauses>::Classify<C>, R, K, D, U, W>, K>;
 
-/// The service that [`StackLayer`] makes, around a client `S`.
+/// The service that [`StackLayer`] makes: the recommended layers around a client `S`.
 ///
-/// `Clone`, `Send` and `Sync` where the client is. Its error is [`Error<S::Error>`](crate::Error).
+/// Keep one stack and clone it for each call. The clones share circuit, budget and limits. It is
+/// `Send` and `Sync` if the client and your policies are. Its error is
+/// [`Error<S::Error>`](crate::Error).
+///
+/// ```
+/// use buttress::http::{Stack, stack};
+/// use std::convert::Infallible;
+/// use tower::service_fn;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// // Takes any client, and returns a nameable type.
+/// fn resilient<C: Clone>(client: C) -> Stack<C> {
+///     stack().service(client).expect("the defaults are valid")
+/// }
+///
+/// let client = resilient(service_fn(|_: http::Request<()>| async {
+///     Ok::<_, Infallible>(http::Response::new("response"))
+/// }));
+/// for _ in 0..2 {
+///     let response = client.clone().oneshot(http::Request::new(())).await.unwrap();
+///     assert_eq!(*response.body(), "response");
+/// }
+/// # }
+/// ```
 pub struct Stack<
     S,
     C = StatusClassifier,
@@ -168,14 +212,14 @@ impl<S: Clone, C, R, K: Clone, D, U, W, P: Pauses> Clone for Stack<S, C, R, K, D
     }
 }
 
-// tower's `ServiceExt` has these two. Here they are methods of the stack, so that the compiler says
-// which bound a client does not meet, with the notes of that bound; of a trait's method it says only
-// that the bounds of `Service` do not hold.
+// tower's `ServiceExt` has the same two methods. They are inherent methods here for better compiler
+// errors: the compiler then names the bound that a client does not meet, with the notes of that
+// bound. For a method of a trait it says only that the bounds of `Service` are not satisfied.
 impl<S, C, R, K, D, U, W, P: Pauses> Stack<S, C, R, K, D, U, W, P> {
-    /// Waits until the stack can be called.
+    /// Waits until the stack is ready for a call. The same as in tower's `ServiceExt`.
     ///
     /// # Errors
-    /// The client's, of its readiness.
+    /// The client fails to become ready.
     pub async fn ready<Req>(&mut self) -> Result<&mut Self, <Self as Service<Req>>::Error>
     where
         Self: Service<Req>,
@@ -184,10 +228,10 @@ impl<S, C, R, K, D, U, W, P: Pauses> Stack<S, C, R, K, D, U, W, P> {
         Ok(self)
     }
 
-    /// Calls the stack once, when it is ready.
+    /// Waits until the stack is ready, and calls it once. The same as in tower's `ServiceExt`.
     ///
     /// # Errors
-    /// Those of the call.
+    /// The client fails to become ready, or the call fails.
     pub async fn oneshot<Req>(
         mut self,
         req: Req,

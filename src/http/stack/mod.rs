@@ -20,7 +20,11 @@ use std::marker::PhantomData;
 use std::time::Duration;
 use tower::Layer;
 
-/// The recommended stack around an HTTP client, with the defaults of an expert.
+/// Starts the recommended stack around an HTTP client: all layers in the right order, with defaults
+/// for calls from service to service.
+///
+/// Use one stack for each upstream (service you call). To order the layers yourself, use
+/// `tower::ServiceBuilder`.
 ///
 /// ```
 /// use buttress::{Error, Quota, Rejection};
@@ -30,7 +34,7 @@ use tower::Layer;
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let client = service_fn(|_: http::Request<()>| async { Ok::<_, Infallible>(http::Response::new(())) });
-/// // Any HTTP client: hyper-util's, reqwest's (feature `reqwest`), …
+/// // `client` is any HTTP client: hyper-util's, reqwest's (feature `reqwest`), …
 /// let client = buttress::http::stack().rate_limit(Quota::per_second(200)).service(client)?;
 ///
 /// match client.oneshot(http::Request::get("http://orders.internal/7").body(())?).await {
@@ -42,25 +46,26 @@ use tower::Layer;
 /// # }
 /// ```
 ///
-/// From the outside in:
+/// The parts, from the outside in. [`StackBuilder`] lists all setters.
 ///
-/// | part | default | setters |
-/// |---|---|---|
-/// | deadline of the whole call | 30 s | [`deadline`](StackBuilder::deadline) |
-/// | retry | 3 attempts, 50 ms doubling to 5 s with full jitter, a budget, idempotent requests only | [`retry`](StackBuilder::retry), [`no_retry`](StackBuilder::no_retry), [`replay`](StackBuilder::replay), [`discard`](StackBuilder::discard) |
-/// | load shed | none | [`load_shed`](StackBuilder::load_shed) |
-/// | rate limit | none | [`rate_limit`](StackBuilder::rate_limit), [`pause_on_429`](StackBuilder::pause_on_429) |
-/// | circuit breaker | 50 % of at least 20 calls in 10 s, open for 500 ms to 1 s | [`circuit_breaker`](StackBuilder::circuit_breaker), [`no_circuit_breaker`](StackBuilder::no_circuit_breaker) |
-/// | timeout of each attempt, sending the request's body included | 5 s | [`attempt_timeout`](StackBuilder::attempt_timeout); for one request [`AttemptTimeout`](super::AttemptTimeout) |
-/// | wraps the client's error in [`Error`](crate::Error) | always | [`boxed`](StackBuilder::boxed) |
+/// | part | default |
+/// |---|---|
+/// | [deadline](crate::timeout) of the whole call | 30 s |
+/// | [retry](crate::retry) | 3 attempts, 50 ms doubling to 5 s with full jitter, a budget, idempotent requests only |
+/// | [load shed](crate::load_shed) (concurrency limit) | none |
+/// | [rate limit](crate::rate_limit) | none |
+/// | [circuit breaker](crate::circuit_breaker) | opens at 50 % failures of at least 20 calls in 10 s, for 500 ms to 1 s |
+/// | [timeout](crate::timeout) of each attempt | 5 s |
+/// | [`ErrorLayer`](crate::ErrorLayer) | wraps the client's error in [`Error`](crate::Error) |
 ///
-/// Load shed, rate limit and circuit breaker are one [`Gate`](crate::gate::Gate): an open circuit rejects a call before it
-/// takes a slot or a turn, and wakes the calls that wait for one.
+/// **Sharing.** All services that one stack makes, and their clones, share its circuit, budget and
+/// limits.
 ///
-/// Verdicts are those of [`StatusClassifier`] unless [`classify`](StackBuilder::classify) sets others.
-/// One stack is for one upstream: its circuit and limits are shared by all services that it makes, and
-/// their clones. A builder is a template: each [`build`](StackBuilder::build) makes a circuit, a budget
-/// and limits of its own, but for handles that it was given.
+/// **An open circuit** rejects a call before it takes a slot (place of the concurrency limit) or a
+/// turn (permit of the rate limiter). It also wakes the calls that wait for one.
+///
+/// **Errors.** The error is [`Error<E>`](crate::Error), where `E` is the client's error.
+/// [`Rejection`](crate::Rejection) lists the rejections by the layers.
 #[must_use = "a builder does nothing until `build` or `service` is called"]
 pub fn stack() -> StackBuilder {
     StackBuilder {
@@ -81,14 +86,37 @@ pub fn stack() -> StackBuilder {
     }
 }
 
-/// Builds a [`StackLayer`]. See [`stack`] for the parts and their defaults.
+/// Builds a [`StackLayer`] or a [`Stack`]. Made by [`stack`].
+///
+/// | setter | sets | default |
+/// |---|---|---|
+/// | [`name`](Self::name) | the name of the upstream, in errors, events and snapshots | none |
+/// | [`deadline`](Self::deadline) | time for the whole call, retries and waits included | 30 s |
+/// | [`attempt_timeout`](Self::attempt_timeout) | time for each attempt; [`AttemptTimeout`](super::AttemptTimeout) sets it for one request | 5 s |
+/// | [`retry`](Self::retry), [`no_retry`](Self::no_retry) | the settings of the [retry](crate::retry#settings), or leaves it out | 3 attempts, … |
+/// | [`load_shed`](Self::load_shed) | the most calls in flight (concurrency limit, bulkhead) | no limit |
+/// | [`rate_limit`](Self::rate_limit) | the quota of calls per time | no limit |
+/// | [`pause_on_429`](Self::pause_on_429) | a 429 pauses the rate limit | off |
+/// | [`circuit_breaker`](Self::circuit_breaker), [`no_circuit_breaker`](Self::no_circuit_breaker) | the settings of the [circuit breaker](crate::circuit_breaker), or leaves it out | 50 % of at least 20 calls, … |
+/// | [`classify`](Self::classify) | the classifier of retry and circuit breaker | [`StatusClassifier`] |
+/// | [`replay`](Self::replay) | which requests may be sent again | [`Idempotent`] |
+/// | [`discard`](Self::discard) | what happens to the response of a failed attempt | [`Dropped`] |
+/// | [`until`](Self::until) | when a call ends for load shed and circuit breaker | [`UntilHead`]: at the response head |
+/// | [`carrier`](Self::carrier) | where requests carry their deadline | [`InExtensions`] |
+/// | [`boxed`](Self::boxed) | adapts the stack to clients with boxed errors | off |
+///
+/// [`build`](Self::build) returns the layer, [`service`](Self::service) the layer around a client.
+/// Both check the settings. Printing a builder (`Display`) prints all settings.
+///
+/// A builder is a template: each `build` makes a new circuit, budget and limits. Handles that you
+/// pass in, such as a [`RateLimiter`], are shared instead.
 ///
 /// ```
 /// use buttress::Quota;
 /// use buttress::http::stack;
 /// use std::time::Duration;
 ///
-/// // A template: each service that it builds has a circuit and limits of its own.
+/// // Each stack built from this template has a circuit and limits of its own.
 /// let template = stack()
 ///     .deadline(Duration::from_secs(10))
 ///     .attempt_timeout(Duration::from_secs(2))
@@ -115,13 +143,13 @@ pub struct StackBuilder<
     parts: Parts,
     classify: C,
     replay: R,
-    /// Where deadlines are carried, and when a call is over.
+    /// Holds the carrier of deadlines and the end of calls (`until`).
     gate: GateLayer<(), K, U>,
     discard: D,
     ends: PhantomData<fn() -> (W, P)>,
 }
 
-/// What does not depend on types.
+/// The settings that do not depend on type parameters.
 #[derive(Clone, Debug)]
 struct Parts {
     deadline: Duration,
@@ -133,14 +161,30 @@ struct Parts {
     name: Name,
 }
 
-/// A part of a stack that has state: settings to make it of, or a handle to share.
+/// A load shed or rate limit of a stack: settings to make one from, or a handle to share.
 ///
-/// Made `From` a number or a quota, settings, a builder, a handle, or a layer (whose handle is shared).
+/// You rarely name this type. [`load_shed`](StackBuilder::load_shed) and
+/// [`rate_limit`](StackBuilder::rate_limit) accept everything that converts into it: a number or a
+/// quota, settings, a builder, a handle, or a layer (whose handle is shared).
+///
+/// ```
+/// use buttress::LoadShedLayer;
+/// use buttress::http::stack;
+///
+/// let shed = LoadShedLayer::new(256);
+/// // Both stacks share the limit of `shed`.
+/// let orders = stack().load_shed(shed.clone()).build()?;
+/// let users = stack().load_shed(shed).build()?;
+///
+/// let _slot = orders.limit().unwrap().try_acquire().unwrap();
+/// assert_eq!(users.limit().unwrap().in_flight(), 1);
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 #[derive(Clone, Debug)]
 pub enum Part<Settings, Handle> {
-    /// Each stack that is built makes its own.
+    /// Settings: each stack makes a part of its own.
     Own(Settings),
-    /// All stacks share this one.
+    /// A handle: all stacks share this part.
     Shared(Handle),
 }
 
@@ -205,60 +249,67 @@ impl From<RateLimitLayer> for Part<RateLimitSettings, RateLimiter> {
 }
 
 impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
-    /// How long a call may take in all, retries and waits included. Default: 30 s.
-    /// `Duration::MAX` for ever.
+    /// How long the whole call may take, from the call to the response head, retries and waits
+    /// included. `Duration::MAX` means no limit. Default: 30 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.parts.deadline = deadline;
         self
     }
 
-    /// How long one attempt may take, from sending the request to the response head. Default: 5 s.
-    /// `Duration::MAX` for ever.
+    /// How long one attempt may take, from sending the request to the response head. The time until
+    /// the client is ready counts, too. `Duration::MAX` means no limit. Default: 5 s.
     ///
-    /// Sending the request's body counts. Raise it for slow uploads; for one request put an
-    /// [`AttemptTimeout`](super::AttemptTimeout) into its extensions.
+    /// Sending the request's body counts. For slow uploads raise the timeout, or put an
+    /// [`AttemptTimeout`](super::AttemptTimeout) into the extensions of one request.
     pub fn attempt_timeout(mut self, attempt_timeout: Duration) -> Self {
         self.parts.attempt_timeout = attempt_timeout;
         self
     }
 
-    /// Changes the retry, starting from its defaults or from an earlier change. The stack's own
-    /// `classify`, `replay` and `discard` replace what is set here.
+    /// Changes the settings of the retry. `change` gets a builder with the defaults, or with your
+    /// earlier changes. Default: [all defaults](crate::retry#settings).
+    ///
+    /// Set `classify`, `replay` and `discard` on the stack: it overrides those of the retry.
     pub fn retry(mut self, change: impl FnOnce(RetryBuilder) -> RetryBuilder) -> Self {
         self.parts.retry = Some(change(self.parts.retry.unwrap_or_else(RetryLayer::builder)));
         self
     }
 
-    /// Leaves the retry out: every request is sent once.
+    /// Removes the retry: every request is sent once.
     pub fn no_retry(mut self) -> Self {
         self.parts.retry = None;
         self
     }
 
-    /// Limits the calls in flight. Takes a number, a [`LoadShedBuilder`] or [`LoadShedSettings`], or a
-    /// [`ConcurrencyLimit`] to share. Default: no limit.
+    /// Limits the calls in flight (concurrency limit, bulkhead). Accepts a number, a
+    /// [`LoadShedBuilder`], [`LoadShedSettings`], or a [`ConcurrencyLimit`] to share. Default: no
+    /// limit.
     pub fn load_shed(mut self, limit: impl Into<Part<LoadShedSettings, ConcurrencyLimit>>) -> Self {
         self.parts.load_shed = Some(limit.into());
         self
     }
 
-    /// Keeps calls within a quota. Takes a [`Quota`], a [`RateLimitBuilder`] or [`RateLimitSettings`],
-    /// or a [`RateLimiter`] to share. Default: no limit.
+    /// Limits the rate of calls. Accepts a [`Quota`], a [`RateLimitBuilder`],
+    /// [`RateLimitSettings`], or a [`RateLimiter`] to share. Default: no limit.
     pub fn rate_limit(mut self, limit: impl Into<Part<RateLimitSettings, RateLimiter>>) -> Self {
         self.parts.rate_limit = Some(limit.into());
         self
     }
 
-    /// Pauses the rate limit when the upstream answers 429 with a `Retry-After`, for up to 60 s,
-    /// whatever the verdict on a 429 is. Default: off, because a 429 of one endpoint then stops the
-    /// calls to all others of the host. It needs a rate limit, and retry or circuit breaker to see the
-    /// responses.
+    /// Pauses the rate limit when the upstream sends a 429 with a `Retry-After`: for that time, at
+    /// most 60 s, and whatever the verdict is. It needs a rate limit, and a retry or circuit
+    /// breaker.
+    ///
+    /// Default: off, because a 429 of one endpoint would also stop the calls to all other endpoints
+    /// of the host.
     pub fn pause_on_429(self) -> StackBuilder<C, R, K, D, U, W, On429> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate, discard))
     }
 
-    /// Changes the circuit breaker, starting from its defaults or from an earlier change. The stack's
-    /// own `classify` and `until` replace what is set here.
+    /// Changes the settings of the circuit breaker. `change` gets a builder with the defaults, or
+    /// with your earlier changes. Default: [all defaults](crate::circuit_breaker).
+    ///
+    /// Set `classify` and `until` on the stack: it overrides those of the circuit breaker.
     pub fn circuit_breaker(
         mut self,
         change: impl FnOnce(CircuitBreakerBuilder) -> CircuitBreakerBuilder,
@@ -268,33 +319,35 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self
     }
 
-    /// Leaves the circuit breaker out.
+    /// Removes the circuit breaker.
     pub fn no_circuit_breaker(mut self) -> Self {
         self.parts.breaker = None;
         self
     }
 
-    /// The name of the upstream, in errors, events, snapshots and where a stack is printed. Every part
-    /// has it, but for parts that were given a name of their own. Default: none.
+    /// The name of the upstream, in errors, events, snapshots and `Display`. It applies to every part
+    /// that has no name of its own. Default: none.
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.parts.name = name.into();
         self
     }
 
-    /// What an outcome says about the upstream, for retry and circuit breaker. Default:
-    /// [`StatusClassifier`].
+    /// The classifier of retry and circuit breaker, which turns an outcome into a
+    /// [`Verdict`](crate::Verdict). Default: [`StatusClassifier`].
     pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, K, D, U, W, P> {
         self.with(|_, replay, gate, discard| (classify, replay, gate, discard))
     }
 
-    /// Which requests may be sent again. Default: [`Idempotent`].
+    /// The policy that decides which requests may be sent again. Default: [`Idempotent`].
     pub fn replay<Q>(self, replay: Q) -> StackBuilder<C, Q, K, D, U, W, P> {
         self.with(|classify, _, gate, discard| (classify, replay, gate, discard))
     }
 
-    /// Where requests carry their [`Deadline`](crate::Deadline): timeouts put it there, and all parts
-    /// keep to it. Default: [`InExtensions`]; `()` for nowhere. Retry finds it by its own
-    /// [`Replay`](crate::Replay): [`Idempotent`] does, others do in
+    /// Where requests carry their [`Deadline`](crate::Deadline). The timeouts set it there, and all
+    /// parts keep to it. `()` means nowhere. Default: [`InExtensions`].
+    ///
+    /// Retry does not use this carrier: its policy finds the deadline. [`Idempotent`] and
+    /// [`RepeatIf`](super::RepeatIf) look in the extensions; wrap other policies in
     /// [`Within`](crate::retry::Within).
     pub fn carrier<L>(self, carrier: L) -> StackBuilder<C, R, L, D, U, W, P> {
         self.with(|classify, replay, gate, discard| {
@@ -302,21 +355,22 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         })
     }
 
-    /// What becomes of a response that is thrown away for a retry. Default: [`Dropped`], which closes
-    /// an HTTP/1.1 connection whose response was not read. The feature `http-body` brings `Drain`,
-    /// which keeps the connection.
+    /// What happens to the response of a failed attempt before the retry. Default: [`Dropped`],
+    /// which closes an HTTP/1.1 connection whose response was not read. `Drain` (feature
+    /// `http-body`) reads the response, so that its connection can be reused.
     pub fn discard<E>(self, discard: E) -> StackBuilder<C, R, K, E, U, W, P> {
         self.with(|classify, replay, gate, _| (classify, replay, gate, discard))
     }
 
-    /// When a call is over for load shed and circuit breaker. Default: [`UntilHead`], with the
-    /// response head. The feature `http-body` brings `UntilBodyEnd`.
+    /// When a call ends for load shed and circuit breaker. Default: [`UntilHead`], when the
+    /// response head arrives. `UntilBodyEnd` (feature `http-body`): when the response body ends.
     pub fn until<V>(self, until: V) -> StackBuilder<C, R, K, D, V, W, P> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate.until(until), discard))
     }
 
-    /// For a client whose error is a box: the error of the stack is `Error<BoxedError>`, which
-    /// implements `std::error::Error`. (`Error<Box<dyn std::error::Error + Send + Sync>>` does not.)
+    /// Adapts the stack to a client whose error is a box. The error of the stack is then
+    /// `Error<BoxedError>`. It implements `std::error::Error`, which
+    /// `Error<Box<dyn std::error::Error + Send + Sync>>` does not.
     pub fn boxed(self) -> StackBuilder<C, R, K, D, U, BoxedErrorLayer, P> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate, discard))
     }
@@ -337,11 +391,11 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         }
     }
 
-    /// The layer. Its circuit, budget and limits are shared by all services that it makes.
+    /// Builds the layer. All services that it makes share its circuit, budget and limits.
     ///
     /// # Errors
-    /// What the settings of the parts do not allow; `pause_on_429` without a rate limit, or with
-    /// neither retry nor circuit breaker.
+    /// A setting of a part has a value that is not allowed; `pause_on_429` is set without a rate
+    /// limit, or with neither retry nor circuit breaker.
     #[expect(clippy::type_complexity, reason = "one type for each policy")]
     pub fn build(self) -> Result<StackLayer<C, R, K, D, U, W, P>, InvalidConfig>
     where
@@ -378,7 +432,8 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
             let allowed = "set only with a rate limit and one of retry and circuit breaker";
             return Err(InvalidConfig::new("pause_on_429", true, allowed));
         }
-        // A 429 pauses the limiter once: retry sees it, or else the circuit breaker.
+        // One 429 must pause the limiter only once. So only retry does it, or the circuit breaker if
+        // there is no retry.
         let paused = limiter.as_ref().filter(|_| P::PAUSES);
         let by_retry = paused.filter(|_| retry.is_some());
         let by_breaker = paused.filter(|_| retry.is_none());
@@ -415,10 +470,10 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         })
     }
 
-    /// The stack around `client`.
+    /// Builds the stack around `client`.
     ///
     /// # Errors
-    /// As [`build`](Self::build).
+    /// The errors of [`build`](Self::build).
     #[expect(clippy::type_complexity, reason = "one type for each policy")]
     pub fn service<S>(self, client: S) -> Result<Stack<S, C, R, K, D, U, W, P>, InvalidConfig>
     where
@@ -454,7 +509,7 @@ impl<C, R, K, D, U, W, P> fmt::Debug for StackBuilder<C, R, K, D, U, W, P> {
     }
 }
 
-/// Prints the layer that [`build`](StackBuilder::build) makes, or why it makes none.
+/// Prints all settings, one line for each part, or the error of [`build`](StackBuilder::build).
 impl<C: Clone, R: Clone, K: Clone, D: Clone, U, W, P: Pauses> fmt::Display
     for StackBuilder<C, R, K, D, U, W, P>
 {
