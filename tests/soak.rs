@@ -1,8 +1,8 @@
-//! Five layers, two threads, and everything that can go wrong at random moments; at the end, all that
-//! is scarce is accounted for.
+//! Five layers on two threads, with every kind of failure at random moments. At the end, all
+//! permits, slots, turns and tokens must be accounted for.
 //!
-//! It runs for a second, or for `BUTTRESS_SOAK_SECONDS`. A paused clock needs one thread, so this is
-//! real time.
+//! It runs for a second, or for `BUTTRESS_SOAK_SECONDS`. It runs in real time, because a paused
+//! clock supports only one thread.
 
 use buttress::circuit_breaker::{Circuit, CircuitBreakerLayer, CircuitState, Window};
 use buttress::load_shed::{ConcurrencyLimit, LoadShedLayer};
@@ -21,10 +21,10 @@ const MS: Duration = Duration::from_millis(1);
 const TOKENS: u32 = 1_000_000;
 const PROBES: usize = 3;
 
-/// A request counts how often it was sent.
+/// A request counts how many times it was sent.
 type Req = Arc<AtomicU64>;
 
-/// The upstream: it responds, fails, dawdles, hangs or panics.
+/// The upstream: it responds, fails, is slow, hangs or panics.
 async fn upstream(request: Req, whim: u32) -> Result<u32, &'static str> {
     request.fetch_add(1, SeqCst);
     match whim % 100 {
@@ -47,7 +47,7 @@ fn whim() -> u32 {
     rand::rng().random()
 }
 
-/// The panics of the upstream are meant, and not worth a line each.
+/// Hides the messages of the panics that the upstream causes on purpose.
 fn hush() {
     static HUSHED: Once = Once::new();
     HUSHED.call_once(|| {
@@ -125,7 +125,7 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
 
     let made = tally.calls.load(SeqCst);
     assert!(made > 100 * seconds, "{made} calls in {seconds} s");
-    // Tokens: as many are gone as calls were sent again.
+    // The budget has spent one token per retry.
     let spent = f64::from(TOKENS) - budget.tokens();
     let resent = tally.resent.load(SeqCst) as f64;
     assert!(
@@ -141,7 +141,7 @@ struct Tally {
     resent: AtomicU64,
 }
 
-/// Calls again and again, and leaves some calls at a random moment.
+/// Makes calls in a loop, and drops some of them at a random moment.
 async fn call_at_random<S>(service: S, seed: u64, end: Instant, tally: Arc<Tally>)
 where
     S: Service<Req, Response = u32, Error = Error<&'static str>, Future: Send>,
@@ -175,7 +175,7 @@ struct Handles {
     slots: ConcurrencyLimit,
 }
 
-/// Changes limits and quotas, and forces the circuit, without end.
+/// Changes limits and quotas and forces the circuit open or closed, in a loop.
 async fn meddle(handles: Handles) {
     let Handles {
         circuit,
@@ -198,7 +198,7 @@ async fn meddle(handles: Handles) {
 }
 
 impl Handles {
-    /// Everything is there again: no more and no less.
+    /// Asserts that nothing was lost and nothing was released twice.
     async fn account(self) {
         let Self {
             circuit,
