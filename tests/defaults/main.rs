@@ -1,7 +1,7 @@
 //! Tests the defaults as a system: many clients share a server that they can overload. The clock is
 //! paused and all randomness is seeded, so each run can be repeated.
 //!
-//! `BUTTRESS_SEEDS=60` sets the number of seeds. To print the table of `ARCHITECTURE.md`, run
+//! `BUTTRESS_SEEDS=60` sets the number of seeds. To print the tables of `ARCHITECTURE.md`, run
 //! `BUTTRESS_SEEDS=60 cargo test --release --test defaults -- --ignored --nocapture`.
 
 mod run;
@@ -111,17 +111,22 @@ fn retries_hide_a_short_blip_from_a_busy_client() {
 }
 
 #[test]
-#[ignore = "prints the table of ARCHITECTURE.md"]
-fn print_the_table() {
-    println!("| scenario | clients | bare | stack | at worst | back | sends per call |");
+#[ignore = "prints the tables of ARCHITECTURE.md"]
+fn print_the_tables() {
+    println!(
+        "| scenario | clients | bare | stack | difference in the worst seed | back after | sends per call |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (name, scenario) in [
         ("overload", Scenario::OVERLOAD),
-        ("overload, costly refusals", Scenario::COSTLY),
+        ("overload, a refusal costs half a call", Scenario::COSTLY),
         ("overload for 30 s", Scenario::LONG_OVERLOAD),
-        ("outage by 503", Scenario::outage(Mode::Unavailable)),
-        ("outage by refusal", Scenario::outage(Mode::Refusing)),
-        ("outage by a hang", Scenario::outage(Mode::Hanging)),
+        ("outage: 503s", Scenario::outage(Mode::Unavailable)),
+        (
+            "outage: refused connections",
+            Scenario::outage(Mode::Refusing),
+        ),
+        ("outage: calls hang", Scenario::outage(Mode::Hanging)),
         ("1 % errors", Scenario::errors(0.01)),
         ("5 % errors", Scenario::errors(0.05)),
     ] {
@@ -132,13 +137,13 @@ fn print_the_table() {
     for clients in [4, 20] {
         let limited = ClientKind::Limited(1.2);
         row(
-            "overload, rate limits",
+            "overload, rate limits at 120 % of the capacity",
             Scenario::OVERLOAD,
             clients,
             limited,
         );
     }
-    println!("\n| blip after | bare: lost | stack: lost | at most |");
+    println!("\n| time before the blip | failed calls: bare | stack | at most |");
     println!("|---|---|---|---|");
     for before in [0.0, 0.05, 1.0, 10.0] {
         let runs = runs(Scenario::blip(before), 1, ClientKind::Stack);
