@@ -450,7 +450,7 @@ where
 }
 
 #[tokio::test]
-async fn an_admission_is_told_how_each_call_ended() {
+async fn an_admission_learns_how_each_call_ended() {
     let witness = Witness::default();
     let _ = witnessed(&witness, |n| async move { Ok(n) })
         .oneshot(1)

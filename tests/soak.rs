@@ -25,14 +25,14 @@ const PROBES: usize = 3;
 type Req = Arc<AtomicU64>;
 
 /// The upstream: it responds, fails, is slow, hangs or panics.
-async fn upstream(request: Req, whim: u32) -> Result<u32, &'static str> {
+async fn upstream(request: Req, draw: u32) -> Result<u32, &'static str> {
     request.fetch_add(1, SeqCst);
-    match whim % 100 {
-        0..60 => Ok(whim),
+    match draw % 100 {
+        0..60 => Ok(draw),
         60..80 => Err("down"),
         80..90 => {
-            sleep(MS * (whim % 5)).await;
-            Ok(whim)
+            sleep(MS * (draw % 5)).await;
+            Ok(draw)
         }
         90..96 => std::future::pending().await,
         96..98 => {
@@ -43,7 +43,7 @@ async fn upstream(request: Req, whim: u32) -> Result<u32, &'static str> {
     }
 }
 
-fn whim() -> u32 {
+fn draw() -> u32 {
     rand::rng().random()
 }
 
@@ -104,7 +104,7 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
         .layer(breaker)
         .layer(TimeoutLayer::new(5 * MS))
         .layer(ErrorLayer)
-        .service(service_fn(|request: Req| upstream(request, whim())));
+        .service(service_fn(|request: Req| upstream(request, draw())));
 
     let tally = Arc::new(Tally::default());
     let mut callers = tokio::task::JoinSet::new();
@@ -116,7 +116,7 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
         limiter,
         slots,
     };
-    let meddler = tokio::spawn(meddle(handles.clone()));
+    let meddler = tokio::spawn(change_settings(handles.clone()));
     while let Some(caller) = callers.join_next().await {
         caller.unwrap();
     }
@@ -176,7 +176,7 @@ struct Handles {
 }
 
 /// Changes limits and quotas and forces the circuit open or closed, in a loop.
-async fn meddle(handles: Handles) {
+async fn change_settings(handles: Handles) {
     let Handles {
         circuit,
         limiter,

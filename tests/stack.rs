@@ -293,7 +293,7 @@ async fn calls_above_the_concurrency_limit_are_shed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_keep_to_the_quota() {
+async fn calls_do_not_exceed_the_quota() {
     let limit = RateLimitLayer::builder(Quota::per_second(1)).max_wait(Duration::ZERO);
     let stack = stack().no_retry().rate_limit(limit.build().unwrap());
     let service = stack.service(Client::of(200)).unwrap();

@@ -151,7 +151,7 @@ fn expected(error: &BoxError) -> bool {
 }
 
 /// Makes forty calls at once and drops every third one after 5 ms. Then makes one more.
-async fn hold_together(what: &str, service: Boxed, under_way: &AtomicUsize) {
+async fn assert_works(what: &str, service: Boxed, under_way: &AtomicUsize) {
     let mut calls = JoinSet::new();
     for n in 1..=40 {
         let service = service.clone();
@@ -187,7 +187,7 @@ async fn combined_with_towers_own_layers_nothing_panics_and_no_call_hangs() {
             let between = towers(ours(towers(upstream(under_way.clone()))));
             for (how, service) in [("above", above), ("below", below), ("between", between)] {
                 let what = format!("{our_name} {how} tower's {tower_name}");
-                let held = hold_together(&what, service, &under_way);
+                let held = assert_works(&what, service, &under_way);
                 let held = timeout(3_600 * SECOND, held).await;
                 assert!(held.is_ok(), "{what}: a call is parked");
             }

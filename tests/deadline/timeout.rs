@@ -274,14 +274,14 @@ async fn a_deadline_that_passes_emits_one_event() {
 // Nested timeouts
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_ends_with_its_own_timeout_if_more_remains() {
+async fn an_attempt_ends_at_its_own_timeout_if_that_is_earlier() {
     let inner = timeout(SECOND).layer(Upstream::new(Hangs).service());
     let ended = ends(timeout(2 * SECOND).layer(inner).oneshot(bare())).await;
     assert_eq!(ended, (timed_out(SECOND), SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_ends_with_what_remains_if_that_is_less() {
+async fn an_attempt_ends_at_the_deadline_if_that_is_earlier() {
     // Send it to the inner timeout directly: an outer timeout would end the call with its own
     // deadline.
     let inner = timeout(2 * SECOND).layer(Upstream::new(Hangs).service());

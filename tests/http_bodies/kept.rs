@@ -217,8 +217,8 @@ fn a_body_of_unknown_length_has_no_length_in_any_attempt() {
 
 #[test]
 fn a_body_longer_than_its_size_hint_does_not_panic() {
-    struct Liar(u8);
-    impl Body for Liar {
+    struct WrongSizeHint(u8);
+    impl Body for WrongSizeHint {
         type Data = Bytes;
         type Error = Infallible;
         fn poll_frame(
@@ -232,7 +232,7 @@ fn a_body_longer_than_its_size_hint_does_not_panic() {
             SizeHint::with_exact(5)
         }
     }
-    let mut reading = task::spawn(kept(64, Liar(0)).into_body());
+    let mut reading = task::spawn(kept(64, WrongSizeHint(0)).into_body());
     rest(&mut reading);
     assert_eq!(reading.size_hint().exact(), Some(0));
 }

@@ -14,7 +14,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 // The limit
 
 #[tokio::test]
-async fn as_many_calls_as_the_limit_are_in_flight() {
+async fn as_many_calls_as_the_limit_are_admitted() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(2));
     let _calls = [1, 2, 3].map(|req| call(&mut service, req));
     assert_eq!(sent(&mut handle), [1, 2]);
@@ -57,7 +57,7 @@ async fn a_changed_limit_above_the_maximum_becomes_the_maximum() {
 }
 
 #[test]
-fn a_layer_made_by_new_limits_to_the_maximum() {
+fn a_layer_made_by_new_reduces_the_limit_to_the_maximum() {
     let layer = LoadShedLayer::new(1 << 24);
     assert_eq!(layer.limit().snapshot().limit, (1 << 24) - 1);
 }
@@ -182,7 +182,7 @@ fn no_thread_is_admitted_above_a_limit_that_changes() {
 }
 
 #[test]
-fn a_slot_released_while_its_heir_leaves_is_free_again() {
+fn a_slot_released_while_the_next_waiter_is_cancelled_is_free_again() {
     let layer = LoadShedLayer::builder(1).queue(1, Duration::MAX);
     let layer = layer.build().unwrap();
     let (mut service, _handle) = around_strict(&layer);

@@ -24,7 +24,7 @@ fn almost(duration: Duration) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_are_sent_in_the_order_of_their_calls_however_they_are_polled() {
+async fn waiting_calls_are_sent_in_the_order_they_were_made_however_they_are_polled() {
     let mut service = queueing(1, 10).layer(service_fn(|req: u32| async move {
         yield_now().await;
         Ok::<_, BoxError>(req)
@@ -319,7 +319,7 @@ async fn a_waiter_is_sent_when_a_limit_of_zero_is_raised() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn released_slots_go_to_no_waiter_while_above_a_lowered_limit() {
+async fn no_waiter_gets_a_slot_while_in_flight_is_above_a_lowered_limit() {
     let layer = queueing(3, 1);
     let (mut service, _handle) = around_strict(&layer);
     let in_flight = [1, 2, 3].map(|req| call(&mut service, req));

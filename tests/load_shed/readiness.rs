@@ -72,7 +72,7 @@ async fn an_instance_that_would_have_waited_takes_a_slot_released_since() {
 }
 
 #[tokio::test]
-async fn an_instance_that_would_have_waited_rejects_if_the_queue_is_full_since() {
+async fn an_instance_that_would_have_waited_rejects_if_the_queue_filled_up_since() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
     let mut other = service.clone();
     let _first = call(&mut service, 1);
@@ -92,7 +92,7 @@ async fn an_instance_that_found_the_queue_full_rejects_even_if_a_place_was_relea
 }
 
 #[tokio::test]
-async fn a_full_service_does_not_poll_the_inner_one() {
+async fn a_service_at_its_limit_does_not_poll_the_inner_service() {
     for layer in [LoadShedLayer::new(1), queueing(1, 1)] {
         let (mut service, mut handle) = around_strict(&layer);
         let _first = call(&mut service, 1);

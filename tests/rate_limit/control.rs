@@ -49,7 +49,7 @@ async fn the_burst_refills_from_the_end_of_a_pause_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_calls_of_cost_zero_too() {
+async fn a_pause_applies_to_calls_of_cost_zero_too() {
     for quota in [Quota::per_second(10), Quota::new(1, DAY)] {
         let limiter = RateLimiter::new(quota);
         limiter.pause_until(Instant::now() + 5 * SECOND);
@@ -59,7 +59,7 @@ async fn a_pause_holds_calls_of_cost_zero_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_an_unlimited_quota_too() {
+async fn a_pause_applies_to_an_unlimited_quota_too() {
     let limiter = RateLimiter::new(Quota::new(1, Duration::ZERO));
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(almost(5 * SECOND)).await;
@@ -119,7 +119,7 @@ async fn a_turn_given_back_does_not_shorten_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_calls_of_a_service() {
+async fn a_pause_applies_to_calls_of_a_service() {
     let layer = impatient(STEADY);
     let (mut service, _handle) = around_strict(&layer);
     layer.limiter().pause_until(Instant::now() + 5 * SECOND);

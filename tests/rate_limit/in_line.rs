@@ -58,7 +58,7 @@ async fn each_waiter_is_woken_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_sent_in_the_order_of_their_calls_however_they_are_polled() {
+async fn waiting_calls_are_sent_in_the_order_they_were_made_however_they_are_polled() {
     let mut service = patient(Quota::per_second(10).burst(1)).layer(echo());
     let mut calls = Vec::new();
     for req in 0..=10 {

@@ -207,7 +207,7 @@ async fn one_call_per_longest_duration_grants_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_one_call_in_any_window_ignores_a_larger_burst() {
+async fn at_most_one_never_grants_two_calls_in_one_window() {
     let limiter = RateLimiter::new(Quota::at_most(1, SECOND).burst(9));
     limiter.try_acquire(1).unwrap();
     time::advance(SECOND).await;

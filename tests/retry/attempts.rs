@@ -20,7 +20,7 @@ async fn the_success_of_a_retry_is_returned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_sent_as_often_as_attempts_says_and_no_more() {
+async fn a_call_makes_as_many_attempts_as_configured() {
     for attempts in 1..=5 {
         let retrying = retrying().attempts(attempts).no_budget();
         assert_eq!(sends(retrying, &[BAD]).await, attempts as usize);

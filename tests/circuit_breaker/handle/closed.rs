@@ -195,21 +195,21 @@ async fn a_limit_on_consecutive_failures_alone_replaces_the_failure_rate() {
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
-fn row_of_three_and_window_of_ten() -> Circuit {
+fn three_consecutive_failures_and_window_of_ten() -> Circuit {
     let circuit = Circuit::builder().consecutive_failures(3);
     circuit.window(Window::count(10)).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn consecutive_failures_open_a_circuit_that_also_has_a_window() {
-    let circuit = row_of_three_and_window_of_ten();
+    let circuit = three_consecutive_failures_and_window_of_ten();
     calls(&circuit, "FFF"); // fewer than `min_calls`
     assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_window_opens_a_circuit_that_also_limits_consecutive_failures() {
-    let circuit = row_of_three_and_window_of_ten();
+    let circuit = three_consecutive_failures_and_window_of_ten();
     calls(&circuit, "SFSFSFSFSF");
     assert_eq!(circuit.state(), CircuitState::Open);
 }
