@@ -36,7 +36,7 @@ async fn the_stack_around_a_boxed_error_can_be_spawned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_layer_that_judges_can_be_spawned_around_a_boxed_error() {
+async fn every_layer_that_classifies_can_be_spawned_around_a_boxed_error() {
     let limit = RateLimitLayer::new(Quota::per_second(1_000));
     let pausing = PauseOn429::new(StatusClassifier::default(), limit.limiter());
     let retry = RetryLayer::builder().classify(pausing).build().unwrap();

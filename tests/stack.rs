@@ -320,7 +320,7 @@ async fn a_429_pauses_the_rate_limit_once_however_many_layers_classify_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_of_one_endpoint_does_not_stop_the_others_unless_asked_for() {
+async fn a_429_of_one_endpoint_does_not_pause_the_others_by_default() {
     let stack = stack().no_retry().rate_limit(Quota::per_second(1_000));
     let service = stack.service(Client::of(429)).unwrap();
     for _ in 0..2 {

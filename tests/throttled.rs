@@ -48,7 +48,7 @@ fn pausing(limiter: &RateLimiter) -> Paused {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_pauses_the_limiter_for_as_long_as_it_asks() {
+async fn a_429_pauses_the_limiter_for_its_retry_after() {
     assert_eq!(paused_for(pausing, throttled("7")).await, 7 * SECOND);
 }
 

@@ -41,17 +41,17 @@ async fn a_deadline_that_has_passed_has_no_remaining_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_wait_never_ends() {
+async fn a_deadline_after_the_longest_duration_never_comes() {
     assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_has_the_longest_remaining_time() {
+async fn deadline_never_has_the_longest_remaining_time() {
     assert_eq!(Deadline::NEVER.remaining(), Duration::MAX);
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_is_later_than_any_instant() {
+async fn deadline_never_is_later_than_any_instant() {
     assert!(Deadline::NEVER > Deadline::at(Instant::now() + 9 * CENTURY));
 }
 

@@ -119,7 +119,7 @@ async fn a_clone_of_a_ready_service_starts_unready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_after_any_number_of_polls_nothing_is_leaked() {
+async fn a_call_dropped_after_any_number_of_polls_leaks_nothing() {
     for pending_once in [false, true] {
         for stack in stacks() {
             for polls in 0.. {

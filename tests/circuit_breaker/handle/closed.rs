@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_opens_the_circuit_from_its_threshold_and_min_calls_on() {
+async fn a_failure_rate_opens_the_circuit_at_its_threshold_and_min_calls() {
     let cases = [
         ("SSSSSSSSSS", CircuitState::Closed),
         ("SSSSSSSSSF", CircuitState::Open),

@@ -17,7 +17,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::Spawn;
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_rejects_at_once_over_a_service_that_is_never_ready() {
+async fn an_open_circuit_rejects_at_once_even_if_the_service_is_never_ready() {
     let layer = brittle();
     let open = trip(layer.circuit());
     let (mock, mut handle) = tower_test::mock::pair::<(), ()>();
