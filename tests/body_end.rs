@@ -106,7 +106,7 @@ async fn through(
     (circuit, service.oneshot(()).await.unwrap())
 }
 
-/// A half-open circuit that one probe decides.
+/// A half-open circuit. One probe decides whether it closes.
 fn half_open() -> Circuit {
     let circuit = Circuit::builder()
         .consecutive_failures(1)

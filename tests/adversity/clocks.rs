@@ -18,7 +18,7 @@ fn of_nanos(nanos: u128) -> Duration {
     Duration::new(seconds.try_into().unwrap(), nanos.try_into().unwrap())
 }
 
-/// The longest duration that can be added to now, less `nanos` nanoseconds.
+/// The longest duration that can be added to the current instant, less `nanos` nanoseconds.
 fn longest_but(nanos: u128) -> Duration {
     let countable = |nanos| Instant::now().checked_add(of_nanos(nanos)).is_some();
     let (mut least, mut most) = (0, Duration::MAX.as_nanos());

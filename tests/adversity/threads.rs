@@ -1,4 +1,4 @@
-//! Several threads, and state that changes between two looks at it.
+//! Several threads, and state that changes between two checks of it.
 
 use super::Fine;
 use buttress::circuit_breaker::{Circuit, WhenOpen, Window};
@@ -97,7 +97,7 @@ fn concurrent_retries_make_all_their_attempts() {
     assert_eq!(sends.load(SeqCst), 4 * 100 * 3);
 }
 
-// State that changes between two looks at it
+// State that changes between two checks of it
 
 /// Releases a slot when the layer looks for a deadline, as another thread might at any time.
 #[derive(Clone)]

@@ -264,8 +264,7 @@ impl Record {
             .map_or(0.0, |last| tenths(last + 1))
     }
 
-    /// For any client and any ten seconds: the requests that it sent in excess of 1.1 times its
-    /// calls, at most.
+    /// The most requests above 1.1 times its calls that any client sent in any ten seconds.
     pub(crate) fn most_added(&self) -> f64 {
         (0..self.clients)
             .map(|client| {
@@ -278,7 +277,7 @@ impl Record {
             .fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// The requests sent per call by all clients together in any ten seconds, at most.
+    /// The most requests per call that all clients together sent in any ten seconds.
     pub(crate) fn most_sends_per_call(&self) -> f64 {
         let calls: Vec<f64> = self.calls.iter().map(|call| call.at).collect();
         let sends: Vec<f64> = self.received.iter().map(|sent| sent.at).collect();

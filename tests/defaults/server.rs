@@ -68,7 +68,7 @@ type Job = oneshot::Sender<StatusCode>;
 
 impl Server {
     /// Starts a server that is `scale` times as large as the constants say. Refusing a call costs
-    /// it the share `refusal` of a served call.
+    /// `refusal` times as much as serving one.
     pub(crate) fn start(scale: usize, refusal: f64, seed: u64) -> Arc<Self> {
         let state = State {
             mode: Mode::Serving,

@@ -57,7 +57,7 @@ fn rejected(circuit: &Circuit) -> Option<Duration> {
     }
 }
 
-/// A circuit that opens on the first failure and that one probe decides.
+/// A circuit that opens on the first failure. One probe decides whether it closes.
 fn brittle() -> CircuitBuilder {
     Circuit::builder().consecutive_failures(1).probes(1)
 }

@@ -33,7 +33,7 @@ fn hang((): ()) -> Pending<Result<(), Failure>> {
     pending()
 }
 
-/// A layer whose circuit opens on the first failure and that one probe decides.
+/// A layer whose circuit opens on the first failure. One probe decides whether it closes.
 fn brittle() -> CircuitBreakerLayer {
     let layer = CircuitBreakerLayer::builder().consecutive_failures(1);
     layer.probes(1).build().unwrap()
