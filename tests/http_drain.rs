@@ -146,7 +146,7 @@ async fn nothing_is_read_by_default() {
 #[tokio::test(start_paused = true)]
 async fn no_more_than_128_kib_is_read_by_default() {
     let response = unavailable(Frames::new(&[7; 1024], usize::MAX));
-    // Reading stops at the limit, which only the 129th frame exceeds.
+    // Reading stops once the limit is exceeded, and the 129th frame exceeds it.
     assert_eq!(drained(Drain::default(), response).await, 129);
 }
 

@@ -127,7 +127,7 @@ async fn by_default_earned_tokens_expire() {
         let service = layer.layer(Upstream::new([GOOD]));
         service.oneshot(()).await.unwrap();
     }
-    // There are 102 tokens. After 30 s, fewer than the floor are left of them.
+    // The budget holds 102 tokens. After 30 s, fewer of them are left than the floor.
     advance(30 * SECOND).await;
     assert_eq!(drain(layer.budget().unwrap()), 2);
 }
