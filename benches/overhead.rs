@@ -1,4 +1,4 @@
-//! What each layer adds to a call that costs nothing, for daily work.
+//! What each layer adds to a call to a service that does nothing. For daily work.
 
 use buttress::retry::Cloned;
 use buttress::{

@@ -1,4 +1,4 @@
-//! What a call allocates: nothing unless it has to wait, and then a box or two.
+//! Allocations per call: none, unless the call has to wait, and then one or two boxes.
 
 use buttress::retry::{Backoff, Cloned, Jitter};
 use buttress::{
@@ -21,16 +21,16 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: passes every request on to the system's allocator unchanged.
+// SAFETY: forwards every request to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Answers at once, or after one pending poll.
+/// Responds on the first poll, or on the second if `pending`.
 #[derive(Clone)]
 struct Inner {
     pending: bool,
@@ -47,26 +47,26 @@ struct Inner {
 impl Service<u32> for Inner {
     type Response = u32;
     type Error = Error<Infallible>;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, n: u32) -> Answer {
-        Answer {
+    fn call(&mut self, n: u32) -> ResponseFuture {
+        ResponseFuture {
             n,
             pending: self.pending,
         }
     }
 }
 
-struct Answer {
+struct ResponseFuture {
     n: u32,
     pending: bool,
 }
 
-impl Future for Answer {
+impl Future for ResponseFuture {
     type Output = Result<u32, Error<Infallible>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -78,8 +78,8 @@ impl Future for Answer {
     }
 }
 
-/// The allocations of the third call. The calls before set up what is kept; the second one has to wait
-/// where the first one used up what there was.
+/// Counts the allocations of the third call. The first call sets up what later calls reuse. If the
+/// first call used up the limit, the later ones have to wait.
 async fn allocations<S>(service: &mut S) -> usize
 where
     S: Service<u32, Response = u32, Error = Error<Infallible>>,
@@ -95,16 +95,16 @@ where
     counted
 }
 
-/// What the test itself allocates around a call: nothing, or the counts below mean nothing.
+/// The test itself allocates nothing around a call; otherwise the counts below would be wrong.
 #[tokio::test(start_paused = true)]
-async fn the_count_starts_from_nothing_and_sees_a_box() {
+async fn the_counter_sees_a_box_and_nothing_else() {
     assert_eq!(allocations(&mut Inner { pending: true }).await, 0);
     let mut boxed = tower::service_fn(|n: u32| Box::pin(async move { Ok(n) }));
     assert_eq!(allocations(&mut boxed).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_does_not_wait_allocates_nothing_but_the_timer_of_a_timeout_that_runs() {
+async fn a_call_that_does_not_wait_allocates_only_the_timer_of_its_timeout() {
     for pending in [false, true] {
         let inner = Inner { pending };
         let second = Duration::from_secs(1);
@@ -131,7 +131,7 @@ fn retry() -> RetryLayer<buttress::verdict::Outcome, Cloned> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_whole_stack_allocates_nothing_but_the_timers_of_its_two_timeouts() {
+async fn the_whole_stack_allocates_only_the_timers_of_its_two_timeouts() {
     #[derive(Clone)]
     struct Client(bool);
     impl Service<u32> for Client {
@@ -142,16 +142,16 @@ async fn the_whole_stack_allocates_nothing_but_the_timers_of_its_two_timeouts() 
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, n: u32) -> Bare {
-            Bare(Answer { n, pending: self.0 })
+            Bare(ResponseFuture { n, pending: self.0 })
         }
     }
-    struct Bare(Answer);
+    struct Bare(ResponseFuture);
     impl Future for Bare {
         type Output = Result<u32, Infallible>;
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
             Pin::new(&mut self.0)
                 .poll(cx)
-                .map(|answer| Ok(answer.unwrap()))
+                .map(|response| Ok(response.unwrap()))
         }
     }
     for pending in [false, true] {
@@ -184,7 +184,7 @@ async fn a_rejection_allocates_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_is_boxed_once_and_its_timer_once() {
+async fn a_call_that_waits_allocates_one_box_and_one_timer() {
     let inner = Inner { pending: false };
     let tick = Duration::from_millis(10);
 
@@ -224,8 +224,8 @@ async fn a_call_that_waits_is_boxed_once_and_its_timer_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_readiness_boxes_its_timer() {
-    /// Pending once before each call.
+async fn waiting_for_readiness_allocates_only_the_timer() {
+    /// Returns `Pending` once before each call.
     #[derive(Clone)]
     struct SlowToReady {
         polled: bool,
@@ -234,7 +234,7 @@ async fn a_wait_for_readiness_boxes_its_timer() {
     impl Service<u32> for SlowToReady {
         type Response = u32;
         type Error = Error<Infallible>;
-        type Future = Answer;
+        type Future = ResponseFuture;
 
         fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
             self.polled = !self.polled;
@@ -245,8 +245,8 @@ async fn a_wait_for_readiness_boxes_its_timer() {
             Poll::Ready(Ok(()))
         }
 
-        fn call(&mut self, n: u32) -> Answer {
-            Answer { n, pending: false }
+        fn call(&mut self, n: u32) -> ResponseFuture {
+            ResponseFuture { n, pending: false }
         }
     }
 

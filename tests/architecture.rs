@@ -1,10 +1,10 @@
-//! The law of the house (see ARCHITECTURE.md), checked by the `use` lines of the sources.
+//! The rules of ARCHITECTURE.md, checked against the `use` lines of the sources.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the ground up. A module may use those below it and its neighbours.
+/// From the lowest level up. A module may use modules of its own level and of those below.
 const FLOORS: &[&[&str]] = &[
     &["time", "chance", "sync", "name"],
     &["error", "verdict", "deadline"],
@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["guide"],
 ];
 
-/// The layers, which never use each other.
+/// The layers. They never use each other.
 const LAYERS: [&str; 5] = [
     "timeout",
     "retry",
@@ -25,7 +25,8 @@ const LAYERS: [&str; 5] = [
     "load_shed",
 ];
 
-/// Pure decisions: told the time and the draw, they know nothing of futures, clocks or events.
+/// Pure decisions: they receive the time and the random draw as arguments, and use no futures,
+/// clocks or events.
 const CORES: &[&str] = &[
     "circuit_breaker/breaker.rs",
     "circuit_breaker/count_window.rs",
@@ -51,7 +52,7 @@ const NOT_IN_A_CORE: &[&str] = &[
     "Instant",
 ];
 
-/// The sources without their tests and comments, by path below `src`.
+/// The sources without tests and comments, by path relative to `src`.
 fn sources() -> BTreeMap<String, String> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -74,7 +75,7 @@ fn sources() -> BTreeMap<String, String> {
         )
     };
     let sources = found.into_iter().map(read);
-    // The circuit breaker's reference and models are tests.
+    // The reference implementation and the models of the circuit breaker are tests.
     sources
         .filter(|(name, _)| !name.ends_with("reference.rs") && !name.ends_with("models.rs"))
         .collect()
@@ -86,7 +87,7 @@ fn code(text: &str) -> String {
     while let Some(line) = lines.next() {
         let tests = line.starts_with("#[cfg(all(test") || line.starts_with("#[cfg(test");
         if tests && lines.peek().is_some_and(|next| next.ends_with('{')) {
-            break; // tests and models stand at the foot
+            break; // tests and models are at the end of the file
         }
         if !line.trim().is_empty() && !line.trim_start().starts_with("//") {
             kept.push(line);
@@ -95,9 +96,9 @@ fn code(text: &str) -> String {
     kept.join("\n")
 }
 
-/// The modules of this crate that a source uses.
+/// The modules of this crate that `code` uses.
 fn used(code: &str) -> Vec<&str> {
-    // In a macro that others expand the crate is `$crate`.
+    // Exported macros name the crate `$crate`.
     let paths = code.split("crate::").skip(1);
     let name = |path: &str| path.find(|c: char| !c.is_alphanumeric() && c != '_');
     paths
@@ -125,7 +126,7 @@ fn a_module_uses_only_what_lies_below_it() {
         }
         let height = floor(here).unwrap_or_else(|| panic!("{file}: on which floor is {here}?"));
         for there in used(&code) {
-            // What stands at the root is written with its module.
+            // Items of the crate root must be imported from their module.
             let below = floor(there).unwrap_or_else(|| panic!("{file}: what is crate::{there}?"));
             assert!(below <= height, "{file} uses {there}, which lies above it");
         }
@@ -146,7 +147,7 @@ fn layers_never_use_each_other() {
 }
 
 #[test]
-fn a_core_knows_no_futures_clocks_or_events() {
+fn a_core_uses_no_futures_clocks_or_events() {
     let sources = sources();
     for core in CORES {
         let code = &sources[*core];

@@ -1,4 +1,4 @@
-//! Calls that last until the end of their response's body.
+//! Calls that last until the end of the response body.
 #![cfg(feature = "http-body")]
 
 use buttress::circuit_breaker::{Circuit, CircuitState};
@@ -32,7 +32,7 @@ fn failure() -> Part {
     Err(io::Error::other("cut off"))
 }
 
-/// A body of these parts.
+/// A body with these parts.
 fn parts<const N: usize>(parts: [Part; N]) -> AnyBody {
     StreamBody::new(tokio_stream::iter(parts)).boxed_unsync()
 }
@@ -46,8 +46,8 @@ fn empty() -> AnyBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Answers once, with that body.
-fn answering(
+/// A service that responds once, with this body.
+fn responding(
     status: u16,
     body: AnyBody,
 ) -> impl Service<(), Response = Response<AnyBody>, Error = Infallible, Future: Send> + Clone {
@@ -59,7 +59,7 @@ fn answering(
     })
 }
 
-/// A call of a service that answers with that status and body, through a load shed.
+/// Sends a call through a load shed to a service that responds with this body.
 async fn shed(
     body: AnyBody,
 ) -> (
@@ -74,11 +74,11 @@ async fn shed(
     let service = ServiceBuilder::new()
         .layer(layer)
         .layer(ErrorLayer)
-        .service(answering(200, body));
+        .service(responding(200, body));
     (limit, service.oneshot(()).await.unwrap())
 }
 
-/// The same through a circuit breaker that one failure opens.
+/// The same with this status, through a circuit breaker that opens on the first failure.
 async fn guarded(
     status: u16,
     body: AnyBody,
@@ -102,11 +102,11 @@ async fn through(
     let service = ServiceBuilder::new()
         .layer(layer.until(UntilBodyEnd))
         .layer(ErrorLayer)
-        .service(answering(status, body));
+        .service(responding(status, body));
     (circuit, service.oneshot(()).await.unwrap())
 }
 
-/// Half-open, with one probe to go.
+/// A half-open circuit. One probe decides whether it closes.
 fn half_open() -> Circuit {
     let circuit = Circuit::builder()
         .consecutive_failures(1)
@@ -133,7 +133,7 @@ async fn a_slot_is_held_until_the_body_has_been_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_free_with_the_last_part_of_a_known_length() {
+async fn a_slot_is_released_by_the_last_part_of_a_body_of_known_length() {
     let (limit, response) = shed(known("abc")).await;
     let mut body = response.into_body();
     assert_eq!(limit.in_flight(), 1);
@@ -142,7 +142,7 @@ async fn a_slot_is_free_with_the_last_part_of_a_known_length() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_free_when_the_body_is_dropped() {
+async fn a_slot_is_released_when_the_body_is_dropped() {
     let (limit, response) = shed(parts([data("a"), data("b")])).await;
     assert_eq!(limit.in_flight(), 1);
     drop(response);
@@ -150,7 +150,7 @@ async fn a_slot_is_free_when_the_body_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_free_when_the_body_fails() {
+async fn a_slot_is_released_when_the_body_fails() {
     let (limit, response) = shed(parts([failure(), data("b")])).await;
     let mut body = response.into_body();
     assert!(body.frame().await.unwrap().is_err());
@@ -166,17 +166,17 @@ async fn an_empty_body_holds_no_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_choice_a_slot_is_free_with_the_head() {
+async fn by_default_a_slot_is_released_with_the_response_head() {
     let layer = LoadShedLayer::new(8);
-    let service = layer.layer(ErrorLayer.layer(answering(200, known("abc"))));
+    let service = layer.layer(ErrorLayer.layer(responding(200, known("abc"))));
     let _response = service.oneshot(()).await.unwrap();
     assert_eq!(layer.limit().in_flight(), 0);
 }
 
-// The breaker's verdict
+// The circuit breaker
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_fails_is_a_failure() {
+async fn a_body_that_fails_counts_as_a_failure() {
     let (circuit, response) = guarded(200, parts([data("a"), failure()])).await;
     let mut body = response.into_body();
     body.frame().await.unwrap().unwrap();
@@ -186,14 +186,14 @@ async fn a_body_that_fails_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_is_settled_by_its_head() {
+async fn a_probe_is_settled_by_the_response_head() {
     let (circuit, _streaming) = through(half_open(), 200, parts([data("a")])).await;
     assert_eq!(circuit.state(), CircuitState::Closed);
     assert_eq!(circuit.snapshot().probes_out, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_body_of_the_probe_that_closed_the_circuit_is_judged_as_any_other() {
+async fn the_body_of_the_probe_that_closed_the_circuit_is_judged_like_any_other() {
     let (circuit, response) = through(half_open(), 200, parts([data("a"), failure()])).await;
     assert_eq!(circuit.state(), CircuitState::Closed);
     let opened = || circuit.snapshot().transitions.consecutive_failures;
@@ -217,7 +217,7 @@ async fn the_body_of_a_probe_that_did_not_close_the_circuit_changes_nothing() {
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
-/// Readers end their streams after a minute. The circuit closes all the same once an outage is over.
+/// Readers drop their streams after a minute. The circuit still closes once an outage is over.
 #[tokio::test(start_paused = true)]
 async fn long_streams_do_not_keep_a_circuit_half_open() {
     let circuit = Circuit::builder()
@@ -241,7 +241,7 @@ async fn long_streams_do_not_keep_a_circuit_half_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_dropped_young_says_nothing() {
+async fn a_body_dropped_before_abandoned_after_is_not_counted() {
     let (circuit, response) = guarded(200, parts([data("a")])).await;
     tokio::time::advance(Duration::from_millis(9_999)).await;
     drop(response);
@@ -249,7 +249,7 @@ async fn a_body_dropped_young_says_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_dropped_old_is_a_failure() {
+async fn a_body_dropped_after_abandoned_after_counts_as_a_failure() {
     let (circuit, response) = guarded(200, parts([data("a")])).await;
     tokio::time::advance(10 * SECOND).await;
     drop(response);
@@ -257,7 +257,7 @@ async fn a_body_dropped_old_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_by_its_head_is_counted_at_once_and_once() {
+async fn a_failed_response_head_is_counted_immediately_and_only_once() {
     let (circuit, response) = guarded(503, parts([data("a"), failure()])).await;
     assert_eq!(circuit.state(), CircuitState::Open);
     tokio::time::advance(SECOND).await;
@@ -267,14 +267,14 @@ async fn a_failure_by_its_head_is_counted_at_once_and_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_body_is_good_with_its_head() {
+async fn an_empty_body_succeeds_with_the_response_head() {
     let (circuit, response) = through(half_open(), 200, empty()).await;
     assert_eq!(circuit.state(), CircuitState::Closed);
     drop(response);
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
-/// Knows its length, but not that it has ended, as a body of HTTP/2 before its last frame.
+/// Knows its length, but not yet that it has ended, like an HTTP/2 body before its last frame.
 struct Unended(&'static [u8]);
 
 impl Body for Unended {
@@ -294,7 +294,7 @@ impl Body for Unended {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_read_to_its_known_length_is_good_before_its_end_is_there() {
+async fn a_body_read_to_its_known_length_succeeds_before_its_end_arrives() {
     let (circuit, response) = through(half_open(), 200, Unended(b"abc").boxed_unsync()).await;
     let mut body = response.into_body();
     body.frame().await.unwrap().unwrap();
@@ -302,7 +302,7 @@ async fn a_body_read_to_its_known_length_is_good_before_its_end_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_thrown_away_holds_its_slot_no_longer_than_it_is_drained() {
+async fn a_discarded_response_holds_its_slot_only_while_it_is_drained() {
     let shed = LoadShedLayer::builder(8)
         .until(UntilBodyEnd)
         .build()
@@ -341,14 +341,14 @@ async fn data_and_trailers_pass_unchanged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_length_is_known_as_before() {
+async fn the_size_hint_is_unchanged() {
     let (_, response) = guarded(200, known("abc")).await;
     assert_eq!(response.body().size_hint().exact(), Some(3));
     assert!(!response.body().is_end_stream());
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_layers_hold_on_to_one_body() {
+async fn two_layers_can_wait_for_the_end_of_one_body() {
     let shed = LoadShedLayer::builder(8)
         .until(UntilBodyEnd)
         .build()
@@ -359,7 +359,7 @@ async fn both_layers_hold_on_to_one_body() {
         .layer(shed.clone())
         .layer(breaker.until(UntilBodyEnd))
         .layer(ErrorLayer)
-        .service(answering(200, parts([data("a"), failure()])));
+        .service(responding(200, parts([data("a"), failure()])));
     let response = service.oneshot(()).await.unwrap();
     assert_eq!(
         (shed.limit().in_flight(), circuit.state()),

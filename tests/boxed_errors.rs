@@ -1,4 +1,4 @@
-//! Clients whose error is boxed: the layers that judge outcomes can be spawned around them.
+//! Clients with boxed errors: calls through the layers that classify outcomes can be spawned.
 
 use buttress::http::{PauseOn429, StatusClassifier, stack};
 use buttress::{CircuitBreakerLayer, ErrorLayer, Quota, RateLimitLayer, RetryLayer};
@@ -11,14 +11,15 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Client = BoxCloneSyncService<Request<()>, Response<()>, BoxError>;
 
-/// Its type names the error, whose lifetime the compiler forgets where it is spawned.
+/// The client's type names the boxed error. Inside a spawned future the compiler forgets its
+/// lifetime.
 fn client() -> Client {
     let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
     Client::new(service_fn(move |_| ready(Err(BoxError::from(reset())))))
 }
 
-/// Spawns a call from an `async` block, as programs do. A macro, because the bounds of a function
-/// would hold already.
+/// Spawns a call from an `async` block, as programs do. This is a macro because the `where` bounds
+/// of a function would hide the problem.
 macro_rules! assert_spawns {
     ($service:expr) => {
         let service = $service;
@@ -35,7 +36,7 @@ async fn the_stack_around_a_boxed_error_can_be_spawned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_layer_that_judges_can_be_spawned_around_a_boxed_error() {
+async fn every_layer_that_classifies_can_be_spawned_around_a_boxed_error() {
     let limit = RateLimitLayer::new(Quota::per_second(1_000));
     let pausing = PauseOn429::new(StatusClassifier::default(), limit.limiter());
     let retry = RetryLayer::builder().classify(pausing).build().unwrap();

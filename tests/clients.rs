@@ -21,8 +21,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-/// Answers the first requests with 503 and the others with 200 and what they sent. Speaks both
-/// versions of HTTP.
+/// Responds to the first requests with 503 and to the others with 200 and the body that they sent.
+/// Supports HTTP/1 and HTTP/2.
 struct Server {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -37,7 +37,7 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let counted = counted.clone();
-                let answer = service_fn(move |request: Request<Incoming>| {
+                let respond = service_fn(move |request: Request<Incoming>| {
                     let failed = counted.fetch_add(1, Relaxed) < failures;
                     async move {
                         let sent = request.into_body().collect().await.unwrap().to_bytes();
@@ -48,7 +48,7 @@ impl Server {
                 tokio::spawn(async move {
                     let connection = auto::Builder::new(TokioExecutor::new());
                     let _closed = connection
-                        .serve_connection(TokioIo::new(stream), answer)
+                        .serve_connection(TokioIo::new(stream), respond)
                         .await;
                 });
             }
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// With retries that follow at once.
+/// A stack that retries without waiting.
 fn quick() -> StackBuilder {
     stack().retry(|retry| retry.backoff(Backoff::constant(Duration::ZERO)))
 }
@@ -153,7 +153,7 @@ async fn a_request_that_may_not_be_sent_twice_is_sent_once() {
 }
 
 #[tokio::test]
-async fn a_callee_that_is_away_opens_the_circuit() {
+async fn an_unreachable_upstream_opens_the_circuit() {
     let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}/", away.local_addr().unwrap());
     drop(away);
@@ -176,7 +176,7 @@ async fn a_callee_that_is_away_opens_the_circuit() {
 }
 
 #[tokio::test]
-async fn the_callers_own_mistakes_do_not_open_the_circuit() {
+async fn invalid_requests_do_not_open_the_circuit() {
     let layer = stack().circuit_breaker(|breaker| breaker.consecutive_failures(1));
     let layer = layer.build().unwrap();
     let client = tower::Layer::layer(&layer, hyper_client(Version::HTTP_11));
@@ -191,7 +191,7 @@ async fn the_callers_own_mistakes_do_not_open_the_circuit() {
 // reqwest
 
 fn reqwest_client() -> reqwest::Client {
-    // Its own retries off: the stack counts every attempt.
+    // Turn off the retries of reqwest: this test counts every attempt.
     let client = reqwest::Client::builder().retry(reqwest::retry::never());
     client.no_proxy().build().unwrap()
 }

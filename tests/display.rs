@@ -1,4 +1,4 @@
-//! What a layer says of its settings.
+//! How the layers print their settings.
 
 use buttress::circuit_breaker::{WhenOpen, Window};
 use buttress::retry::{Backoff, Budget, Jitter};
@@ -10,7 +10,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_layer_says_its_defaults() {
+fn a_layer_prints_its_defaults() {
     let layers = [
         TimeoutLayer::new(SECOND).to_string(),
         RetryLayer::default().to_string(),
@@ -31,7 +31,7 @@ fn a_layer_says_its_defaults() {
 }
 
 #[test]
-fn a_layer_says_what_was_set() {
+fn a_layer_prints_its_settings() {
     let budget = Budget::builder()
         .floor(10)
         .ratio(0.05)
@@ -84,7 +84,7 @@ fn a_layer_says_what_was_set() {
 }
 
 #[test]
-fn a_layer_says_what_is_in_force_where_more_was_asked_for() {
+fn a_layer_prints_the_effective_value_if_more_was_asked_for() {
     let nobody_waits = LoadShedLayer::builder(8).queue(3, Duration::ZERO);
     let expected = "load shed: 8 in flight";
     assert_eq!(nobody_waits.build().unwrap().to_string(), expected);
@@ -97,7 +97,7 @@ fn a_layer_says_what_is_in_force_where_more_was_asked_for() {
 
 #[cfg(feature = "http-body")]
 #[test]
-fn bodies_are_kept_up_to_so_many_bytes() {
+fn the_replay_layer_prints_how_many_bytes_it_keeps() {
     let layer = buttress::http::ReplayBodyLayer::new();
     assert_eq!(layer.to_string(), "replay body: up to 65536 bytes");
     assert_eq!(layer.keep(0).to_string(), "replay body: up to 0 bytes");

@@ -1,4 +1,5 @@
-//! The three kinds of error a stack can have: lifted, boxed, and the user's own.
+//! The three kinds of errors that a stack can have: `Error<E>`, a boxed error, and the user's own
+//! type.
 
 use buttress::retry::Cloned;
 use buttress::{
@@ -11,7 +12,8 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
 const LONG: Duration = Duration::from_secs(9);
 
-/// The five layers around anything whose error has room for a rejection: what a library writes.
+/// The five layers around any service whose error can hold a rejection, as a library would write
+/// it.
 fn stacked<S>(
     inner: S,
     limit: usize,
@@ -37,7 +39,7 @@ const FULL: Rejection = Rejection::Overloaded {
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_lifted_error_can_be_spawned_boxed_and_matched() {
+async fn a_wrapped_error_can_be_spawned_boxed_and_matched() {
     let client = service_fn(|n: u32| async move { n.checked_sub(1).ok_or(std::fmt::Error) });
     let client = ServiceBuilder::new().layer(ErrorLayer).service(client);
 
@@ -54,7 +56,7 @@ async fn a_lifted_error_can_be_spawned_boxed_and_matched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_boxed_error_can_be_spawned_boxed_and_asked() {
+async fn a_boxed_error_can_be_spawned_boxed_and_asked_for_its_rejection() {
     let client = service_fn(|n: u32| async move { n.checked_sub(1).ok_or(BoxError::from("none")) });
 
     let service = BoxCloneSyncService::new(stacked(client, 9));
@@ -104,7 +106,7 @@ impl StackError for ClientError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_ones_own_can_be_spawned_boxed_and_matched() {
+async fn a_custom_error_can_be_spawned_boxed_and_matched() {
     let client = service_fn(|n: u32| async move { n.checked_sub(1).ok_or(ClientError::Empty) });
 
     let service = BoxCloneSyncService::new(stacked(client, 9));

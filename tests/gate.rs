@@ -1,4 +1,4 @@
-//! What circuit breaker, rate limit and load shed share: the gate.
+//! The gate, which circuit breaker, rate limit and load shed share.
 
 use buttress::circuit_breaker::{Circuit, CircuitState};
 use buttress::error::Rejected;
@@ -39,7 +39,8 @@ fn open(retry_after: Option<Duration>) -> Rejection {
 
 // What a call holds
 
-/// A circuit that opens at its first failure, for a second, and closes at the first good probe.
+/// A circuit that opens on the first failure, stays open for a second, and closes on the first
+/// successful probe.
 fn brittle() -> Circuit {
     let circuit = Circuit::builder().consecutive_failures(1).probes(1);
     circuit.open_for(SECOND).seed(0).build().unwrap()
@@ -87,8 +88,8 @@ async fn a_call_that_waits_for_its_turn_holds_its_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_rejected_at_the_last_moment_gives_its_slot_back() {
-    // Ready before the other call took the only probe.
+async fn a_call_rejected_after_it_took_a_slot_releases_the_slot() {
+    // Both instances are ready before the first call takes the only probe.
     let circuit = half_open().await;
     let limit = ConcurrencyLimit::new(2);
     let layer = GateLayer::of((limit.clone(), guarded(&circuit)));
@@ -111,8 +112,8 @@ fn guarded(circuit: &Circuit) -> <Circuit as buttress::gate::Opens>::Admission {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_as_old_as_the_time_since_it_was_sent() {
-    // Two seconds of waiting are no slowness.
+async fn the_duration_of_a_call_starts_when_it_is_sent() {
+    // Waiting for two seconds does not make the call slow.
     let circuit = Circuit::builder().min_calls(1).slow_calls(SECOND, 1.0);
     let breaker = CircuitBreakerLayer::from(circuit.build().unwrap());
     let circuit = breaker.circuit().clone();
@@ -131,7 +132,7 @@ async fn a_call_is_as_old_as_the_time_since_it_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_retry_whose_caller_leaves_while_it_waits_in_a_gate_comes_back() {
+async fn the_token_of_a_retry_cancelled_while_it_waits_for_its_turn_is_returned() {
     let budget = Budget::default();
     let retry = RetryLayer::builder()
         .backoff(Backoff::constant(MS))
@@ -152,7 +153,7 @@ async fn the_token_of_a_retry_whose_caller_leaves_while_it_waits_in_a_gate_comes
     assert!(budget.tokens() > before - 0.1, "put back");
 }
 
-// An open circuit is heard at once
+// An open circuit rejects calls immediately
 
 async fn ok(_: http::Request<()>) -> Result<http::Response<()>, Infallible> {
     Ok(http::Response::new(()))
@@ -162,17 +163,18 @@ fn request() -> http::Request<()> {
     http::Request::new(())
 }
 
-/// 400 calls/s through limits of 200/s and 256 in flight, to an upstream that fails.
-struct Storm {
+/// 400 calls/s to an upstream that fails, through limits of 200/s and 256 in flight.
+struct Overload {
     circuit: Circuit,
     limiter: RateLimiter,
     limit: ConcurrencyLimit,
     sent: Arc<AtomicUsize>,
 }
 
-impl Storm {
-    /// Every call while the circuit is open hears so at its first poll; nothing is spent on it.
-    async fn blow<S>(self, service: S)
+impl Overload {
+    /// While the circuit is open, every call is rejected at its first poll and takes no slot and no
+    /// turn.
+    async fn run<S>(self, service: S)
     where
         S: Service<http::Request<()>, Response = http::Response<()>, Error = Error<Infallible>>,
         S: Clone,
@@ -201,7 +203,7 @@ impl Storm {
                     calls.push(call);
                 }
             }
-            // Those who waited when it opened have heard, too.
+            // Calls that were already waiting when the circuit opened are rejected, too.
             if matches!(self.circuit.state(), CircuitState::Open) {
                 for mut call in calls.drain(..) {
                     assert!(
@@ -218,7 +220,9 @@ impl Storm {
     }
 }
 
-fn failing(sent: &Arc<AtomicUsize>) -> impl Fn(http::Request<()>) -> Answer + Clone + use<> {
+fn failing(
+    sent: &Arc<AtomicUsize>,
+) -> impl Fn(http::Request<()>) -> ResponseFuture + Clone + use<> {
     let sent = sent.clone();
     move |_| {
         sent.fetch_add(1, SeqCst);
@@ -228,10 +232,10 @@ fn failing(sent: &Arc<AtomicUsize>) -> impl Fn(http::Request<()>) -> Answer + Cl
     }
 }
 
-type Answer = std::future::Ready<Result<http::Response<()>, Infallible>>;
+type ResponseFuture = std::future::Ready<Result<http::Response<()>, Infallible>>;
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_is_heard_at_once_through_the_recommended_stack() {
+async fn an_open_circuit_rejects_at_once_through_the_recommended_stack() {
     let sent = Arc::default();
     let stack = stack()
         .no_retry()
@@ -240,17 +244,17 @@ async fn an_open_circuit_is_heard_at_once_through_the_recommended_stack() {
         .build()
         .unwrap();
     let service = tower::Layer::layer(&stack, service_fn(failing(&sent)));
-    let storm = Storm {
+    let overload = Overload {
         circuit: stack.circuit().unwrap().clone(),
         limiter: stack.limiter().unwrap().clone(),
         limit: stack.limit().unwrap().clone(),
         sent,
     };
-    storm.blow(service).await;
+    overload.run(service).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_is_heard_at_once_through_separate_layers() {
+async fn an_open_circuit_rejects_at_once_through_separate_layers() {
     let sent = Arc::default();
     let breaker = CircuitBreakerLayer::builder()
         .classify(buttress::http::StatusClassifier::default())
@@ -260,7 +264,7 @@ async fn an_open_circuit_is_heard_at_once_through_separate_layers() {
     let shed = LoadShedLayer::builder(256).unless_open(&circuit);
     let limit = RateLimitLayer::builder(Quota::per_second(200).burst(1)).unless_open(&circuit);
     let (shed, limit) = (shed.build().unwrap(), limit.build().unwrap());
-    let storm = Storm {
+    let overload = Overload {
         circuit,
         limiter: limit.limiter().clone(),
         limit: shed.limit().clone(),
@@ -271,12 +275,12 @@ async fn an_open_circuit_is_heard_at_once_through_separate_layers() {
         .layer(limit)
         .layer(breaker)
         .layer(ErrorLayer)
-        .service(service_fn(failing(&storm.sent)));
-    storm.blow(service).await;
+        .service(service_fn(failing(&overload.sent)));
+    overload.run(service).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_slot_is_woken_when_the_circuit_opens() {
+async fn a_call_that_waits_for_a_slot_is_woken_when_the_circuit_opens() {
     let circuit = brittle();
     let shed = LoadShedLayer::builder(1)
         .queue(9, 60 * SECOND)
@@ -295,7 +299,7 @@ async fn who_waits_for_a_slot_is_woken_when_the_circuit_opens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_wins_over_a_full_limit_and_an_empty_quota() {
+async fn an_open_circuit_is_reported_before_a_full_limit_or_a_used_up_quota() {
     let circuit = brittle();
     circuit.force_open();
     let full = LoadShedLayer::builder(0)
@@ -318,7 +322,7 @@ async fn an_open_circuit_wins_over_a_full_limit_and_an_empty_quota() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_while_it_waits_says_nothing_about_the_upstream() {
+async fn a_call_cancelled_while_it_waits_is_not_counted() {
     let circuit = Circuit::builder()
         .consecutive_failures(1)
         .abandoned_after(Duration::ZERO);
@@ -338,7 +342,7 @@ async fn a_caller_that_leaves_while_it_waits_says_nothing_about_the_upstream() {
 }
 
 #[test]
-fn a_handles_rejection_is_seen_through_a_box() {
+fn the_rejection_of_a_handle_can_be_read_from_a_boxed_error() {
     type BoxError = Box<dyn std::error::Error + Send + Sync>;
     fn taken(limit: &ConcurrencyLimit) -> Result<(), BoxError> {
         drop(limit.try_acquire()?);
@@ -351,9 +355,9 @@ fn a_handles_rejection_is_seen_through_a_box() {
     );
 }
 
-// What an admission learns
+// What an admission learns about each call
 
-/// Writes down what it is told.
+/// Records what it is told.
 #[derive(Clone, Default)]
 struct Witness {
     told: Arc<Mutex<Vec<&'static str>>>,
@@ -446,7 +450,7 @@ where
 }
 
 #[tokio::test]
-async fn an_admission_is_told_how_each_call_ended() {
+async fn an_admission_learns_how_each_call_ended() {
     let witness = Witness::default();
     let _ = witnessed(&witness, |n| async move { Ok(n) })
         .oneshot(1)

@@ -1,4 +1,4 @@
-//! What HTTP adds: the verdict of each status, and which requests are sent again.
+//! HTTP: the verdict of each status, and which requests are retried.
 
 use buttress::http::{ClientError, Idempotent, StatusClassifier};
 use buttress::retry::{Cloned, RetryBuilder};
@@ -42,7 +42,7 @@ fn every_status_has_its_verdict() {
 }
 
 #[test]
-fn a_status_without_a_name_is_judged_as_the_first_of_its_class() {
+fn an_unknown_status_is_judged_like_the_first_of_its_class() {
     const LIST: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::BAD_GATEWAY];
     let classify = StatusClassifier::default().transient(LIST);
     for (status, expected) in [
@@ -61,7 +61,7 @@ fn a_status_without_a_name_is_judged_as_the_first_of_its_class() {
 }
 
 #[test]
-fn a_status_without_a_name_can_be_listed() {
+fn an_unknown_status_can_be_listed() {
     const LIST: &[StatusCode] = &[StatusCode::NETWORK_AUTHENTICATION_REQUIRED];
     let classify = StatusClassifier::default().transient(LIST);
     for (status, expected) in [(511, Verdict::TRANSIENT), (510, Verdict::Healthy)] {
@@ -72,7 +72,7 @@ fn a_status_without_a_name_can_be_listed() {
 }
 
 #[test]
-fn an_error_says_its_verdict_itself() {
+fn a_custom_error_decides_its_own_verdict() {
     struct Own(Verdict);
     impl ClientError for Own {
         fn verdict(&self) -> Verdict {
@@ -88,7 +88,7 @@ fn an_error_says_its_verdict_itself() {
 }
 
 #[test]
-fn a_transient_status_carries_what_the_response_asks_for() {
+fn the_verdict_of_a_transient_status_carries_the_retry_after() {
     let retry_after = RetryAfter::Delay(7 * SECOND);
     for status in [408, 425, 500, 502, 503, 504] {
         let expected = Verdict::Transient { retry_after };
@@ -97,13 +97,13 @@ fn a_transient_status_carries_what_the_response_asks_for() {
 }
 
 #[test]
-fn a_throttled_status_carries_what_the_response_asks_for() {
+fn the_verdict_of_a_throttled_status_carries_the_retry_after() {
     let retry_after = RetryAfter::Delay(7 * SECOND);
     assert_eq!(verdict(429, Some("7")), Verdict::Throttled { retry_after });
 }
 
 #[test]
-fn what_cannot_be_read_is_asked_all_the_same() {
+fn a_retry_after_that_cannot_be_read_is_reported_as_unreadable() {
     let retry_after = RetryAfter::Unreadable;
     let transient = Verdict::Transient { retry_after };
     assert_eq!(verdict(503, Some("soon")), transient);
@@ -112,7 +112,7 @@ fn what_cannot_be_read_is_asked_all_the_same() {
 }
 
 #[test]
-fn a_date_to_come_back_at_counts_from_the_date_of_the_response() {
+fn a_retry_after_date_is_relative_to_the_date_of_the_response() {
     let response = Response::builder()
         .status(503)
         .header("date", "Sun, 06 Nov 1994 08:49:37 GMT")
@@ -124,7 +124,7 @@ fn a_date_to_come_back_at_counts_from_the_date_of_the_response() {
     assert_eq!(verdict, Verdict::Transient { retry_after });
 }
 
-// The copy of a request
+// Copies of a request
 
 fn request(method: &Method) -> Request<&'static str> {
     let request = Request::builder().method(method).uri("/orders?of=1");
@@ -166,14 +166,14 @@ fn a_request_with_an_idempotency_key_is_repeated() {
 }
 
 #[test]
-fn an_empty_idempotency_key_is_none() {
+fn an_empty_idempotency_key_does_not_count() {
     for key in ["", " ", "\t"] {
         assert!(Idempotent.replay(&keyed(key)).is_none(), "{key:?}");
     }
 }
 
 #[test]
-fn a_copy_is_the_whole_request() {
+fn a_copy_has_all_parts_of_the_request() {
     let mut request = request(&Method::PUT);
     *request.version_mut() = Version::HTTP_2;
     let value = HeaderValue::from_static("1");
@@ -192,7 +192,7 @@ fn a_copy_is_the_whole_request() {
 
 // Retries
 
-/// When each attempt was sent to a server that answers every request with this response.
+/// When each attempt was sent to a server that always returns this response.
 async fn attempts<R>(
     retry: RetryBuilder<StatusClassifier, R>,
     request: Request<&'static str>,
@@ -253,14 +253,14 @@ async fn the_retry_of_a_keyed_post_carries_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_post_is_retried_where_every_request_may_be() {
+async fn a_post_is_retried_if_every_request_may_be() {
     let retrying = retrying().replay(Cloned);
     let sent = attempts(retrying, request(&Method::POST), unavailable()).await;
     assert_eq!(sent.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_that_no_retry_mends_is_sent_once() {
+async fn a_request_with_a_permanent_failure_is_sent_once() {
     for status in [200, 404, 501, 505] {
         let mut response = unavailable();
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -270,7 +270,7 @@ async fn a_status_that_no_retry_mends_is_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_keeps_to_the_retry_after_of_the_response() {
+async fn a_retry_waits_for_the_retry_after_of_the_response() {
     for status in [429, 503] {
         let mut response = unavailable();
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -278,14 +278,14 @@ async fn a_retry_keeps_to_the_retry_after_of_the_response() {
         response.headers_mut().insert(RETRY_AFTER, value);
         let sent = attempts(retrying(), request(&Method::GET), response).await;
         let wait = sent[1] - sent[0];
-        // A quarter more at most, and a tick of the timer.
+        // At most a quarter longer, plus one tick of the timer.
         let asked = 4 * SECOND..=5 * SECOND + Duration::from_millis(1);
         assert!(asked.contains(&wait), "{status}: {wait:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hostile_retry_after_holds_nobody_up() {
+async fn an_excessive_retry_after_delays_no_call() {
     for value in ["18446744073709551615", "99999999999999999999999"] {
         let mut response = unavailable();
         let value = HeaderValue::from_static(value);

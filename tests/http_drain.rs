@@ -1,4 +1,4 @@
-//! What the draining of responses that are thrown away promises.
+//! Draining of discarded responses.
 
 #![cfg(all(feature = "http-body", feature = "hyper-util"))]
 
@@ -16,7 +16,7 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use loopback::{Answer, serve, soon};
+use loopback::{BoxedResponse, serve, soon};
 use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
@@ -34,15 +34,15 @@ const MILLI: Duration = Duration::from_millis(1);
 const WAIT: Duration = Duration::from_millis(10);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Gives the same frame over and over, until there are no more, and then this.
+/// A body that yields the same frame `more` times and then `then`.
 #[derive(Clone, Debug)]
 struct Frames {
     data: &'static [u8],
     more: usize,
     then: Poll<Option<Result<(), ()>>>,
-    /// How long it says that it is, in bytes.
+    /// The length that it reports, in bytes.
     len: Option<u64>,
-    /// How many were read of this body and its clones.
+    /// How many frames were read of this body and its clones.
     read: Arc<AtomicUsize>,
 }
 
@@ -57,7 +57,7 @@ impl Frames {
         }
     }
 
-    /// Nothing to read, now and for ever.
+    /// A body that never yields anything.
     fn silent() -> Self {
         let mut body = Self::new(b"", 0);
         body.then = Poll::Pending;
@@ -105,7 +105,7 @@ fn retrying() -> RetryBuilder<StatusClassifier, Cloned> {
         .replay(Cloned)
 }
 
-/// When the two attempts were sent of a call that is answered with a copy of this each time.
+/// The time between two attempts whose response is a copy of this one.
 async fn wait_of<D>(
     retry: RetryBuilder<StatusClassifier, Cloned, D>,
     response: &Response<Frames>,
@@ -114,15 +114,15 @@ where
     D: Discard<Response<Frames>> + Clone,
 {
     let start = Instant::now();
-    let answer = response.clone();
-    let callee = service_fn(move |(): ()| ready(Ok::<_, Error<Infallible>>(answer.clone())));
-    let service = retry.build().unwrap().layer(callee);
-    // The last response is not drained, so the second attempt is sent when the call ends.
+    let copy = response.clone();
+    let upstream = service_fn(move |(): ()| ready(Ok::<_, Error<Infallible>>(copy.clone())));
+    let service = retry.build().unwrap().layer(upstream);
+    // The last response is not drained, so the call ends when the second attempt is sent.
     service.oneshot(()).await.unwrap();
     start.elapsed()
 }
 
-/// How many frames are read of a response that is thrown away.
+/// How many frames of a discarded response are read.
 async fn drained(drain: Drain, response: Response<Frames>) -> usize {
     wait_of(retrying().discard(drain), &response).await;
     response.body().read()
@@ -146,31 +146,31 @@ async fn nothing_is_read_by_default() {
 #[tokio::test(start_paused = true)]
 async fn no_more_than_128_kib_is_read_by_default() {
     let response = unavailable(Frames::new(&[7; 1024], usize::MAX));
-    // The frame that is one too many has to be read to know it.
+    // Reading stops once the limit is exceeded, and the 129th frame exceeds it.
     assert_eq!(drained(Drain::default(), response).await, 129);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_is_read_than_is_set() {
+async fn no_more_is_read_than_configured() {
     let response = unavailable(Frames::new(&[7; 1024], usize::MAX));
     assert_eq!(drained(Drain::new().max_bytes(4_095), response).await, 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_of_empty_frames_does_not_go_on_for_ever() {
+async fn an_endless_body_of_empty_frames_is_not_read_for_ever() {
     let response = unavailable(Frames::new(b"", usize::MAX));
     assert_eq!(drained(Drain::new().max_bytes(100), response).await, 101);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_says_it_is_too_long_is_not_read() {
+async fn a_body_with_a_length_above_the_limit_is_not_read() {
     let mut body = Frames::new(&[7; 1024], 129);
     body.len = Some(129 * 1024);
     assert_eq!(drained(Drain::new(), unavailable(body)).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_whose_connection_outlives_it_is_not_read() {
+async fn a_response_over_http_2_is_not_read() {
     let mut response = unavailable(Frames::new(b"busy", 1));
     *response.version_mut() = Version::HTTP_2;
     assert_eq!(drained(Drain::new(), response).await, 0);
@@ -188,7 +188,7 @@ async fn a_response_whose_connection_closes_anyway_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_fails_holds_nobody_up() {
+async fn a_response_body_that_fails_does_not_delay_the_retry() {
     let mut body = Frames::new(b"bu", 1);
     body.then = Poll::Ready(Some(Err(())));
     let retry = retrying()
@@ -199,13 +199,13 @@ async fn a_response_that_fails_holds_nobody_up() {
 
 // How long it takes
 
-/// What tokio's timer may be late by.
+/// `time`, or a little later, because tokio's timers may fire late.
 fn about(time: Duration) -> std::ops::RangeInclusive<Duration> {
     time..=time + 2 * MILLI
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_response_holds_its_retry_up_for_100_ms_by_default() {
+async fn a_silent_response_delays_its_retry_by_100_ms_by_default() {
     let wait = wait_of(
         retrying().discard(Drain::new()),
         &unavailable(Frames::silent()),
@@ -215,21 +215,21 @@ async fn a_silent_response_holds_its_retry_up_for_100_ms_by_default() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_response_holds_its_retry_up_for_as_long_as_is_set() {
+async fn a_silent_response_delays_its_retry_by_the_configured_time() {
     let drain = Drain::new().max_time(30 * MILLI);
     let wait = wait_of(retrying().discard(drain), &unavailable(Frames::silent())).await;
     assert!(about(30 * MILLI).contains(&wait), "{wait:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_waits_longer_is_not_held_up() {
+async fn a_retry_with_a_longer_wait_is_not_delayed() {
     let retry = retrying().backoff(Backoff::constant(SECOND));
     let wait = wait_of(retry.discard(Drain::new()), &unavailable(Frames::silent())).await;
     assert!(about(SECOND).contains(&wait), "{wait:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_time_what_is_there_is_read() {
+async fn with_a_time_of_zero_only_available_data_is_read() {
     let mut body = Frames::new(b"busy", 3);
     body.then = Poll::Pending;
     let drain = Drain::new().max_time(Duration::ZERO);
@@ -239,14 +239,14 @@ async fn without_any_time_what_is_there_is_read() {
     assert_eq!((wait, response.body().read()), (Duration::ZERO, 3));
 }
 
-/// On a task of its own.
+/// Drains a body in a task of its own.
 fn draining<B: Body>(body: B) -> task::Spawn<Draining<B>> {
     let draining = Drain::new().discard(Response::new(body));
     task::spawn(draining.unwrap())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_does_not_end_is_let_go_in_time() {
+async fn a_response_that_does_not_end_is_dropped_in_time() {
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
     let mut draining = draining(body);
     assert_pending!(draining.poll());
@@ -258,7 +258,7 @@ async fn a_response_that_does_not_end_is_let_go_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_has_ended_holds_nobody_up() {
+async fn a_response_that_has_ended_does_not_delay_the_retry() {
     let (sender, body) = Channel::<Bytes, Infallible>::new(1);
     let mut draining = draining(body);
     assert_pending!(draining.poll());
@@ -267,20 +267,20 @@ async fn a_response_that_has_ended_holds_nobody_up() {
 }
 
 #[test]
-fn without_any_time_no_timer_is_needed() {
+fn a_time_of_zero_needs_no_timer() {
     let drain = Drain::new().max_time(Duration::ZERO);
     let draining = drain.discard(Response::new(Frames::silent()));
     assert_ready!(task::spawn(draining.unwrap()).poll());
 }
 
-// What is held meanwhile
+// What is released while a response is drained
 
 #[tokio::test(start_paused = true)]
-async fn the_permit_of_an_attempt_is_free_while_its_response_is_drained() {
-    let callee =
+async fn the_permit_of_an_attempt_is_released_while_its_response_is_drained() {
+    let upstream =
         service_fn(|(): ()| ready(Ok::<_, Error<Infallible>>(unavailable(Frames::silent()))));
     let permits = Arc::new(Semaphore::new(1));
-    let limited = ConcurrencyLimit::with_semaphore(callee, permits.clone());
+    let limited = ConcurrencyLimit::with_semaphore(upstream, permits.clone());
     let retry = retrying().discard(Drain::new()).build().unwrap();
     let _call = tokio::spawn(retry.layer(limited).oneshot(()));
     sleep(50 * MILLI).await;
@@ -288,12 +288,12 @@ async fn the_permit_of_an_attempt_is_free_while_its_response_is_drained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_retry_that_is_cancelled_while_it_drains_goes_back() {
+async fn the_token_of_a_retry_cancelled_while_it_drains_is_returned() {
     let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
-    let callee =
+    let upstream =
         service_fn(|(): ()| ready(Ok::<_, Error<Infallible>>(unavailable(Frames::silent()))));
     let retry = retrying().discard(Drain::new()).budget(budget.clone());
-    let call = tokio::spawn(retry.build().unwrap().layer(callee).oneshot(()));
+    let call = tokio::spawn(retry.build().unwrap().layer(upstream).oneshot(()));
     sleep(50 * MILLI).await;
     call.abort();
     call.await.unwrap_err();
@@ -310,10 +310,10 @@ async fn a_response_is_dropped_when_its_time_is_up() {
     assert!(sender.try_send(Frame::data(Bytes::new())).is_err());
 }
 
-// One socket
+// Connection reuse
 
-/// 64 kB in two parts, which are not there at the same time.
-fn page() -> Answer {
+/// 64 kB in two parts that do not arrive at the same time.
+fn page() -> BoxedResponse {
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
     tokio::spawn(async move {
         for _ in 0..2 {
@@ -324,7 +324,7 @@ fn page() -> Answer {
     unavailable(body.boxed_unsync())
 }
 
-/// The sockets that a call opens which is answered with 503 and a page five times.
+/// How many sockets one call opens if it gets five responses with status 503 and a page.
 async fn sockets<D>(retry: RetryBuilder<StatusClassifier, Cloned, D>) -> usize
 where
     D: Discard<Response<hyper::body::Incoming>> + Clone,
@@ -349,7 +349,7 @@ async fn all_attempts_share_a_connection_whose_responses_are_drained() {
     assert_eq!(sockets(retrying().discard(Drain::new())).await, 1);
 }
 
-/// What draining is for, or the test above would hold without it.
+/// Without draining, connections are not reused. Otherwise the test above would prove nothing.
 #[tokio::test]
 async fn without_draining_each_attempt_opens_a_connection() {
     assert_eq!(sockets(retrying()).await, 5);

@@ -1,4 +1,5 @@
-//! A shortage of the caller's own: it says nothing about the upstream, and the call is sent again.
+//! Local shortages, such as too few file descriptors: they say nothing about the upstream, and the
+//! call is retried.
 
 #[path = "support/events.rs"]
 mod events;
@@ -17,7 +18,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Finds no file descriptor so many times, and then works.
+/// A client that finds no free file descriptor this many times and then works.
 fn short_of_descriptors(
     times: usize,
 ) -> (
@@ -39,7 +40,7 @@ fn short_of_descriptors(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_short_of_descriptors_is_sent_again_and_opens_no_circuit() {
+async fn a_call_short_of_file_descriptors_is_retried_and_opens_no_circuit() {
     let (client, calls) = short_of_descriptors(2);
     let stack = stack().circuit_breaker(|breaker| breaker.consecutive_failures(1));
     let layer = stack.build().unwrap();
@@ -49,7 +50,7 @@ async fn a_call_short_of_descriptors_is_sent_again_and_opens_no_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shortage_is_no_result_of_a_probe() {
+async fn a_local_shortage_does_not_decide_a_probe() {
     let circuit = Circuit::builder().consecutive_failures(1).probes(1);
     let circuit = circuit.open_for(MILLI).build().unwrap();
     circuit.try_acquire().unwrap().settle(Verdict::TRANSIENT);
@@ -62,7 +63,7 @@ async fn a_shortage_is_no_result_of_a_probe() {
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
-/// Judges every outcome as local.
+/// Classifies every outcome as `Verdict::Local`.
 fn local(_: Result<&Response<()>, &Error<io::Error>>) -> Verdict {
     Verdict::Local
 }
@@ -79,7 +80,7 @@ fn retrying(budget: &Budget) -> RetryBuilder<Judge, Cloned> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shortage_is_sent_again_within_the_budget_and_earns_nothing() {
+async fn a_local_shortage_is_retried_within_the_budget_and_earns_no_token() {
     let budget = Budget::builder().floor(3).ratio(1.0).reserve(0.0);
     let budget = budget.build().unwrap();
     let (client, calls) = short_of_descriptors(0);
@@ -93,7 +94,7 @@ async fn a_shortage_is_sent_again_within_the_budget_and_earns_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shortage_is_told_by_its_name() {
+async fn the_event_for_a_local_shortage_names_it() {
     let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     let (client, _) = short_of_descriptors(0);
     let client = client.map_err(Error::Service);

@@ -1,4 +1,4 @@
-//! How retry waits when the upstream asks to be left alone, from the header to the clock.
+//! How retry obeys `Retry-After`, from the header to the clock.
 
 use buttress::circuit_breaker::Circuit;
 use buttress::http::StatusClassifier;
@@ -16,7 +16,7 @@ use tower::{Layer, ServiceExt, service_fn};
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);
 
-/// Waits of 10 ms at most, then of 7 s at most.
+/// The first wait is at most 10 ms, and later ones are at most 7 s.
 fn retrying() -> RetryBuilder<StatusClassifier> {
     RetryLayer::builder()
         .attempts(2)
@@ -32,7 +32,7 @@ fn response(status: u16, fields: &[&str]) -> Response<()> {
     response.body(()).unwrap()
 }
 
-/// How long after the first attempt the second was sent; `None` if it was not.
+/// The time between the first and the second attempt, or `None` if there was no second one.
 async fn wait_after(
     retry: RetryBuilder<StatusClassifier>,
     response: Response<()>,
@@ -49,7 +49,7 @@ async fn wait_after(
     sent.get(1).map(|second| *second - sent[0])
 }
 
-/// What was asked, and up to a quarter more; 5 s at most.
+/// Asserts that the wait is as long as asked, or longer by at most a quarter and at most 5 s.
 fn assert_asked(wait: Option<Duration>, asked: Duration) {
     let longest = asked + (asked / 4).min(5 * SECOND) + TICK;
     assert!(
@@ -69,13 +69,13 @@ async fn a_retry_after_that_cannot_be_read_waits_for_the_longest_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_does_not_ask_waits_for_the_backoff() {
+async fn without_a_retry_after_the_call_waits_for_the_backoff() {
     let wait = wait_after(retrying(), response(503, &[])).await;
     assert!(wait.unwrap() <= 11 * TICK, "{wait:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_retry_after_that_can_be_read_is_kept() {
+async fn the_longest_readable_retry_after_is_obeyed() {
     for fields in [["1", "30"], ["soon", "30"], ["29.5", "later"]] {
         let wait = wait_after(retrying(), response(503, &fields)).await;
         assert_asked(wait, 30 * SECOND);
@@ -93,7 +93,7 @@ async fn a_retry_after_that_cannot_be_read_is_limited_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_opens_for_its_own_time_if_the_retry_after_cannot_be_read() {
+async fn a_circuit_opens_for_open_for_if_the_retry_after_cannot_be_read() {
     let circuit = Circuit::builder()
         .consecutive_failures(1)
         .open_for(2 * SECOND);
@@ -105,7 +105,7 @@ async fn a_circuit_opens_for_its_own_time_if_the_retry_after_cannot_be_read() {
 }
 
 #[test]
-fn only_verdicts_of_an_upstream_that_is_left_alone_ask() {
+fn only_transient_and_throttled_verdicts_have_a_retry_after() {
     let retry_after = RetryAfter::Delay(SECOND);
     for asking in [
         Verdict::Transient { retry_after },

@@ -1,5 +1,5 @@
-//! The bytes that each layer adds to the future of a call. A future that is moved costs what it is
-//! large, so what is rare is boxed.
+//! How many bytes each layer adds to the future of a call. Moving a future copies all of its bytes,
+//! so rare states are boxed.
 
 use buttress::http::stack;
 use buttress::retry::Cloned;
@@ -17,7 +17,7 @@ use tower::{Layer, Service, ServiceBuilder};
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A call of so many words.
+/// The future of a call with a size of `N` words.
 struct Words<const N: usize, T>([u64; N], std::marker::PhantomData<T>);
 
 impl<const N: usize, T> Future for Words<N, T> {
@@ -53,7 +53,7 @@ fn size<S: Service<Req>, Req>(_: &S) -> usize {
     size_of::<S::Future>()
 }
 
-/// What a layer adds to a call of 8 words.
+/// How many bytes a layer adds to a call with a size of 8 words.
 fn added<L>(layer: &L) -> usize
 where
     L: Layer<Client<8, Error<Infallible>>>,

@@ -1,8 +1,8 @@
-//! Five layers, two threads, and everything that can go wrong at random moments; at the end, all that
-//! is scarce is accounted for.
+//! Five layers on two threads, with every kind of failure at random moments. At the end, all
+//! permits, slots, turns and tokens must be accounted for.
 //!
-//! It runs for a second, or for `BUTTRESS_SOAK_SECONDS`. A paused clock needs one thread, so this is
-//! real time.
+//! It runs for a second, or for `BUTTRESS_SOAK_SECONDS`. It runs in real time, because a paused
+//! clock supports only one thread.
 
 use buttress::circuit_breaker::{Circuit, CircuitBreakerLayer, CircuitState, Window};
 use buttress::load_shed::{ConcurrencyLimit, LoadShedLayer};
@@ -21,18 +21,18 @@ const MS: Duration = Duration::from_millis(1);
 const TOKENS: u32 = 1_000_000;
 const PROBES: usize = 3;
 
-/// A request counts how often it was sent.
+/// A request counts how many times it was sent.
 type Req = Arc<AtomicU64>;
 
-/// The upstream: it responds, fails, dawdles, hangs or panics.
-async fn upstream(request: Req, whim: u32) -> Result<u32, &'static str> {
+/// The upstream: it responds, fails, is slow, hangs or panics.
+async fn upstream(request: Req, draw: u32) -> Result<u32, &'static str> {
     request.fetch_add(1, SeqCst);
-    match whim % 100 {
-        0..60 => Ok(whim),
+    match draw % 100 {
+        0..60 => Ok(draw),
         60..80 => Err("down"),
         80..90 => {
-            sleep(MS * (whim % 5)).await;
-            Ok(whim)
+            sleep(MS * (draw % 5)).await;
+            Ok(draw)
         }
         90..96 => std::future::pending().await,
         96..98 => {
@@ -43,11 +43,11 @@ async fn upstream(request: Req, whim: u32) -> Result<u32, &'static str> {
     }
 }
 
-fn whim() -> u32 {
+fn draw() -> u32 {
     rand::rng().random()
 }
 
-/// The panics of the upstream are meant, and not worth a line each.
+/// Hides the messages of the panics that the upstream causes on purpose.
 fn hush() {
     static HUSHED: Once = Once::new();
     HUSHED.call_once(|| {
@@ -104,7 +104,7 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
         .layer(breaker)
         .layer(TimeoutLayer::new(5 * MS))
         .layer(ErrorLayer)
-        .service(service_fn(|request: Req| upstream(request, whim())));
+        .service(service_fn(|request: Req| upstream(request, draw())));
 
     let tally = Arc::new(Tally::default());
     let mut callers = tokio::task::JoinSet::new();
@@ -116,7 +116,7 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
         limiter,
         slots,
     };
-    let meddler = tokio::spawn(meddle(handles.clone()));
+    let meddler = tokio::spawn(change_settings(handles.clone()));
     while let Some(caller) = callers.join_next().await {
         caller.unwrap();
     }
@@ -125,7 +125,7 @@ async fn all_permits_slots_turns_and_tokens_are_accounted_for() {
 
     let made = tally.calls.load(SeqCst);
     assert!(made > 100 * seconds, "{made} calls in {seconds} s");
-    // Tokens: as many are gone as calls were sent again.
+    // The budget has spent one token per retry.
     let spent = f64::from(TOKENS) - budget.tokens();
     let resent = tally.resent.load(SeqCst) as f64;
     assert!(
@@ -141,7 +141,7 @@ struct Tally {
     resent: AtomicU64,
 }
 
-/// Calls again and again, and leaves some calls at a random moment.
+/// Makes calls in a loop, and drops some of them at a random moment.
 async fn call_at_random<S>(service: S, seed: u64, end: Instant, tally: Arc<Tally>)
 where
     S: Service<Req, Response = u32, Error = Error<&'static str>, Future: Send>,
@@ -175,8 +175,8 @@ struct Handles {
     slots: ConcurrencyLimit,
 }
 
-/// Changes limits and quotas, and forces the circuit, without end.
-async fn meddle(handles: Handles) {
+/// Changes limits and quotas and forces the circuit open or closed, in a loop.
+async fn change_settings(handles: Handles) {
     let Handles {
         circuit,
         limiter,
@@ -198,7 +198,7 @@ async fn meddle(handles: Handles) {
 }
 
 impl Handles {
-    /// Everything is there again: no more and no less.
+    /// Asserts that nothing was lost and nothing was released twice.
     async fn account(self) {
         let Self {
             circuit,

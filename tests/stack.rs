@@ -1,4 +1,4 @@
-//! The recommended stack in one call.
+//! `http::stack()`, the recommended stack.
 
 #[path = "support/events.rs"]
 mod events;
@@ -22,7 +22,7 @@ use tower::{Service, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A client whose callee always answers with one status, and which counts what it sends.
+/// A client whose upstream always responds with one status. It counts the requests that it sends.
 #[derive(Clone)]
 struct Client {
     status: u16,
@@ -66,12 +66,12 @@ fn get() -> Request<()> {
     request(Method::GET)
 }
 
-/// Retries that follow at once.
+/// Retries without waiting.
 fn at_once(stack: StackBuilder) -> StackBuilder {
     stack.retry(|retry| retry.backoff(Backoff::constant(Duration::ZERO)))
 }
 
-// What it says of itself
+// How it prints
 
 #[test]
 fn it_prints_all_its_parts_outermost_first() {
@@ -126,7 +126,7 @@ timeout \"orders\": ∞";
 }
 
 #[test]
-fn a_part_that_cannot_be_built_is_named() {
+fn an_invalid_part_is_named_in_the_error() {
     let error = stack()
         .retry(|retry| retry.attempts(0))
         .build()
@@ -137,7 +137,7 @@ fn a_part_that_cannot_be_built_is_named() {
 }
 
 #[test]
-fn what_is_changed_twice_keeps_the_first_change() {
+fn a_layer_changed_twice_keeps_both_changes() {
     let stack = stack()
         .circuit_breaker(|breaker| breaker.probes(7))
         .circuit_breaker(|breaker| breaker.min_calls(9));
@@ -148,7 +148,7 @@ fn what_is_changed_twice_keeps_the_first_change() {
     );
 }
 
-// What it is
+// Traits
 
 #[test]
 fn it_can_be_named_cloned_and_shared_between_threads() {
@@ -172,7 +172,7 @@ async fn a_call_can_be_spawned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_no_http_request_brings_its_own_rules() {
+async fn a_stack_for_other_requests_takes_custom_rules() {
     let client = service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
     let judge = |_: Result<&u32, &Error<Infallible>>| buttress::Verdict::Healthy;
     let stack = stack()
@@ -185,7 +185,7 @@ async fn a_request_that_is_no_http_request_brings_its_own_rules() {
 // What it does
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_request_is_sent_three_times_if_it_may_be() {
+async fn a_failed_request_is_sent_three_times_if_it_is_idempotent() {
     for (method, sends) in [(Method::GET, 3), (Method::POST, 1)] {
         let client = Client::of(503);
         let service = stack().service(client.clone()).unwrap();
@@ -195,7 +195,7 @@ async fn a_failed_request_is_sent_three_times_if_it_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callee_that_fails_is_left_alone() {
+async fn an_upstream_that_fails_opens_the_circuit() {
     let client = Client::of(500);
     let layer = stack().no_retry().build().unwrap();
     let service = tower::Layer::layer(&layer, client.clone());
@@ -212,7 +212,7 @@ async fn a_callee_that_fails_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_hangs_is_made_again() {
+async fn an_attempt_that_hangs_is_retried() {
     let hanging = service_fn(|_: Request<()>| pending::<Result<Response<()>, Infallible>>());
     let start = Instant::now();
     let error = at_once(stack())
@@ -274,7 +274,7 @@ async fn the_client_sees_the_deadline_of_its_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_calls_than_may_be_in_flight_are_shed() {
+async fn calls_above_the_concurrency_limit_are_shed() {
     let client = Client::of(200);
     let stack = stack().no_retry().load_shed(LoadShedLayer::new(0));
     let error = stack
@@ -293,7 +293,7 @@ async fn more_calls_than_may_be_in_flight_are_shed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_keep_to_the_quota() {
+async fn calls_do_not_exceed_the_quota() {
     let limit = RateLimitLayer::builder(Quota::per_second(1)).max_wait(Duration::ZERO);
     let stack = stack().no_retry().rate_limit(limit.build().unwrap());
     let service = stack.service(Client::of(200)).unwrap();
@@ -306,7 +306,7 @@ async fn calls_keep_to_the_quota() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_pauses_the_rate_limit_once_whoever_judges_it() {
+async fn a_429_pauses_the_rate_limit_once_however_many_layers_classify_it() {
     let once = stack().retry(|retry| retry.attempts(1));
     let failure = StatusClassifier::default().throttled_is_failure();
     for stack in [once.clone(), stack().no_retry(), once.classify(failure)] {
@@ -320,7 +320,7 @@ async fn a_429_pauses_the_rate_limit_once_whoever_judges_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_of_one_endpoint_does_not_stop_the_others_unless_asked_for() {
+async fn a_429_of_one_endpoint_does_not_pause_the_others_by_default() {
     let stack = stack().no_retry().rate_limit(Quota::per_second(1_000));
     let service = stack.service(Client::of(429)).unwrap();
     for _ in 0..2 {
@@ -330,7 +330,7 @@ async fn a_429_of_one_endpoint_does_not_stop_the_others_unless_asked_for() {
 }
 
 #[test]
-fn a_pause_that_nobody_could_cause_is_refused() {
+fn pause_on_429_is_invalid_without_a_rate_limit_or_a_classifier() {
     let no_limit = stack().pause_on_429();
     let nobody_sees = stack()
         .no_retry()
@@ -344,7 +344,7 @@ fn a_pause_that_nobody_could_cause_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_template_shares_nothing_but_the_handles_it_was_given() {
+async fn stacks_of_one_builder_share_only_the_handles_given_to_it() {
     let limiter = RateLimiter::new(Quota::per_second(1));
     let template = stack().load_shed(1).rate_limit(limiter);
     let [one, two] = [(); 2].map(|()| template.clone().build().unwrap());
@@ -379,7 +379,7 @@ async fn the_name_of_a_stack_is_the_name_of_its_parts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_may_carry_the_timeout_of_its_attempts() {
+async fn a_request_can_carry_its_own_attempt_timeout() {
     let hanging = service_fn(|_: Request<()>| pending::<Result<http::Response<()>, Infallible>>());
     let service = stack()
         .no_retry()
@@ -416,7 +416,7 @@ async fn the_clones_of_a_service_share_circuit_and_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn statuses_can_be_judged_otherwise() {
+async fn the_verdicts_of_statuses_can_be_changed() {
     const LIST: &[http::StatusCode] = &[http::StatusCode::NOT_FOUND];
     let client = Client::of(404);
     let stack = at_once(stack()).classify(StatusClassifier::default().transient(LIST));

@@ -1,4 +1,4 @@
-//! A callee that says 429, and a limiter that is paused for it.
+//! 429 responses, and the rate limiter that they pause.
 
 #[path = "support/events.rs"]
 mod events;
@@ -30,7 +30,7 @@ fn judged_by(
     classify.classify(Ok(response))
 }
 
-/// How long the limiter grants nothing after that response, by the clock.
+/// For how long this response pauses the limiter.
 async fn paused_for(classify: impl Fn(&RateLimiter) -> Paused, response: Response<()>) -> Duration {
     let limiter = RateLimiter::new(Quota::per_second(1_000_000_000));
     let start = tokio::time::Instant::now();
@@ -48,12 +48,12 @@ fn pausing(limiter: &RateLimiter) -> Paused {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_pauses_the_limiter_for_as_long_as_it_asks() {
+async fn a_429_pauses_the_limiter_for_its_retry_after() {
     assert_eq!(paused_for(pausing, throttled("7")).await, 7 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hostile_429_pauses_the_limiter_for_a_minute() {
+async fn an_excessive_429_pauses_the_limiter_for_a_minute() {
     let asked = throttled("18446744073709551615");
     assert_eq!(paused_for(pausing, asked).await, 60 * SECOND);
 }
@@ -65,7 +65,7 @@ async fn the_longest_pause_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_may_be_the_longest_there_is() {
+async fn a_pause_may_have_the_longest_duration() {
     let limiter = RateLimiter::new(Quota::per_second(10));
     let pausing = pausing(&limiter).max_pause(Duration::MAX);
     judged_by(&pausing, &throttled("99999999999999999999"));
@@ -74,7 +74,7 @@ async fn a_pause_may_be_the_longest_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_that_says_not_for_how_long_leaves_the_limiter_alone() {
+async fn a_429_without_a_retry_after_does_not_pause_the_limiter() {
     for asked in ["soon", "0"] {
         let limiter = RateLimiter::new(Quota::per_second(10).burst(10));
         judged_by(&pausing(&limiter), &throttled(asked));
@@ -83,7 +83,7 @@ async fn a_429_that_says_not_for_how_long_leaves_the_limiter_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_asks_to_be_left_alone_does_not_pause_the_limiter() {
+async fn a_503_with_a_retry_after_does_not_pause_the_limiter() {
     let response = Response::builder().status(503).header("retry-after", "7");
     let asked = response.body(()).unwrap();
     assert_eq!(paused_for(pausing, asked).await, Duration::ZERO);
@@ -98,7 +98,7 @@ async fn the_verdict_passes_unchanged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_calls_after_a_429_are_not_sent_until_it_is_over() {
+async fn calls_after_a_429_are_not_sent_until_the_pause_is_over() {
     let limit = RateLimitLayer::new(Quota::per_second(1_000));
     let classify = PauseOn429::new(StatusClassifier::default(), limit.limiter());
     let service = ServiceBuilder::new()
@@ -121,7 +121,7 @@ async fn the_calls_after_a_429_are_not_sent_until_it_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_is_told_of() {
+async fn a_pause_emits_an_event() {
     let limiter = RateLimiter::new(Quota::per_second(10));
     let events = events::of(async { judged_by(&pausing(&limiter), &throttled("7")) }).await;
     assert_eq!(events, ["DEBUG buttress::rate_limit paused pause_ms=7000"]);
@@ -152,7 +152,7 @@ async fn a_429_that_counts_as_a_failure_opens_the_circuit() {
 }
 
 #[test]
-fn a_list_of_ones_own_takes_the_place_of_the_transient_statuses() {
+fn a_custom_list_replaces_the_transient_statuses() {
     const LIST: &[StatusCode] = &[StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS];
     let classify = StatusClassifier::default().transient(LIST);
     let verdict = |status: u16| {

@@ -1,4 +1,4 @@
-//! The layers among tower's own, each above and below each: nothing panics, nothing is parked.
+//! The layers above and below each of tower's own layers: nothing panics and no call hangs.
 
 use buttress::http::stack;
 use buttress::retry::Cloned;
@@ -106,22 +106,22 @@ const TOWERS: &[Applied] = &[
     BALANCE,
 ];
 
-/// Two endpoints, behind a buffer, since a balancer is not `Clone`.
+/// Two endpoints behind a buffer, because a balancer is not `Clone`.
 const BALANCE: Applied = ("balancer", |inner| {
     let endpoint = || PendingRequests::new(inner.clone(), CompleteOnResponse::default());
     let balance = Balance::new(ServiceList::new([endpoint(), endpoint()]));
     boxed(ServiceBuilder::new().buffer(64).service(balance))
 });
 
-/// Takes 10 ms a call, and fails every fifth. Counts those under way.
-fn callee(under_way: Arc<AtomicUsize>) -> Boxed {
+/// Takes 10 ms per call and fails every fifth one. Counts the calls in flight.
+fn upstream(under_way: Arc<AtomicUsize>) -> Boxed {
     boxed(service_fn(move |n: u32| {
         let under_way = UnderWay::new(under_way.clone());
         async move {
             sleep(Duration::from_millis(10)).await;
             drop(under_way);
             if n % 5 == 0 {
-                return Err(BoxError::from("the callee's own"));
+                return Err(BoxError::from("the upstream's own"));
             }
             Ok(n)
         }
@@ -143,15 +143,15 @@ impl Drop for UnderWay {
     }
 }
 
-/// Whether an error is one of those that the layers, or the callee, may end a call with.
+/// Whether the layers or the upstream return this error on purpose.
 fn expected(error: &BoxError) -> bool {
     error.rejection().is_some()
         || error.is::<tower::load_shed::error::Overloaded>()
-        || error.to_string().contains("the callee's own")
+        || error.to_string().contains("the upstream's own")
 }
 
-/// Forty calls at once, every third of which is dropped after 5 ms, then one more.
-async fn hold_together(what: &str, service: Boxed, under_way: &AtomicUsize) {
+/// Makes forty calls at once and drops every third one after 5 ms. Then makes one more.
+async fn assert_works(what: &str, service: Boxed, under_way: &AtomicUsize) {
     let mut calls = JoinSet::new();
     for n in 1..=40 {
         let service = service.clone();
@@ -171,23 +171,23 @@ async fn hold_together(what: &str, service: Boxed, under_way: &AtomicUsize) {
             Err(error) => assert!(expected(&error), "{what}: {error:?}"),
         }
     }
-    // What retries still wait for has passed, and a limit has filled up.
+    // By then all retries have ended, and the limits are full again.
     sleep(120 * SECOND).await;
     assert_eq!(under_way.load(Relaxed), 0, "{what}");
     assert_eq!(service.oneshot(1).await.ok(), Some(1), "{what}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn among_towers_own_layers_nothing_panics_and_nothing_is_parked() {
+async fn combined_with_towers_own_layers_nothing_panics_and_no_call_hangs() {
     for (our_name, ours) in OURS {
         for (tower_name, towers) in TOWERS {
             let under_way = Arc::new(AtomicUsize::new(0));
-            let above = ours(towers(callee(under_way.clone())));
-            let below = towers(ours(callee(under_way.clone())));
-            let between = towers(ours(towers(callee(under_way.clone()))));
+            let above = ours(towers(upstream(under_way.clone())));
+            let below = towers(ours(upstream(under_way.clone())));
+            let between = towers(ours(towers(upstream(under_way.clone()))));
             for (how, service) in [("above", above), ("below", below), ("between", between)] {
                 let what = format!("{our_name} {how} tower's {tower_name}");
-                let held = hold_together(&what, service, &under_way);
+                let held = assert_works(&what, service, &under_way);
                 let held = timeout(3_600 * SECOND, held).await;
                 assert!(held.is_ok(), "{what}: a call is parked");
             }

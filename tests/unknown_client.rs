@@ -1,5 +1,5 @@
-//! Boxed errors that no known client makes. In a process of its own, because what is told once in a
-//! process is told in one test of it.
+//! Boxed errors of an unknown client. This test needs its own process, because the warning is
+//! emitted once per process.
 
 #[path = "support/events.rs"]
 mod events;
@@ -11,7 +11,7 @@ use std::io;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::test]
-async fn the_first_boxed_error_of_an_unknown_client_is_told_of_and_all_are_transient() {
+async fn boxed_errors_of_an_unknown_client_are_transient_and_the_first_one_emits_an_event() {
     let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
     let known: [BoxError; 4] = [
         reset().into(),

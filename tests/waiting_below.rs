@@ -1,4 +1,4 @@
-//! Calls that wait, seen from the service below them, and layers that stand in pairs.
+//! Calls that wait, as the service below them sees it, and layers in pairs.
 
 use buttress::circuit_breaker::Circuit;
 use buttress::http::AttemptTimeout;
@@ -21,13 +21,13 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// One turn each 100 ms.
+/// One turn every 100 ms.
 fn slow_quota() -> Quota {
     Quota::new(1, 100 * MS).burst(1)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_a_turn_does_not_wait_for_what_its_own_instance_reserved() {
+async fn a_call_that_waits_for_a_turn_does_not_block_itself() {
     let mut service = ServiceBuilder::new()
         .layer(RateLimitLayer::new(slow_quota()))
         .layer(tower::limit::ConcurrencyLimitLayer::new(1))
@@ -41,7 +41,7 @@ async fn a_call_that_waits_for_a_turn_does_not_wait_for_what_its_own_instance_re
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_waits_for_a_turn_does_not_wait_for_itself() {
+async fn a_retry_that_waits_for_a_turn_does_not_block_itself() {
     let sent = Arc::new(AtomicU32::new(0));
     let client = {
         let sent = sent.clone();
@@ -65,7 +65,7 @@ async fn a_retry_that_waits_for_a_turn_does_not_wait_for_itself() {
         .layer(tower::limit::ConcurrencyLimitLayer::new(1))
         .layer(ErrorLayer)
         .service(client);
-    // The caller keeps no instance.
+    // The caller keeps no instance of the service.
     let called = timeout(Duration::from_secs(3_600), service.oneshot(())).await;
     assert_eq!(called, Ok(Ok(())), "hangs");
 }
@@ -92,7 +92,7 @@ async fn the_stack_around_a_client_with_reserved_readiness_does_not_hang() {
     }
 }
 
-/// Ready after a while, each time anew.
+/// Needs some time to become ready for each call.
 struct Slow {
     ready_in: Duration,
     takes: Duration,
@@ -121,7 +121,7 @@ impl<Req> Service<Req> for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_the_request_holds_though_readiness_was_waited_for() {
+async fn a_timeout_in_the_request_applies_even_after_a_wait_for_readiness() {
     let layer = TimeoutLayer::builder(50 * MS)
         .carrier(buttress::http::InExtensions)
         .per_request()
@@ -141,7 +141,7 @@ async fn a_timeout_of_the_request_holds_though_readiness_was_waited_for() {
             "ready in {ready_in:?}"
         );
     }
-    // The other way round: a shorter timeout of the request's.
+    // The opposite case: the request has a shorter timeout.
     let service = layer.layer(Slow {
         ready_in: 10 * MS,
         takes: 300 * MS,
@@ -155,7 +155,7 @@ async fn a_timeout_of_the_request_holds_though_readiness_was_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_names_who_rejects_now_not_who_would_have_earlier() {
+async fn a_rejection_names_the_layer_that_rejects_now() {
     let circuit = Circuit::builder().build().unwrap();
     let layer = LoadShedLayer::builder(1)
         .unless_open(&circuit)
@@ -167,7 +167,7 @@ async fn a_rejection_names_who_rejects_now_not_who_would_have_earlier() {
         .layer(ErrorLayer)
         .service(service_fn(|()| async { Ok::<_, Infallible>(()) }));
     circuit.force_open();
-    // Polled and not called, as by a balancer.
+    // Ready it without calling it, as a balancer does.
     service.ready().await.unwrap();
     circuit.reset();
     let _slot = limit.try_acquire().unwrap();
@@ -179,7 +179,7 @@ async fn a_rejection_names_who_rejects_now_not_who_would_have_earlier() {
     );
 }
 
-/// A client that can be made not ready.
+/// A client whose readiness the test controls.
 #[derive(Clone)]
 struct Gated {
     ready: Arc<AtomicBool>,
@@ -187,7 +187,7 @@ struct Gated {
 }
 
 impl Gated {
-    /// Ready, for now.
+    /// A client that is ready at first.
     fn new() -> Self {
         Self {
             ready: Arc::new(AtomicBool::new(true)),
@@ -219,7 +219,7 @@ impl Service<http::Request<()>> for Gated {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
+async fn a_call_through_the_stack_that_is_not_sent_takes_no_turn() {
     let client = Gated::new();
     let (is_ready, sent) = (client.ready.clone(), client.sent.clone());
     let layer = buttress::http::stack()
@@ -237,7 +237,7 @@ async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
     assert_eq!(limiter.snapshot().available, 1);
     is_ready.store(false, SeqCst);
     one.await.unwrap().unwrap();
-    // Its slot has come, the client is not ready: rejected.
+    // It got a slot, but the client was not ready: the call was rejected.
     two.await.unwrap().unwrap_err();
     assert_eq!(sent.load(SeqCst), 1);
     assert_eq!(
@@ -248,7 +248,7 @@ async fn a_call_of_the_stack_that_is_not_sent_spends_no_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_of_the_stack_whose_turn_has_come_waits_for_the_client() {
+async fn a_call_through_the_stack_whose_turn_has_come_waits_for_the_client() {
     let client = Gated::new();
     let (is_ready, sent) = (client.ready.clone(), client.sent.clone());
     let service = buttress::http::stack()
@@ -270,7 +270,7 @@ async fn a_call_of_the_stack_whose_turn_has_come_waits_for_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_of_the_stack_that_left_with_its_slot_spends_no_turn() {
+async fn a_call_through_the_stack_dropped_before_its_first_poll_takes_no_turn() {
     let client = Gated::new();
     let sent = client.sent.clone();
     let layer = buttress::http::stack()
@@ -287,14 +287,14 @@ async fn a_call_of_the_stack_that_left_with_its_slot_spends_no_turn() {
     let slot = limit.try_acquire().unwrap();
     service.ready().await.unwrap();
     drop(slot);
-    // Free by now; the caller leaves before the first poll.
+    // The slot is free. The caller drops the call before its first poll.
     drop(service.call(http::Request::new(())));
     assert_eq!(sent.load(SeqCst), 0);
     assert_eq!(limiter.snapshot().available, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_opens_before_a_call_is_sent_costs_no_turn() {
+async fn a_call_rejected_because_the_circuit_just_opened_takes_no_turn() {
     let client = Gated::new();
     let layer = buttress::http::stack()
         .no_retry()
@@ -348,10 +348,10 @@ async fn a_waiting_call_moved_to_another_task_is_woken_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_load_shed_of_a_stack_sheds_while_a_circuit_that_is_not_ready_is_open() {
+async fn a_stack_still_sheds_load_while_its_open_circuit_is_not_ready() {
     use buttress::circuit_breaker::WhenOpen;
     let client = Gated::new();
-    // The layers one by one, in the same order.
+    // The same layers in the same order, without `stack()`.
     let by_hand = {
         let breaker = CircuitBreakerLayer::builder()
             .when_open(WhenOpen::NotReady)
@@ -375,7 +375,7 @@ async fn the_load_shed_of_a_stack_sheds_while_a_circuit_that_is_not_ready_is_ope
         .build()
         .unwrap();
     layer.circuit().unwrap().force_open();
-    // Full as well.
+    // The load shed is full, too.
     let _slot = layer.limit().unwrap().try_acquire().unwrap();
     let call = timeout(
         Duration::from_secs(20),
@@ -385,7 +385,7 @@ async fn the_load_shed_of_a_stack_sheds_while_a_circuit_that_is_not_ready_is_ope
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_wait_for_a_half_open_circuit_neither_starve_nor_spin() {
+async fn calls_that_wait_for_a_half_open_circuit_neither_starve_nor_busy_loop() {
     use buttress::circuit_breaker::WhenOpen;
     let circuit = Circuit::builder()
         .when_open(WhenOpen::NotReady)

@@ -1,4 +1,4 @@
-//! Clocks and durations.
+//! Extreme durations and clock values.
 
 use super::SECOND;
 use buttress::rate_limit::RateLimiter;
@@ -18,7 +18,7 @@ fn of_nanos(nanos: u128) -> Duration {
     Duration::new(seconds.try_into().unwrap(), nanos.try_into().unwrap())
 }
 
-/// The longest that the clock can count, less this many nanoseconds.
+/// The longest duration that can be added to the current instant, less `nanos` nanoseconds.
 fn longest_but(nanos: u128) -> Duration {
     let countable = |nanos| Instant::now().checked_add(of_nanos(nanos)).is_some();
     let (mut least, mut most) = (0, Duration::MAX.as_nanos());
@@ -34,7 +34,7 @@ fn longest_but(nanos: u128) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_waits_there_are_do_not_panic() {
+async fn the_longest_possible_durations_do_not_panic() {
     let never = || service_fn(|()| pending::<Result<(), Infallible>>());
     for length in [0, 1, 1_000_000, 1_000_000_000].map(longest_but) {
         let timed = ServiceBuilder::new()
@@ -56,7 +56,7 @@ async fn the_longest_waits_there_are_do_not_panic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_ages_can_be_ended() {
+async fn a_very_long_pause_can_be_resumed() {
     let limiter = RateLimiter::new(Quota::per_second(1));
     limiter.pause_until(Instant::now() + longest_but(0) / 2);
     limiter.try_acquire(1).unwrap_err();
@@ -65,7 +65,7 @@ async fn a_pause_of_ages_can_be_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_without_a_wait_let_a_deadline_have_its_turn() {
+async fn retries_without_a_wait_yield_to_the_runtime() {
     let sends = Arc::new(AtomicU32::new(0));
     let sent = sends.clone();
     let retry = RetryLayer::builder()

@@ -1,4 +1,4 @@
-//! Whose deadline it was.
+//! Which deadline ended a call: the caller's own, or the one that a timeout set.
 
 use super::SECOND;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter, Within};
@@ -26,7 +26,7 @@ impl Carrier<Carried> for Itself {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_that_leaves_no_deadline_takes_none_for_its_own() {
+async fn a_timeout_without_a_carrier_does_not_report_the_callers_deadline_as_its_own() {
     let service = ServiceBuilder::new()
         .layer(TimeoutLayer::new(SECOND))
         .layer(
@@ -47,7 +47,7 @@ async fn a_timeout_that_leaves_no_deadline_takes_none_for_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passed_during_readiness_is_the_callers() {
+async fn a_deadline_that_passed_while_waiting_for_readiness_is_reported_as_the_callers() {
     let timeout = TimeoutLayer::builder(10 * SECOND)
         .carrier(Itself)
         .build()
@@ -65,8 +65,8 @@ async fn a_deadline_that_passed_during_readiness_is_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_gets_ready_too_late_is_not_sent_and_costs_no_token() {
-    /// Ready at once for the first attempt, and a minute later for the others.
+async fn a_retry_that_becomes_ready_after_the_deadline_is_not_sent_and_costs_no_token() {
+    /// Ready immediately for the first attempt; each clone is ready after a minute.
     #[derive(Default)]
     struct SlowToReady {
         cloned: bool,

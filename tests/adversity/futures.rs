@@ -1,4 +1,4 @@
-//! A caller that keeps a future after it is done, and what is left of a call.
+//! Futures that are kept after they completed, and the resources that a call releases.
 
 use super::{Fine, SECOND};
 use buttress::{ErrorLayer, LoadShedLayer, TimeoutLayer};
@@ -8,10 +8,10 @@ use tokio_test::task;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-// A caller that keeps a future after it is done
+// Futures that are kept after they completed
 
 #[tokio::test(start_paused = true)]
-async fn a_load_shed_frees_what_an_answered_call_held() {
+async fn a_completed_call_through_a_load_shed_releases_the_inner_permit() {
     let limited = ConcurrencyLimit::new(Fine, 1);
     let mut other = limited.clone();
     let mut service = LoadShedLayer::new(9).layer(limited);
@@ -22,24 +22,24 @@ async fn a_load_shed_frees_what_an_answered_call_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_timer_of_an_answered_call_wakes_nobody() {
-    let (answer, answered) = tokio::sync::oneshot::channel::<()>();
-    let mut answered = Some(answered);
+async fn the_timer_of_a_completed_call_does_not_wake_its_task() {
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let mut receiver = Some(receiver);
     let mut service = ServiceBuilder::new()
         .layer(TimeoutLayer::new(SECOND))
         .layer(ErrorLayer)
-        .service(service_fn(move |()| answered.take().unwrap()));
+        .service(service_fn(move |()| receiver.take().unwrap()));
     let mut call = task::spawn(service.ready().await.unwrap().call(()));
     assert!(call.poll().is_pending());
-    answer.send(()).unwrap();
+    sender.send(()).unwrap();
     assert!(call.poll().is_ready());
-    let woken_by_the_answer = call.is_woken();
+    let woken_by_the_response = call.is_woken();
     sleep(2 * SECOND).await;
-    assert_eq!(call.is_woken(), woken_by_the_answer);
+    assert_eq!(call.is_woken(), woken_by_the_response);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_timer_of_a_wait_that_ended_wakes_nobody() {
+async fn the_timer_of_a_finished_wait_does_not_wake_its_task() {
     let (mock, mut handle) = tower_test::mock::pair::<(), ()>();
     handle.allow(0);
     let mut service = TimeoutLayer::new(SECOND).layer(mock);
@@ -52,10 +52,10 @@ async fn the_timer_of_a_wait_that_ended_wakes_nobody() {
     assert!(!task.is_woken());
 }
 
-// What is left of a call
+// Resources of a completed call
 
 #[tokio::test(start_paused = true)]
-async fn what_a_call_held_is_free_with_its_answer_even_if_its_future_is_kept() {
+async fn a_completed_call_releases_the_inner_permit_even_if_its_future_is_kept() {
     let slow = service_fn(|()| async {
         sleep(SECOND).await;
         Ok::<_, Infallible>(())

@@ -1,4 +1,4 @@
-//! What callers, subscribers, classifiers and clocks can do at the worst moment.
+//! Callers, subscribers, classifiers and clocks that misbehave at the worst moment.
 
 mod clocks;
 mod deadlines;

@@ -1,4 +1,4 @@
-//! Panics in what the user brings.
+//! Panics in code that the user supplies.
 
 use super::{Fine, SECOND};
 use buttress::circuit_breaker::{Circuit, CircuitState, WhenOpen};
@@ -14,7 +14,7 @@ use tokio_test::task;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tracing_subscriber::layer::SubscriberExt;
 
-/// Panics at the event of this name.
+/// A subscriber that panics on the event with this name.
 struct Panics(&'static str);
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Panics {
@@ -23,10 +23,11 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Panics {
     }
 }
 
-/// Whether the subscriber panicked.
-fn told_to(subscriber: Panics, act: impl FnOnce()) -> bool {
-    // While tracing knows of one subscriber alone, it asks the thread that meets an event first,
-    // which may be another test's, whether anybody listens.
+/// Runs `act` and returns whether the subscriber panicked.
+fn subscriber_panics_on(subscriber: Panics, act: impl FnOnce()) -> bool {
+    // With a single subscriber registered, tracing decides whether a call site is enabled on the
+    // thread that reaches it first, which may belong to another test. A second subscriber avoids
+    // that.
     let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::registry().with(subscriber);
     tracing::subscriber::with_default(subscriber, || {
@@ -44,7 +45,7 @@ async fn a_subscriber_that_panics_leaks_no_probe() {
         .unwrap();
     circuit.try_acquire().unwrap().settle(Verdict::TRANSIENT);
     advance(6 * SECOND).await;
-    assert!(told_to(Panics("half_opened"), || drop(
+    assert!(subscriber_panics_on(Panics("half_opened"), || drop(
         circuit.try_acquire()
     )));
     assert!(circuit.try_acquire().is_ok());
@@ -60,12 +61,14 @@ async fn a_subscriber_that_panics_loses_no_wakeup() {
     let mut service = layer.layer(Fine);
     let mut readying = task::spawn(poll_fn(move |cx| service.poll_ready(cx)));
     assert!(readying.poll().is_pending());
-    assert!(told_to(Panics("closed"), || layer.circuit().reset()));
+    assert!(subscriber_panics_on(Panics("closed"), || layer
+        .circuit()
+        .reset()));
     assert!(readying.is_woken());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_classifier_that_panics_is_no_failure_of_the_callee() {
+async fn a_classifier_that_panics_does_not_count_as_a_failure() {
     fn judge(_: Result<&(), &Error<Infallible>>) -> Verdict {
         panic!("classifier")
     }
@@ -79,7 +82,7 @@ async fn a_classifier_that_panics_is_no_failure_of_the_callee() {
         .layer(layer)
         .layer(ErrorLayer)
         .service(service_fn(|()| async {
-            sleep(2 * SECOND).await; // longer than a cancelled call stays young
+            sleep(2 * SECOND).await; // longer than `abandoned_after`
             Ok::<_, Infallible>(())
         }));
     assert!(tokio::spawn(service.oneshot(())).await.is_err());

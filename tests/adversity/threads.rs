@@ -1,4 +1,4 @@
-//! Threads, and what happens between two looks.
+//! Several threads, and state that changes between two checks of it.
 
 use super::Fine;
 use buttress::circuit_breaker::{Circuit, WhenOpen, Window};
@@ -41,7 +41,7 @@ fn a_snapshot_never_shows_more_failures_than_calls() {
     });
 }
 
-/// Lets other threads run while it is cloned.
+/// Yields to other threads while it is cloned.
 #[derive(Debug)]
 struct SlowToClone {
     sends: Arc<AtomicU32>,
@@ -72,7 +72,7 @@ impl Service<()> for SlowToClone {
 }
 
 #[test]
-fn retries_on_many_threads_all_get_their_clone() {
+fn concurrent_retries_make_all_their_attempts() {
     let sends = Arc::new(AtomicU32::new(0));
     let retry = RetryLayer::builder()
         .no_budget()
@@ -97,9 +97,9 @@ fn retries_on_many_threads_all_get_their_clone() {
     assert_eq!(sends.load(SeqCst), 4 * 100 * 3);
 }
 
-// What happens between two looks
+// State that changes between two checks of it
 
-/// Gives a slot back whenever a deadline is looked for, as another thread may at any time.
+/// Releases a slot when the layer looks for a deadline, as another thread might at any time.
 #[derive(Clone)]
 struct GivesBack(Arc<Mutex<Option<Slot>>>);
 
@@ -113,7 +113,7 @@ impl Carrier<()> for GivesBack {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_is_freed_in_time_goes_to_the_instance_that_was_readied() {
+async fn a_slot_freed_during_a_call_is_used_by_the_ready_instance() {
     let slot = Arc::new(Mutex::new(None));
     let shed = LoadShedLayer::builder(1).carrier(GivesBack(slot.clone()));
     let shed = shed.build().unwrap();
@@ -123,7 +123,7 @@ async fn a_slot_that_is_freed_in_time_goes_to_the_instance_that_was_readied() {
     assert_eq!(readied.call(()).await, Ok(()));
 }
 
-/// Panics the first time.
+/// Panics when it is woken for the first time.
 struct BadWaker(AtomicBool);
 
 impl Wake for BadWaker {
@@ -133,7 +133,7 @@ impl Wake for BadWaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_caller_ran_out_of_time_comes_back_once_even_if_a_waker_panics() {
+async fn a_probe_ended_by_the_callers_deadline_is_released_once_even_if_a_waker_panics() {
     let breaker = CircuitBreakerLayer::builder()
         .consecutive_failures(1)
         .open_for(Duration::ZERO)

@@ -1,4 +1,4 @@
-//! A future that ends before the body of its response does.
+//! A call whose future completes before its response body ends.
 
 use buttress::{CircuitBreakerLayer, ErrorLayer};
 use std::convert::Infallible;
@@ -7,14 +7,14 @@ use std::task::{Context, Waker};
 use tower::{Layer, Service, service_fn};
 
 #[test]
-fn a_future_that_was_polled_once_too_often_can_be_dropped() {
+fn a_future_polled_after_completion_can_be_dropped() {
     let breaker = CircuitBreakerLayer::builder()
         .until(buttress::http::UntilBodyEnd)
         .build()
         .unwrap();
     let body = || http_body_util::Full::new(bytes::Bytes::from("x"));
-    let answer = move |()| async move { Ok::<_, Infallible>(http::Response::new(body())) };
-    let mut service = breaker.layer(ErrorLayer.layer(service_fn(answer)));
+    let respond = move |()| async move { Ok::<_, Infallible>(http::Response::new(body())) };
+    let mut service = breaker.layer(ErrorLayer.layer(service_fn(respond)));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut cx).is_ready());
     let mut call = Box::pin(service.call(()));

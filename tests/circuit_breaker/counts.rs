@@ -1,5 +1,5 @@
-//! What a circuit counts and shows through its handle: large numbers, resets without end, and what
-//! opened it.
+//! The counts of a circuit as its handle shows them: large numbers, many resets, and what opened
+//! the circuit.
 
 use crate::events;
 use buttress::Verdict;
@@ -10,7 +10,7 @@ use tokio::time::advance;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// One call after the other: good `S`, bad `F`.
+/// Records one call per letter: `S` succeeds, `F` fails.
 fn calls(circuit: &Circuit, outcomes: &str) {
     for outcome in outcomes.bytes() {
         let permit = circuit.try_acquire().expect("the call may go");
@@ -51,7 +51,7 @@ async fn a_true_rate_of_7_percent_does_not_open_a_circuit_that_opens_at_8() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_of_every_bucket_beyond_16_bits_are_shown_and_leave_with_their_bucket() {
+async fn a_time_window_counts_700_000_calls_and_drops_the_oldest() {
     let circuit = Circuit::builder().build().unwrap();
     circuit.force_closed();
     for second in 0..12 {
@@ -67,7 +67,7 @@ async fn calls_of_every_bucket_beyond_16_bits_are_shown_and_leave_with_their_buc
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_number_of_resets_brings_back_a_call_or_a_permit() {
+async fn old_calls_and_permits_stay_uncounted_after_a_million_resets() {
     for window in [Window::time(10 * SECOND), Window::count(10)] {
         let circuit = Circuit::builder().window(window).consecutive_failures(5);
         let circuit = circuit.build().unwrap();
@@ -112,7 +112,7 @@ async fn a_snapshot_of_an_open_circuit_shows_what_opened_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_in_a_row_are_shown_only_where_they_are_limited() {
+async fn consecutive_failures_are_shown_only_if_they_are_limited() {
     let rates = Circuit::builder().build().unwrap();
     let row = Circuit::builder().consecutive_failures(3).build().unwrap();
     let shown = [rates, row].map(|circuit| {
@@ -123,7 +123,7 @@ async fn failures_in_a_row_are_shown_only_where_they_are_limited() {
 }
 
 #[tokio::test]
-async fn what_is_done_by_hand_is_told_only_where_the_state_changes() {
+async fn forcing_and_resetting_emit_events_only_if_the_state_changes() {
     let circuit = Circuit::builder().name("by hand").build().unwrap();
     let told = events::of(async {
         circuit.reset();

@@ -1,4 +1,4 @@
-//! What the circuit breaker promises, through its handle and as a Tower service.
+//! The circuit breaker, through its handle and as a Tower service.
 
 #[path = "../support/events.rs"]
 mod events;

@@ -1,8 +1,8 @@
-//! Deadlines under a rate limit and a load shed.
+//! Deadlines and the two limits: rate limit and load shed.
 
-use super::Answer::Answers;
+use super::Behavior::Succeeds;
 use super::{
-    Callee, FULL, HOUR, NANO, SECOND, TICK, bare, by, ends, last_instant, limited, shed, within,
+    FULL, HOUR, NANO, SECOND, TICK, Upstream, bare, by, ends, last_instant, limited, shed, within,
 };
 use crate::events;
 use buttress::http::InExtensions;
@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceExt};
 
 // Rate limit
 
-/// One call a second, for which others wait as long as it takes.
+/// One call per second; other calls wait without a limit.
 fn limit() -> RateLimitLayer<(), InExtensions> {
     let builder = RateLimitLayer::builder(Quota::per_second(1));
     let builder = builder.max_wait(Duration::MAX).carrier(InExtensions);
@@ -24,38 +24,38 @@ fn limit() -> RateLimitLayer<(), InExtensions> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_after_the_deadline_is_refused_at_once() {
-    let service = limit().layer(Callee::new(Answers).service());
+async fn a_call_whose_turn_comes_after_the_deadline_is_rejected_at_once() {
+    let service = limit().layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(SECOND / 2))).await;
     assert_eq!(ended, (limited(SECOND), Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_comes_with_the_deadline_is_refused() {
-    let service = limit().layer(Callee::new(Answers).service());
+async fn a_call_whose_turn_comes_exactly_at_the_deadline_is_rejected() {
+    let service = limit().layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (limited(SECOND), Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_just_before_the_deadline_is_waited_for() {
-    let callee = Callee::new(Answers);
-    let service = limit().layer(callee.service());
+async fn a_call_waits_for_a_turn_just_before_the_deadline() {
+    let upstream = Upstream::new(Succeeds);
+    let service = limit().layer(upstream.service());
     assert_eq!(service.oneshot(within(SECOND + NANO)).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_refused_for_the_deadline_is_the_next_callers() {
+async fn a_turn_rejected_for_the_deadline_goes_to_the_next_caller() {
     let layer = limit();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let _refused = service.clone().oneshot(within(SECOND / 2)).await;
     let (outcome, took) = ends(service.oneshot(bare())).await;
     assert_eq!((outcome, took < SECOND + 2 * TICK), (Ok(()), true));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_has_passed_refuses_a_turn_that_has_to_be_waited_for() {
-    let service = limit().layer(Callee::new(Answers).service());
+async fn a_call_past_its_deadline_does_not_wait_for_a_turn() {
+    let service = limit().layer(Upstream::new(Succeeds).service());
     let late = within(Duration::ZERO);
     advance(SECOND / 4).await;
     let ended = ends(service.oneshot(late)).await;
@@ -63,47 +63,47 @@ async fn a_deadline_that_has_passed_refuses_a_turn_that_has_to_be_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_before_the_limiters_own_beginning_refuses_a_wait() {
+async fn a_call_whose_deadline_is_older_than_the_limiter_does_not_wait() {
     let before = Deadline::at(Instant::now());
     advance(SECOND).await;
-    let service = limit().layer(Callee::new(Answers).service());
+    let service = limit().layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(by(before))).await;
     assert_eq!(ended, (limited(SECOND), Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_has_come_is_not_measured_by_the_deadline() {
-    let callee = Callee::new(Answers);
+async fn an_available_turn_is_granted_whatever_the_deadline() {
+    let upstream = Upstream::new(Succeeds);
     let layer = limit();
     advance(2 * SECOND).await;
-    let service = layer.layer(callee.service());
+    let service = layer.layer(upstream.service());
     assert_eq!(service.oneshot(within(Duration::ZERO)).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_deadline_does_not_lengthen_the_wait_for_a_turn() {
+async fn a_late_deadline_does_not_lengthen_the_wait_for_a_turn() {
     let builder = RateLimitLayer::builder(Quota::per_second(1)).max_wait(SECOND / 2);
     let layer = builder.carrier(InExtensions).build().unwrap();
     layer.limiter().try_acquire(1).unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(HOUR))).await;
     assert_eq!(ended, (limited(SECOND), Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn deadlines_at_the_end_of_time_let_a_turn_be_waited_for() {
+async fn the_latest_possible_deadlines_allow_a_wait_for_a_turn() {
     for deadline in [Deadline::NEVER, Deadline::at(last_instant())] {
-        let service = limit().layer(Callee::new(Answers).service());
+        let service = limit().layer(Upstream::new(Succeeds).service());
         assert_eq!(service.oneshot(by(deadline)).await, Ok(()), "{deadline:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_without_a_carrier_sees_no_deadline() {
+async fn a_rate_limit_without_a_carrier_ignores_deadlines() {
     let builder = RateLimitLayer::builder(Quota::per_second(1)).max_wait(Duration::MAX);
     let layer = builder.build().unwrap();
     layer.limiter().try_acquire(1).unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     assert_eq!(service.oneshot(within(SECOND / 2)).await, Ok(()));
 }
 
@@ -113,16 +113,16 @@ async fn a_rate_limit_without_a_carrier_sees_no_deadline() {
 async fn a_wait_in_the_queue_ends_with_the_deadline() {
     let layer = shed();
     let _slot = layer.limit().try_acquire().unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (FULL, SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_deadline_does_not_lengthen_the_wait_in_the_queue() {
+async fn a_late_deadline_does_not_lengthen_the_wait_in_the_queue() {
     let layer = shed();
     let _slot = layer.limit().try_acquire().unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(HOUR / 2))).await;
     assert_eq!(ended, (FULL, 60 * SECOND));
 }
@@ -131,31 +131,31 @@ async fn a_far_deadline_does_not_lengthen_the_wait_in_the_queue() {
 async fn a_call_past_its_deadline_does_not_enter_the_queue() {
     let layer = shed();
     let _slot = layer.limit().try_acquire().unwrap();
-    let mut service = layer.layer(Callee::new(Answers).service());
+    let mut service = layer.layer(Upstream::new(Succeeds).service());
     let _call = service.ready().await.unwrap().call(within(Duration::ZERO));
     assert_eq!(layer.limit().snapshot().waiting, 0);
 }
 
 #[test]
-fn a_call_past_its_deadline_is_shed_without_a_timer_and_a_runtime() {
+fn a_call_past_its_deadline_is_shed_without_a_timer_or_a_runtime() {
     let layer = shed();
     let _slot = layer.limit().try_acquire().unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let mut call = task::spawn(service.oneshot(by(Deadline::at(Instant::now()))));
     assert_eq!(assert_ready!(call.poll()), FULL);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_is_free_is_not_measured_by_the_deadline() {
-    let service = shed().layer(Callee::new(Answers).service());
+async fn an_available_slot_is_granted_whatever_the_deadline() {
+    let service = shed().layer(Upstream::new(Succeeds).service());
     assert_eq!(service.oneshot(within(Duration::ZERO)).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_comes_with_the_deadline_wins() {
+async fn a_slot_released_exactly_at_the_deadline_is_granted() {
     let layer = shed();
     let slot = layer.limit().try_acquire().unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let mut call = task::spawn(service.oneshot(within(SECOND)));
     assert_pending!(call.poll());
     advance(SECOND).await;
@@ -164,22 +164,22 @@ async fn a_slot_that_comes_with_the_deadline_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_may_be_waited_in_for_ever_ends_with_the_deadline() {
+async fn an_unlimited_wait_in_the_queue_ends_with_the_deadline() {
     let builder = LoadShedLayer::builder(1).queue(9, Duration::MAX);
     let layer = builder.carrier(InExtensions).build().unwrap();
     let _slot = layer.limit().try_acquire().unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (FULL, SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn deadlines_at_the_end_of_time_let_a_slot_be_waited_for() {
+async fn the_latest_possible_deadlines_allow_a_wait_for_a_slot() {
     for deadline in [Deadline::NEVER, Deadline::at(last_instant())] {
         let builder = LoadShedLayer::builder(1).queue(9, Duration::MAX);
         let layer = builder.carrier(InExtensions).build().unwrap();
         let slot = layer.limit().try_acquire().unwrap();
-        let service = layer.layer(Callee::new(Answers).service());
+        let service = layer.layer(Upstream::new(Succeeds).service());
         let mut call = task::spawn(service.oneshot(by(deadline)));
         assert_pending!(call.poll());
         drop(slot);
@@ -188,11 +188,11 @@ async fn deadlines_at_the_end_of_time_let_a_slot_be_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_is_told_as_the_reason_of_a_wait_that_it_ended() {
+async fn the_event_for_a_wait_ended_by_the_deadline_names_the_deadline() {
     for time in [Duration::ZERO, SECOND] {
         let layer = shed();
         let _slot = layer.limit().try_acquire().unwrap();
-        let service = layer.layer(Callee::new(Answers).service());
+        let service = layer.layer(Upstream::new(Succeeds).service());
         assert_eq!(
             events::of(service.oneshot(within(time))).await,
             [r#"DEBUG buttress::load_shed overloaded reason="deadline" limit=1"#],
@@ -202,11 +202,11 @@ async fn the_deadline_is_told_as_the_reason_of_a_wait_that_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_shed_without_a_carrier_sees_no_deadline() {
+async fn a_load_shed_without_a_carrier_ignores_deadlines() {
     let layer = LoadShedLayer::builder(1).queue(9, 2 * SECOND);
     let layer = layer.build().unwrap();
     let _slot = layer.limit().try_acquire().unwrap();
-    let service = layer.layer(Callee::new(Answers).service());
+    let service = layer.layer(Upstream::new(Succeeds).service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (FULL, 2 * SECOND));
 }

@@ -1,4 +1,4 @@
-//! What a deadline that travels with the request promises, on tokio's paused clock.
+//! Deadlines that travel with the request, on tokio's paused clock.
 
 #[path = "../support/events.rs"]
 mod events;
@@ -8,7 +8,7 @@ mod retry;
 mod stack;
 mod timeout;
 
-use Answer::{Answers, Fails, Hangs};
+use Behavior::{Fails, Hangs, Succeeds};
 use buttress::http::InExtensions;
 use buttress::retry::{Backoff, Jitter};
 use buttress::{
@@ -53,7 +53,7 @@ fn limited(after: Duration) -> Outcome {
     }))
 }
 
-/// A request with a deadline, as its caller sends it.
+/// A request to which the caller attached a deadline.
 fn by(deadline: Deadline) -> Req {
     let mut request = Request::new(());
     InExtensions.set(&mut request, deadline);
@@ -68,24 +68,24 @@ fn bare() -> Req {
     Request::new(())
 }
 
-/// Answers as it is told, and notes the deadline of each request that reaches it.
+/// Behaves as configured, and records the deadline of each request that reaches it.
 #[derive(Clone)]
-struct Callee {
-    answer: Answer,
+struct Upstream {
+    behavior: Behavior,
     seen: Arc<Mutex<Vec<Option<Deadline>>>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Answer {
-    Answers,
+enum Behavior {
+    Succeeds,
     Fails,
     Hangs,
 }
 
-impl Callee {
-    fn new(answer: Answer) -> Self {
+impl Upstream {
+    fn new(behavior: Behavior) -> Self {
         let seen = Arc::default();
-        Self { answer, seen }
+        Self { behavior, seen }
     }
 
     fn seen(&self) -> Vec<Option<Deadline>> {
@@ -103,12 +103,12 @@ impl Callee {
     + Send
     + Sync
     + use<> {
-        let Self { answer, seen } = self.clone();
+        let Self { behavior, seen } = self.clone();
         service_fn(move |request: Req| {
             seen.lock().unwrap().push(InExtensions.get(&request));
             async move {
-                match answer {
-                    Answers => Ok(()),
+                match behavior {
+                    Succeeds => Ok(()),
                     Fails => FAILED,
                     Hangs => pending().await,
                 }
@@ -122,14 +122,14 @@ fn timeout(after: Duration) -> TimeoutLayer<InExtensions> {
     builder.build().unwrap()
 }
 
-/// What a call ends with, and how long it takes. One that never ends fails its test.
+/// The outcome of a call and how long it took. A call that never ends fails its test.
 async fn ends(call: impl Future<Output = Outcome>) -> (Outcome, Duration) {
     let start = Instant::now();
     let outcome = tokio::time::timeout(HOUR, call).await;
     (outcome.expect("the call never ended"), start.elapsed())
 }
 
-/// The last instant that the clock can tell.
+/// The latest instant that the clock can represent.
 fn last_instant() -> Instant {
     let seconds = (0..64).rev().map(|power| Duration::from_secs(1 << power));
     let nanos = (0..30).rev().map(|power| Duration::from_nanos(1 << power));
@@ -137,14 +137,14 @@ fn last_instant() -> Instant {
     seconds.chain(nanos).fold(Instant::now(), last)
 }
 
-/// Sends again a second later, as often as it takes.
+/// Retries every second, without a limit.
 fn retry() -> RetryLayer {
     let backoff = Backoff::constant(SECOND).jitter(Jitter::None);
     let builder = RetryLayer::builder().attempts(u32::MAX).no_budget();
     builder.backoff(backoff).build().unwrap()
 }
 
-/// One slot, and a queue in which calls wait for a minute.
+/// One slot, and a queue in which calls wait for up to a minute.
 fn shed() -> LoadShedLayer<InExtensions> {
     let builder = LoadShedLayer::builder(1).queue(9, 60 * SECOND);
     builder.carrier(InExtensions).build().unwrap()

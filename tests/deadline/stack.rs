@@ -1,8 +1,8 @@
-//! Another carrier, and the whole stack.
+//! Deadlines with a custom carrier, and in the whole stack.
 
-use super::Answer::{Answers, Hangs};
+use super::Behavior::{Hangs, Succeeds};
 use super::{
-    Answer, Callee, FULL, HOUR, Outcome, PASSED, Req, SECOND, TICK, bare, ends, limited, retry,
+    Behavior, FULL, HOUR, Outcome, PASSED, Req, SECOND, TICK, Upstream, bare, ends, limited, retry,
     shed, timed_out, timeout, within,
 };
 use buttress::http::InExtensions;
@@ -19,7 +19,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
-// Another carrier
+// A custom carrier
 
 #[derive(Clone)]
 struct Query {
@@ -81,11 +81,11 @@ struct Stack {
     shed: LoadShedLayer<InExtensions>,
     limit: RateLimitLayer<(), InExtensions>,
     breaker: CircuitBreakerLayer,
-    callee: Callee,
+    upstream: Upstream,
 }
 
 impl Stack {
-    fn around(answer: Answer) -> Self {
+    fn around(behavior: Behavior) -> Self {
         let limit = RateLimitLayer::builder(Quota::per_second(1).burst(9));
         Self {
             shed: shed(),
@@ -95,7 +95,7 @@ impl Stack {
                 .build()
                 .unwrap(),
             breaker: CircuitBreakerLayer::default(),
-            callee: Callee::new(answer),
+            upstream: Upstream::new(behavior),
         }
     }
 
@@ -108,7 +108,7 @@ impl Stack {
                 .layer(self.limit.clone())
                 .layer(self.breaker.clone())
                 .layer(timeout(ATTEMPT))
-                .service(self.callee.service()),
+                .service(self.upstream.service()),
         )
     }
 
@@ -118,8 +118,8 @@ impl Stack {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_answers_within_the_deadline() {
-    let stack = Stack::around(Answers);
+async fn a_stack_responds_within_the_deadline() {
+    let stack = Stack::around(Succeeds);
     assert_eq!(stack.ends(within(SECOND)).await, (Ok(()), Duration::ZERO));
 }
 
@@ -128,18 +128,18 @@ async fn each_attempt_of_a_stack_is_sent_with_the_earliest_deadline() {
     let stack = Stack::around(Hangs);
     let start = Instant::now();
     let _timed_out = stack.ends(bare()).await;
-    // Attempts at 0, 5 and 10 s: the last one would come with the end.
+    // Attempts would start at 0, 5 and 10 s. The third one would start exactly at the deadline.
     let after_start = |time| Some(Deadline::at(start + time));
     assert_eq!(
-        stack.callee.seen(),
+        stack.upstream.seen(),
         [after_start(ATTEMPT), after_start(5 * SECOND + ATTEMPT)]
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_gives_up_where_no_attempt_can_follow() {
+async fn a_stack_gives_up_if_the_next_attempt_would_start_too_late() {
     let stack = Stack::around(Hangs);
-    // The second attempt times out at 9 s; another would be sent at 10 s, which is too late.
+    // The second attempt times out at 9 s. The next one would start at 10 s, which is too late.
     let ended = stack.ends(bare()).await;
     assert_eq!(ended, (timed_out(ATTEMPT), 9 * SECOND));
 }
@@ -154,33 +154,36 @@ async fn a_stack_ends_with_the_callers_deadline() {
 async fn a_stack_ends_with_the_callers_deadline_in_its_second_attempt() {
     let stack = Stack::around(Hangs);
     let ended = stack.ends(within(6 * SECOND)).await;
-    assert_eq!((ended, stack.callee.sent()), ((PASSED, 6 * SECOND), 2));
+    assert_eq!((ended, stack.upstream.sent()), ((PASSED, 6 * SECOND), 2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stack_sends_nothing_that_is_past_its_deadline() {
-    let stack = Stack::around(Answers);
+    let stack = Stack::around(Succeeds);
     let ended = stack.ends(within(Duration::ZERO)).await;
-    assert_eq!((ended, stack.callee.sent()), ((PASSED, Duration::ZERO), 0));
+    assert_eq!(
+        (ended, stack.upstream.sent()),
+        ((PASSED, Duration::ZERO), 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_says_at_once_that_no_turn_comes_in_time() {
-    let stack = Stack::around(Answers);
+async fn a_stack_rejects_at_once_if_no_turn_comes_in_time() {
+    let stack = Stack::around(Succeeds);
     stack.limit.limiter().try_acquire(9).unwrap();
     let ended = stack.ends(within(SECOND / 2)).await;
     assert_eq!(ended, (limited(SECOND), Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_queues_to_the_end_of_the_whole_call() {
-    let stack = Stack::around(Answers);
+async fn a_stack_queues_until_the_deadline_of_the_whole_call() {
+    let stack = Stack::around(Succeeds);
     let _slot = stack.shed.limit().try_acquire().unwrap();
     assert_eq!(stack.ends(bare()).await, (FULL, WHOLE));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_holds_nothing_of_a_call_that_its_deadline_ended() {
+async fn a_call_ended_by_its_deadline_holds_no_slot_of_the_stack() {
     let stack = Stack::around(Hangs);
     let mut call = task::spawn(stack.service().oneshot(within(SECOND)));
     assert_pending!(call.poll());
@@ -190,7 +193,7 @@ async fn a_stack_holds_nothing_of_a_call_that_its_deadline_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_in_a_hurry_do_not_open_the_circuit_for_others() {
+async fn callers_with_short_deadlines_do_not_open_the_circuit_for_others() {
     let stack = Stack::around(Hangs);
     for _ in 0..100 {
         let _passed = stack.ends(within(TICK)).await;
@@ -199,7 +202,7 @@ async fn callers_in_a_hurry_do_not_open_the_circuit_for_others() {
 }
 
 #[test]
-fn layers_with_a_carrier_and_their_futures_are_what_a_runtime_asks_for() {
+fn layers_with_a_carrier_and_their_futures_are_send_and_sync() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}
     type Inner = BoxCloneSyncService<Req, (), Error<&'static str>>;

@@ -1,8 +1,8 @@
-//! The deadline itself, and what a timeout makes of it.
+//! The `Deadline` type, and the deadlines that a timeout sets.
 
-use super::Answer::{Answers, Hangs};
+use super::Behavior::{Hangs, Succeeds};
 use super::{
-    Callee, HOUR, NANO, Outcome, PASSED, Req, SECOND, bare, by, ends, last_instant, timed_out,
+    HOUR, NANO, Outcome, PASSED, Req, SECOND, Upstream, bare, by, ends, last_instant, timed_out,
     timeout, within,
 };
 use crate::events;
@@ -16,65 +16,65 @@ use tower_test::mock;
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// The deadline with which a request reaches the callee below a timeout.
+/// The deadline of the request as it reaches the service below a timeout.
 async fn seen_below(layer: TimeoutLayer<InExtensions>, request: Req) -> Option<Deadline> {
-    let callee = Callee::new(Answers);
-    let outcome = layer.layer(callee.service()).oneshot(request).await;
+    let upstream = Upstream::new(Succeeds);
+    let outcome = layer.layer(upstream.service()).oneshot(request).await;
     assert_eq!(outcome, Ok(()));
-    callee.seen()[0]
+    upstream.seen()[0]
 }
 
-// The deadline itself
+// The `Deadline` type
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_tells_how_long_there_is() {
+async fn a_deadline_reports_the_remaining_time() {
     let deadline = Deadline::after(3 * SECOND);
     advance(SECOND).await;
     assert_eq!(deadline.remaining(), 2 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_has_passed_leaves_nothing() {
+async fn a_deadline_that_has_passed_has_no_remaining_time() {
     let deadline = Deadline::after(SECOND);
     advance(HOUR).await;
     assert_eq!(deadline.remaining(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_wait_never_ends() {
+async fn a_deadline_after_the_longest_duration_never_comes() {
     assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_leaves_all_the_time_there_is() {
+async fn deadline_never_has_the_longest_remaining_time() {
     assert_eq!(Deadline::NEVER.remaining(), Duration::MAX);
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_is_later_than_any_instant() {
+async fn deadline_never_is_later_than_any_instant() {
     assert!(Deadline::NEVER > Deadline::at(Instant::now() + 9 * CENTURY));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_is_the_instant_that_it_was_made_of() {
+async fn a_deadline_returns_the_instant_it_was_made_from() {
     let instant = Instant::now() + SECOND;
     assert_eq!(Deadline::at(instant).instant(), Some(instant));
 }
 
-// What a timeout leaves
+// The deadline that a timeout sets
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_leaves_its_deadline_in_the_request() {
+async fn a_timeout_sets_its_deadline_in_the_request() {
     let own = Deadline::after(SECOND);
     assert_eq!(seen_below(timeout(SECOND), bare()).await, Some(own));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_without_a_carrier_leaves_nothing() {
-    let callee = Callee::new(Answers);
-    let service = TimeoutLayer::new(SECOND).layer(callee.service());
+async fn a_timeout_without_a_carrier_sets_no_deadline() {
+    let upstream = Upstream::new(Succeeds);
+    let service = TimeoutLayer::new(SECOND).layer(upstream.service());
     service.oneshot(bare()).await.unwrap();
-    assert_eq!(callee.seen(), [None]);
+    assert_eq!(upstream.seen(), [None]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,26 +92,26 @@ async fn a_timeout_replaces_a_later_deadline_by_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_replaces_a_deadline_that_never_comes() {
+async fn a_timeout_replaces_a_deadline_of_never() {
     let own = Deadline::after(SECOND);
     let seen = seen_below(timeout(SECOND), by(Deadline::NEVER)).await;
     assert_eq!(seen, Some(own));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endless_timeout_leaves_no_deadline() {
+async fn an_unlimited_timeout_sets_no_deadline() {
     assert_eq!(seen_below(timeout(Duration::MAX), bare()).await, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endless_timeout_keeps_the_callers_deadline() {
+async fn an_unlimited_timeout_keeps_the_callers_deadline() {
     let early = Deadline::after(SECOND);
     let seen = seen_below(timeout(Duration::MAX), by(early)).await;
     assert_eq!(seen, Some(early));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waiting_for_readiness_took_is_gone_from_the_deadline() {
+async fn waiting_for_readiness_uses_up_time_of_the_deadline() {
     let (mut service, mut handle) =
         mock::spawn_layer::<Req, (), TimeoutLayer<InExtensions>>(timeout(SECOND));
     let own = Deadline::after(SECOND);
@@ -126,14 +126,14 @@ async fn what_waiting_for_readiness_took_is_gone_from_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clone_of_a_service_leaves_deadlines_of_its_own() {
-    let callee = Callee::new(Answers);
-    let service = timeout(SECOND).layer(callee.service());
+async fn clones_of_a_service_set_their_own_deadlines() {
+    let upstream = Upstream::new(Succeeds);
+    let service = timeout(SECOND).layer(upstream.service());
     service.clone().oneshot(bare()).await.unwrap();
     advance(HOUR).await;
     let own = Deadline::after(SECOND);
     service.clone().oneshot(bare()).await.unwrap();
-    assert_eq!(callee.seen()[1], Some(own));
+    assert_eq!(upstream.seen()[1], Some(own));
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,9 +145,9 @@ async fn a_copy_of_a_request_carries_its_deadline() {
 // When a timeout ends a call
 
 #[tokio::test(start_paused = true)]
-async fn with_a_carrier_a_call_is_timed_from_the_call() {
-    let callee = Callee::new(Hangs);
-    let mut service = timeout(SECOND).layer(callee.service());
+async fn with_a_carrier_the_timeout_starts_at_the_call() {
+    let upstream = Upstream::new(Hangs);
+    let mut service = timeout(SECOND).layer(upstream.service());
     let call = service.ready().await.unwrap().call(bare());
     advance(SECOND / 4).await;
     assert_eq!(ends(call).await, (timed_out(SECOND), SECOND * 3 / 4));
@@ -155,82 +155,82 @@ async fn with_a_carrier_a_call_is_timed_from_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn the_callers_deadline_ends_the_call_if_it_is_earlier() {
-    let callee = Callee::new(Hangs);
-    let service = timeout(HOUR).layer(callee.service());
+    let upstream = Upstream::new(Hangs);
+    let service = timeout(HOUR).layer(upstream.service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (PASSED, SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callers_deadline_gives_no_more_time_than_the_timeout() {
-    let callee = Callee::new(Hangs);
-    let service = timeout(SECOND).layer(callee.service());
+async fn the_callers_deadline_does_not_extend_the_timeout() {
+    let upstream = Upstream::new(Hangs);
+    let service = timeout(SECOND).layer(upstream.service());
     let ended = ends(service.oneshot(within(HOUR))).await;
     assert_eq!(ended, (timed_out(SECOND), SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_at_the_end_of_the_timeout_is_the_timeouts_own() {
-    let callee = Callee::new(Hangs);
-    let service = timeout(SECOND).layer(callee.service());
+async fn a_deadline_equal_to_the_timeout_is_reported_as_the_timeout() {
+    let upstream = Upstream::new(Hangs);
+    let service = timeout(SECOND).layer(upstream.service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (timed_out(SECOND), SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_without_a_carrier_sees_no_deadline() {
-    let callee = Callee::new(Hangs);
-    let service = TimeoutLayer::new(2 * SECOND).layer(callee.service());
+async fn a_timeout_without_a_carrier_ignores_deadlines() {
+    let upstream = Upstream::new(Hangs);
+    let service = TimeoutLayer::new(2 * SECOND).layer(upstream.service());
     let ended = ends(service.oneshot(within(SECOND))).await;
     assert_eq!(ended, (timed_out(2 * SECOND), 2 * SECOND));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_has_passed_rejects_the_call() {
-    let callee = Callee::new(Answers);
-    let service = timeout(SECOND).layer(callee.service());
+    let upstream = Upstream::new(Succeeds);
+    let service = timeout(SECOND).layer(upstream.service());
     let late = within(Duration::ZERO);
     advance(NANO).await;
     assert_eq!(service.oneshot(late).await, PASSED);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_has_just_come_has_passed() {
-    let callee = Callee::new(Answers);
-    let service = timeout(SECOND).layer(callee.service());
+async fn a_deadline_of_exactly_now_has_passed() {
+    let upstream = Upstream::new(Succeeds);
+    let service = timeout(SECOND).layer(upstream.service());
     assert_eq!(service.oneshot(within(Duration::ZERO)).await, PASSED);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_past_its_deadline_never_reaches_the_inner_service() {
-    let callee = Callee::new(Answers);
-    let service = timeout(SECOND).layer(callee.service());
+    let upstream = Upstream::new(Succeeds);
+    let service = timeout(SECOND).layer(upstream.service());
     let _rejected = service.oneshot(within(Duration::ZERO)).await;
-    assert_eq!(callee.sent(), 0);
+    assert_eq!(upstream.sent(), 0);
 }
 
 #[test]
 fn a_deadline_that_has_passed_needs_no_timer_and_no_runtime() {
-    let service = timeout(SECOND).layer(Callee::new(Answers).service());
+    let service = timeout(SECOND).layer(Upstream::new(Succeeds).service());
     let mut call = task::spawn(service.oneshot(by(Deadline::at(Instant::now()))));
     assert_eq!(assert_ready!(call.poll()), PASSED);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_at_all_lets_an_answer_pass_that_is_there_at_once() {
+async fn a_timeout_of_zero_passes_an_immediate_response_on() {
     let seen = seen_below(timeout(Duration::ZERO), bare()).await;
     assert_eq!(seen, Some(Deadline::after(Duration::ZERO)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_at_all_ends_a_call_at_its_first_pending_poll() {
-    let service = timeout(Duration::ZERO).layer(Callee::new(Hangs).service());
+async fn a_timeout_of_zero_ends_a_call_at_its_first_pending_poll() {
+    let service = timeout(Duration::ZERO).layer(Upstream::new(Hangs).service());
     let mut call = task::spawn(service.oneshot(bare()));
     assert_eq!(assert_ready!(call.poll()), timed_out(Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_with_the_deadline_wins() {
+async fn a_response_exactly_at_the_deadline_wins() {
     let slow = service_fn(|_: Req| async {
         tokio::time::sleep(SECOND).await;
         Outcome::Ok(())
@@ -242,8 +242,8 @@ async fn an_answer_that_comes_with_the_deadline_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_end_by_timeout_and_deadline_goes_on() {
-    let service = timeout(Duration::MAX).layer(Callee::new(Hangs).service());
+async fn a_call_with_unlimited_timeout_and_deadline_goes_on() {
+    let service = timeout(Duration::MAX).layer(Upstream::new(Hangs).service());
     let mut call = task::spawn(service.oneshot(by(Deadline::NEVER)));
     assert_pending!(call.poll());
     advance(CENTURY).await;
@@ -251,8 +251,8 @@ async fn a_call_without_end_by_timeout_and_deadline_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_at_the_end_of_time_is_one() {
-    let service = timeout(Duration::MAX).layer(Callee::new(Hangs).service());
+async fn the_latest_possible_deadline_does_not_end_a_call_early() {
+    let service = timeout(Duration::MAX).layer(Upstream::new(Hangs).service());
     let mut call = task::spawn(service.oneshot(by(Deadline::at(last_instant()))));
     assert_pending!(call.poll());
     advance(CENTURY).await;
@@ -260,10 +260,10 @@ async fn a_deadline_at_the_end_of_time_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passes_is_told_of_once() {
+async fn a_deadline_that_passes_emits_one_event() {
     let layer = TimeoutLayer::builder(HOUR).name("payments");
     let layer = layer.carrier(InExtensions).build().unwrap();
-    let service = layer.layer(Callee::new(Hangs).service());
+    let service = layer.layer(Upstream::new(Hangs).service());
     let events = events::of(service.oneshot(within(SECOND))).await;
     assert_eq!(
         events,
@@ -271,36 +271,37 @@ async fn a_deadline_that_passes_is_told_of_once() {
     );
 }
 
-// Timeouts within timeouts
+// Nested timeouts
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_ends_with_its_own_timeout_if_more_remains() {
-    let inner = timeout(SECOND).layer(Callee::new(Hangs).service());
+async fn an_attempt_ends_at_its_own_timeout_if_that_is_earlier() {
+    let inner = timeout(SECOND).layer(Upstream::new(Hangs).service());
     let ended = ends(timeout(2 * SECOND).layer(inner).oneshot(bare())).await;
     assert_eq!(ended, (timed_out(SECOND), SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_ends_with_what_remains_if_that_is_less() {
-    // Not below the timeout that left the deadline, which would end it in any case.
-    let inner = timeout(2 * SECOND).layer(Callee::new(Hangs).service());
+async fn an_attempt_ends_at_the_deadline_if_that_is_earlier() {
+    // Send it to the inner timeout directly: an outer timeout would end the call with its own
+    // deadline.
+    let inner = timeout(2 * SECOND).layer(Upstream::new(Hangs).service());
     let ended = ends(inner.oneshot(within(SECOND))).await;
     assert_eq!(ended, (PASSED, SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_timeout_that_set_the_deadline_is_the_one_that_timed_out() {
-    let inner = timeout(2 * SECOND).layer(Callee::new(Hangs).service());
+async fn the_timeout_that_set_the_deadline_reports_it_as_its_own() {
+    let inner = timeout(2 * SECOND).layer(Upstream::new(Hangs).service());
     let ended = ends(timeout(SECOND).layer(inner).oneshot(bare())).await;
     assert_eq!(ended, (timed_out(SECOND), SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_was_set_further_in_is_not_the_outer_timeouts() {
+async fn a_deadline_set_below_a_timeout_is_not_reported_as_that_timeouts_own() {
     let hurry = service_fn(|mut request: Req| {
         InExtensions.set(&mut request, Deadline::after(SECOND));
         timeout(HOUR)
-            .layer(Callee::new(Hangs).service())
+            .layer(Upstream::new(Hangs).service())
             .oneshot(request)
     });
     let ended = ends(timeout(2 * SECOND).layer(hurry).oneshot(bare())).await;

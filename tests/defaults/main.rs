@@ -1,16 +1,16 @@
-//! The defaults, seen as a system: clients that share a server which they can overload. The clock
-//! is paused and all chance is seeded, so that each run can be repeated.
+//! Tests the defaults as a system: many clients share a server that they can overload. The clock is
+//! paused and all randomness is seeded, so each run can be repeated.
 //!
-//! `BUTTRESS_SEEDS=60` tries so many seeds. `ARCHITECTURE.md` shows what this prints:
-//! `BUTTRESS_SEEDS=60 cargo test --release --test defaults -- --ignored --nocapture`
+//! `BUTTRESS_SEEDS=60` sets the number of seeds. To print the tables of `ARCHITECTURE.md`, run
+//! `BUTTRESS_SEEDS=60 cargo test --release --test defaults -- --ignored --nocapture`.
 
 mod run;
 mod server;
 
-use run::{ATTEMPT, Made, Record, Scenario, play};
+use run::{ATTEMPT, ClientKind, Record, Scenario, play};
 use server::Mode;
 
-/// The clients that share the server. A hundred make one or two calls per second each.
+/// How many clients share the server. Each of a hundred clients makes one or two calls per second.
 const CLIENTS: [usize; 4] = [1, 4, 20, 100];
 
 fn seeds() -> impl Iterator<Item = u64> {
@@ -18,14 +18,20 @@ fn seeds() -> impl Iterator<Item = u64> {
     1..=seeds
 }
 
-/// Runs of stacks: the number of clients, the seed, the record.
+/// Runs with stacks: the number of clients, the seed, and the record of the run.
 fn stacks(
     scenario: Scenario,
     clients: impl IntoIterator<Item = usize>,
 ) -> impl Iterator<Item = (usize, u64, Record)> {
     let runs = |clients| seeds().map(move |seed| (clients, seed));
     let runs = clients.into_iter().flat_map(runs);
-    runs.map(move |(clients, seed)| (clients, seed, play(scenario, clients, Made::Stack, seed)))
+    runs.map(move |(clients, seed)| {
+        (
+            clients,
+            seed,
+            play(scenario, clients, ClientKind::Stack, seed),
+        )
+    })
 }
 
 fn assert_back_within(seconds: f64, scenario: Scenario) {
@@ -41,7 +47,7 @@ fn assert_back_within(seconds: f64, scenario: Scenario) {
 #[test]
 fn an_overload_costs_at_most_two_points_more_than_without_a_stack() {
     for (clients, seed, stack) in stacks(Scenario::OVERLOAD, CLIENTS) {
-        let bare = play(Scenario::OVERLOAD, clients, Made::Bare, seed).success();
+        let bare = play(Scenario::OVERLOAD, clients, ClientKind::Bare, seed).success();
         let stack = stack.success();
         assert!(
             stack >= bare - 2.0,
@@ -51,28 +57,28 @@ fn an_overload_costs_at_most_two_points_more_than_without_a_stack() {
 }
 
 #[test]
-fn all_is_well_three_seconds_after_an_overload() {
+fn calls_succeed_again_three_seconds_after_an_overload() {
     assert_back_within(3.0, Scenario::OVERLOAD);
 }
 
 #[test]
-fn all_is_well_three_seconds_after_an_outage_by_503() {
+fn calls_succeed_again_three_seconds_after_an_outage_with_503s() {
     assert_back_within(3.0, Scenario::outage(Mode::Unavailable));
 }
 
 #[test]
-fn all_is_well_three_seconds_after_an_outage_by_refusal() {
+fn calls_succeed_again_three_seconds_after_an_outage_with_refused_connections() {
     assert_back_within(3.0, Scenario::outage(Mode::Refusing));
 }
 
 #[test]
-fn all_is_well_an_attempt_and_a_second_and_a_half_after_a_hang() {
+fn calls_succeed_again_an_attempt_and_1500_ms_after_a_hang() {
     let within = ATTEMPT.as_secs_f64() + 1.5;
     assert_back_within(within, Scenario::outage(Mode::Hanging));
 }
 
 #[test]
-fn one_error_in_a_hundred_calls_is_hidden() {
+fn retries_hide_an_error_rate_of_one_percent() {
     for (clients, seed, stack) in stacks(Scenario::errors(0.01), CLIENTS) {
         let success = stack.success();
         assert!(
@@ -83,7 +89,7 @@ fn one_error_in_a_hundred_calls_is_hidden() {
 }
 
 #[test]
-fn in_an_outage_each_client_adds_a_tenth_of_its_calls_and_three() {
+fn in_an_outage_each_client_sends_at_most_a_tenth_more_and_three() {
     for mode in [Mode::Unavailable, Mode::Refusing, Mode::Hanging] {
         for (clients, seed, stack) in stacks(Scenario::outage(mode), [4, 50]) {
             let added = stack.most_added();
@@ -96,46 +102,51 @@ fn in_an_outage_each_client_adds_a_tenth_of_its_calls_and_three() {
 }
 
 #[test]
-fn a_blip_of_a_busy_client_is_hidden() {
+fn retries_hide_a_short_blip_from_a_busy_client() {
     for (_, seed, stack) in stacks(Scenario::blip(1.0), [1]) {
-        // Of 300 calls that meet it.
+        // About 300 calls fall into the blip.
         let lost = stack.lost();
         assert!(lost <= 15, "seed {seed}: {lost} calls lost");
     }
 }
 
 #[test]
-#[ignore = "prints the table of ARCHITECTURE.md"]
-fn the_table() {
-    println!("| scenario | clients | bare | stack | at worst | back | sends per call |");
+#[ignore = "prints the tables of ARCHITECTURE.md"]
+fn print_the_tables() {
+    println!(
+        "| scenario | clients | bare | stack | difference in the worst seed | back after | sends per call |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (name, scenario) in [
         ("overload", Scenario::OVERLOAD),
-        ("overload, costly refusals", Scenario::COSTLY),
+        ("overload, a refusal costs half a call", Scenario::COSTLY),
         ("overload for 30 s", Scenario::LONG_OVERLOAD),
-        ("outage by 503", Scenario::outage(Mode::Unavailable)),
-        ("outage by refusal", Scenario::outage(Mode::Refusing)),
-        ("outage by a hang", Scenario::outage(Mode::Hanging)),
+        ("outage: 503s", Scenario::outage(Mode::Unavailable)),
+        (
+            "outage: refused connections",
+            Scenario::outage(Mode::Refusing),
+        ),
+        ("outage: calls hang", Scenario::outage(Mode::Hanging)),
         ("1 % errors", Scenario::errors(0.01)),
         ("5 % errors", Scenario::errors(0.05)),
     ] {
         for clients in [1, 4, 20, 50, 100] {
-            row(name, scenario, clients, Made::Stack);
+            row(name, scenario, clients, ClientKind::Stack);
         }
     }
     for clients in [4, 20] {
-        let limited = Made::Limited(1.2);
+        let limited = ClientKind::Limited(1.2);
         row(
-            "overload, rate limits",
+            "overload, rate limits at 120 % of the capacity",
             Scenario::OVERLOAD,
             clients,
             limited,
         );
     }
-    println!("\n| blip after | bare: lost | stack: lost | at most |");
+    println!("\n| time before the blip | failed calls: bare | stack | at most |");
     println!("|---|---|---|---|");
     for before in [0.0, 0.05, 1.0, 10.0] {
-        let runs = runs(Scenario::blip(before), 1, Made::Stack);
+        let runs = runs(Scenario::blip(before), 1, ClientKind::Stack);
         println!(
             "| {before} s | {:.0} | {:.0} | {:.0} |",
             mean(&runs, |(bare, _)| bare.lost() as f64),
@@ -145,7 +156,7 @@ fn the_table() {
     }
 }
 
-fn row(name: &str, scenario: Scenario, clients: usize, made: Made) {
+fn row(name: &str, scenario: Scenario, clients: usize, made: ClientKind) {
     let runs = runs(scenario, clients, made);
     println!(
         "| {name} | {clients} | {:.1} % | {:.1} % | {:+.1} | {:.1} s | {:.2} |",
@@ -157,13 +168,13 @@ fn row(name: &str, scenario: Scenario, clients: usize, made: Made) {
     );
 }
 
-/// One without a stack, and one with.
+/// The run without a stack, and the run with one.
 type Run = (Record, Record);
 
-fn runs(scenario: Scenario, clients: usize, made: Made) -> Vec<Run> {
+fn runs(scenario: Scenario, clients: usize, made: ClientKind) -> Vec<Run> {
     let play = |made, seed| play(scenario, clients, made, seed);
     seeds()
-        .map(|seed| (play(Made::Bare, seed), play(made, seed)))
+        .map(|seed| (play(ClientKind::Bare, seed), play(made, seed)))
         .collect()
 }
 

@@ -1,4 +1,4 @@
-//! One run: clients that share a server, and what became of their calls.
+//! One run: clients that share a server, and the record of their calls.
 
 use crate::server::{CAPACITY, Mode, Received, Server};
 use buttress::Quota;
@@ -15,26 +15,26 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 
-/// How long an attempt may take, with a stack and without.
+/// The timeout of each attempt, with and without a stack.
 pub(crate) const ATTEMPT: Duration = Duration::from_millis(500);
-/// How long a call of a stack may take.
+/// The deadline of a call through a stack.
 const DEADLINE: Duration = Duration::from_millis(2_500);
-/// The load in usual times, as a share of what the server can do.
+/// The normal load, as a share of the server's capacity.
 const USUAL: f64 = 0.72;
 
-/// Usual times, then an incident, then usual times again; in seconds.
+/// Normal load, then an incident, then normal load again. Times are in seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
     before: f64,
     incident: f64,
     after: f64,
-    /// What the incident multiplies the load by.
+    /// The factor by which the incident multiplies the load.
     load: f64,
-    /// What the server does meanwhile.
+    /// What the server does during the incident.
     mode: Mode,
-    /// What a refusal costs the server, as a share of a call.
+    /// The cost of a refused call to the server, as a share of a served call.
     refusal: f64,
-    /// How many times as large the server is, and the load.
+    /// The factor by which the server and the load are scaled up.
     scale: usize,
 }
 
@@ -50,19 +50,20 @@ impl Scenario {
         scale: 1,
     };
 
-    /// The load is doubled for half a minute.
+    /// The load is doubled for 30 seconds.
     pub(crate) const LONG_OVERLOAD: Self = Self {
         incident: 30.0,
         ..Self::OVERLOAD
     };
 
-    /// The load is doubled for three seconds, and a refusal costs half a call.
+    /// The load is doubled for three seconds, and each refused call costs half as much as a served
+    /// one.
     pub(crate) const COSTLY: Self = Self {
         refusal: 0.5,
         ..Self::OVERLOAD
     };
 
-    /// Ten seconds without service.
+    /// The server serves nothing for ten seconds.
     pub(crate) const fn outage(mode: Mode) -> Self {
         Self {
             before: 10.0,
@@ -74,7 +75,7 @@ impl Scenario {
         }
     }
 
-    /// A share of errors, all the time.
+    /// A constant share of the calls fails.
     pub(crate) const fn errors(share: f64) -> Self {
         Self {
             before: 0.0,
@@ -86,7 +87,7 @@ impl Scenario {
         }
     }
 
-    /// At 10 000 calls per second, connections are refused for 30 ms.
+    /// 10 000 calls per second; connections are refused for 30 ms.
     pub(crate) const fn blip(before: f64) -> Self {
         Self {
             before,
@@ -108,19 +109,19 @@ impl Scenario {
     }
 }
 
-/// What the clients are made of.
+/// How the clients are built.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Made {
+pub(crate) enum ClientKind {
     /// A timeout and nothing else.
     Bare,
-    /// A stack for each client, with its defaults.
+    /// One stack with default settings per client.
     Stack,
-    /// The same with a rate limit: this multiple of the client's share of the server.
+    /// The same with a rate limit: this multiple of the client's share of the server's capacity.
     Limited(f64),
 }
 
-/// Plays the scenario. The same arguments give the same record.
-pub(crate) fn play(scenario: Scenario, clients: usize, made: Made, seed: u64) -> Record {
+/// Runs the scenario. The same arguments give the same record.
+pub(crate) fn play(scenario: Scenario, clients: usize, made: ClientKind, seed: u64) -> Record {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
@@ -139,17 +140,17 @@ pub(crate) fn play(scenario: Scenario, clients: usize, made: Made, seed: u64) ->
     })
 }
 
-/// A client's way to call. It says whether the call succeeded.
+/// A client. Its response says whether the call succeeded.
 type Client = BoxCloneSyncService<Request<()>, bool, io::Error>;
 
-impl Made {
+impl ClientKind {
     fn client(self, server: &Arc<Server>, client: usize, share: f64, seed: u64) -> Client {
         let server = server.clone();
         let http = service_fn(move |_: Request<()>| {
             let server = server.clone();
             async move { server.respond(client).await }
         });
-        // Repeatable; no two clients draw the same.
+        // Repeatable, and different for each client.
         let seed = seed << 32 | client as u64;
         let stack = stack()
             .deadline(DEADLINE)
@@ -181,7 +182,7 @@ fn is_good(response: &Response<()>) -> bool {
     response.status().is_success()
 }
 
-/// Calls at random times (Poisson), each by a random client.
+/// Makes calls at random times (a Poisson process), each by a random client.
 async fn call(scenario: Scenario, server: &Server, clients: &[Client], seed: u64) -> Vec<Call> {
     let start = Instant::now();
     let usual = USUAL * CAPACITY * scenario.scale as f64;
@@ -215,11 +216,11 @@ async fn call(scenario: Scenario, server: &Server, clients: &[Client], seed: u64
     }
 }
 
-/// What became of a run.
+/// The record of a run.
 pub(crate) struct Record {
     scenario: Scenario,
     clients: usize,
-    /// In order.
+    /// In order of time.
     calls: Vec<Call>,
     received: Vec<Received>,
 }
@@ -231,12 +232,12 @@ struct Call {
 }
 
 impl Record {
-    /// Calls that failed.
+    /// The number of failed calls.
     pub(crate) fn lost(&self) -> usize {
         self.calls.iter().filter(|call| !call.succeeded).count()
     }
 
-    /// Percent of all calls that succeeded.
+    /// The percentage of all calls that succeeded.
     pub(crate) fn success(&self) -> f64 {
         self.success_in(0.0..self.scenario.end())
     }
@@ -248,7 +249,7 @@ impl Record {
         good as f64 / calls.len() as f64 * 100.0
     }
 
-    /// Seconds from the end of the incident until 99 % succeed in each second from then on.
+    /// Seconds from the end of the incident until at least 99 % succeed in every following second.
     pub(crate) fn back_after(&self) -> f64 {
         let end = self.scenario.incident().end;
         let steps = ((self.scenario.after - 1.0) * 10.0) as u32;
@@ -263,7 +264,7 @@ impl Record {
             .map_or(0.0, |last| tenths(last + 1))
     }
 
-    /// The most that a client sent in ten seconds above 1.1 times the calls that it made.
+    /// The most requests above 1.1 times its calls that any client sent in any ten seconds.
     pub(crate) fn most_added(&self) -> f64 {
         (0..self.clients)
             .map(|client| {
@@ -276,7 +277,7 @@ impl Record {
             .fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// The most sends per call in ten seconds, of all clients together.
+    /// The most requests per call that all clients together sent in any ten seconds.
     pub(crate) fn most_sends_per_call(&self) -> f64 {
         let calls: Vec<f64> = self.calls.iter().map(|call| call.at).collect();
         let sends: Vec<f64> = self.received.iter().map(|sent| sent.at).collect();

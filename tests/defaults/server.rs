@@ -11,25 +11,26 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
 
-/// Calls that are worked on at once.
+/// How many calls the server works on at the same time.
 const WORKERS: usize = 8;
-/// The work of one call. It goes on when the caller has left.
+/// The work of one call. It continues if the caller cancels the call.
 const WORK: Duration = Duration::from_millis(40);
 /// Calls per second that keep all workers busy.
 pub(crate) const CAPACITY: f64 = 200.0;
-/// Calls that wait for a worker. A full queue takes 750 ms, longer than an attempt may take.
+/// How many calls may wait for a worker. Working off a full queue takes 750 ms, which is longer
+/// than an attempt may take.
 const QUEUE: usize = 150;
-/// How long a response takes that needs no worker.
+/// The delay of a response that needs no worker.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// What the server does with a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Mode {
-    /// Queues it for a worker. If the queue is full, a worker refuses it by a 503.
+    /// Queues it for a worker. If the queue is full, a worker refuses it with a 503.
     Serving,
-    /// The same, but this share of the work ends in a 500.
+    /// The same, but this share of the requests ends in a 500.
     Erring(f64),
-    /// Responds with a 503 at once.
+    /// Responds with a 503 immediately.
     Unavailable,
     /// Refuses the connection.
     Refusing,
@@ -45,12 +46,12 @@ pub(crate) struct Received {
 
 pub(crate) struct Server {
     start: Instant,
-    /// How many times as large the server is.
+    /// The factor by which the server is scaled up.
     scale: usize,
-    /// The work of a refusal.
+    /// The work of refusing a call.
     refusal: Duration,
     state: Mutex<State>,
-    /// As many permits as there are jobs in the queues.
+    /// One permit per job in the queues.
     jobs: Semaphore,
 }
 
@@ -62,12 +63,12 @@ struct State {
     rng: StdRng,
 }
 
-/// Where the response goes.
+/// The channel for the response.
 type Job = oneshot::Sender<StatusCode>;
 
 impl Server {
-    /// The server is `scale` times as large as its constants say. A refusal costs it `refusal`
-    /// calls.
+    /// Starts a server that is `scale` times as large as the constants say. Refusing a call costs
+    /// `refusal` times as much as serving one.
     pub(crate) fn start(scale: usize, refusal: f64, seed: u64) -> Arc<Self> {
         let state = State {
             mode: Mode::Serving,
@@ -139,7 +140,7 @@ impl Server {
         response
     }
 
-    /// One job, refusals first.
+    /// Does one job. Refusals go first.
     async fn work(&self) {
         self.jobs.acquire().await.expect("never closed").forget();
         let refused = self.state().refused.pop_front();
@@ -151,7 +152,7 @@ impl Server {
             sleep(WORK).await;
             (accepted.expect("a job for each permit"), self.outcome())
         };
-        // The caller may have left.
+        // The caller may have cancelled the call.
         job.send(status).ok();
     }
 

@@ -1,4 +1,4 @@
-//! What layers, handles, services and futures are to the type system.
+//! Auto traits and bounds of layers, handles, services and futures.
 
 use super::{Res, TICK};
 use crate::strict::Strict;
@@ -13,7 +13,7 @@ use tokio_test::task;
 use tower::{Layer, Service};
 
 #[test]
-fn layers_handles_services_and_futures_are_what_a_runtime_asks_for() {
+fn layers_handles_services_and_futures_are_send_and_sync() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}
     fn future_of<L, Inner>()
@@ -47,7 +47,7 @@ fn layers_handles_services_and_futures_are_what_a_runtime_asks_for() {
 }
 
 #[test]
-fn timeout_and_circuit_breaker_take_services_that_are_not_clone() {
+fn timeout_and_circuit_breaker_accept_services_that_are_not_clone() {
     struct NotClone;
     impl Service<u32> for NotClone {
         type Response = u32;

@@ -1,13 +1,14 @@
-//! What holds for every layer, alone and in every ordered pair: a new layer is one line in `moods::ALL`.
+//! What holds for every layer, alone and in every ordered pair. A new layer is one line in
+//! `setups::ALL`.
 
 mod bounds;
-mod moods;
+mod setups;
 mod sharing;
 mod strict;
 
 use buttress::Error;
 use buttress::retry::Budget;
-use moods::{ALL, Expected, Handles, Later, Mood, Now, Outcome, box_of, seen};
+use setups::{ALL, Expected, Handles, Later, Now, Outcome, Setup, box_of, seen};
 use std::future::Future;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -21,27 +22,27 @@ type Boxed = BoxCloneSyncService<u32, u32, Error<&'static str>>;
 
 const TICK: Duration = Duration::from_millis(10);
 
-/// Every mood alone, and every ordered pair of moods.
-fn stacks() -> impl Iterator<Item = Vec<Mood>> {
-    let alone = ALL.into_iter().map(|mood| vec![mood]);
+/// Every setup alone, and every ordered pair of setups.
+fn stacks() -> impl Iterator<Item = Vec<Setup>> {
+    let alone = ALL.into_iter().map(|setup| vec![setup]);
     let pairs = ALL
         .into_iter()
         .flat_map(|outer| ALL.map(|inner| vec![outer, inner]));
     alone.chain(pairs)
 }
 
-/// Innermost last.
-fn build(stack: &[Mood], inner: Boxed) -> (Boxed, Handles) {
+/// Builds the stack; its last setup is the innermost.
+fn build(stack: &[Setup], inner: Boxed) -> (Boxed, Handles) {
     let mut handles = Handles::default();
     let service = stack
         .iter()
         .rev()
-        .fold(inner, |service, mood| mood.over(service, &mut handles));
+        .fold(inner, |service, setup| setup.over(service, &mut handles));
     (service, handles)
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_stack_calls_what_is_not_ready_or_leaks_and_each_ends_as_its_layers_say() {
+async fn every_stack_readies_before_it_calls_leaks_nothing_and_has_the_expected_outcome() {
     for pending_once in [false, true] {
         for stack in stacks() {
             let strict = Strict::new(pending_once);
@@ -54,14 +55,14 @@ async fn no_stack_calls_what_is_not_ready_or_leaks_and_each_ends_as_its_layers_s
             let expected = stack
                 .iter()
                 .rev()
-                .fold(inner, |below, mood| mood.expected(below));
-            // The same instance twice, and a clone of it.
+                .fold(inner, |below, setup| setup.expected(below));
+            // Use the same instance twice, then a clone of it.
             for round in 0..3 {
                 if round == 2 {
                     service = service.clone();
                 }
-                // A timeout leaves the instance it gave up on as it is, half-way to ready.
-                let half_ready = pending_once && stack.contains(&Mood::TimesOut);
+                // After a timeout the inner instance may still be on its way to readiness.
+                let half_ready = pending_once && stack.contains(&Setup::TimesOut);
                 if round == 1 && half_ready {
                     continue;
                 }
@@ -84,10 +85,10 @@ async fn no_stack_calls_what_is_not_ready_or_leaks_and_each_ends_as_its_layers_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_passes_through_every_stack_that_asks_for_readiness() {
+async fn a_readiness_error_is_passed_on_by_every_stack_that_polls_readiness() {
     for stack in stacks() {
-        // These answer without asking the inner service.
-        let silent = |mood: &Mood| matches!(mood, Mood::Open | Mood::Full);
+        // These reject calls without polling the inner service.
+        let silent = |setup: &Setup| matches!(setup, Setup::Open | Setup::Full);
         if stack.iter().any(silent) {
             continue;
         }
@@ -103,22 +104,22 @@ async fn an_error_of_readiness_passes_through_every_stack_that_asks_for_readines
 
 #[tokio::test(start_paused = true)]
 async fn a_clone_of_a_ready_service_starts_unready() {
-    for mood in ALL {
+    for setup in ALL {
         let strict = Strict::new(false);
-        let (mut service, _handles) = build(&[mood], box_of(strict));
+        let (mut service, _handles) = build(&[setup], box_of(strict));
         service.ready().await.unwrap();
         let mut clone = service.clone();
         let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            // Not polled: what panics, if anything, is the call.
+            // Do not poll the future: `call` itself must panic.
             drop(clone.call(7));
         }));
-        // A timeout and a retry keep no readiness of their own: there the inner service panics.
-        assert!(called.is_err(), "{mood:?}");
+        // Timeout and retry keep no readiness of their own. With them, the inner service panics.
+        assert!(called.is_err(), "{setup:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_after_any_number_of_polls_nothing_is_leaked() {
+async fn a_call_dropped_after_any_number_of_polls_leaks_nothing() {
     for pending_once in [false, true] {
         for stack in stacks() {
             for polls in 0.. {
@@ -137,7 +138,8 @@ async fn dropped_after_any_number_of_polls_nothing_is_leaked() {
                     tokio::time::sleep(TICK / 4).await;
                 }
                 drop(call);
-                // At once, but for the slots that the test itself holds.
+                // Everything is released immediately, except for the slots that the test itself
+                // holds.
                 if !handles.queues.is_empty() {
                     tokio::time::sleep(TICK * 2).await;
                 }
@@ -150,9 +152,9 @@ async fn dropped_after_any_number_of_polls_nothing_is_leaked() {
                     .zip(&handles.budgets)
                     .map(|(before, budget)| (before - budget.tokens()).max(0.0).ceil())
                     .sum();
-                // A budget pays for what was sent and for nothing else; but what timed out may have
-                // been sent, for all that the layers know.
-                let unknown = stack.contains(&Mood::TimesOut);
+                // A token is spent only for a retry that was sent. After a timeout the layers
+                // cannot know whether the attempt was sent.
+                let unknown = stack.contains(&Setup::TimesOut);
                 let sends = shared.calls.load(SeqCst) as f64 + if unknown { 3.0 } else { 0.0 };
                 assert!(
                     spent <= (sends - 1.0).max(0.0),
@@ -174,7 +176,7 @@ async fn a_future_that_moved_to_another_task_is_woken_there() {
         handles.occupy_queues();
         let mut call = Box::pin(service.oneshot(7));
         let (mut here, mut there) = (task::spawn(()), task::spawn(()));
-        // From task to task at every poll: the one that polled last is the one that is woken.
+        // Switch tasks before every poll. The task that polled last must be the one that is woken.
         for polls in 0.. {
             let (polling, other) = if polls % 2 == 0 {
                 (&mut here, &mut there)
@@ -185,7 +187,7 @@ async fn a_future_that_moved_to_another_task_is_woken_there() {
             if polling.enter(|cx, _| call.as_mut().poll(cx)).is_ready() {
                 break;
             }
-            // No timer of this test is longer than a few ticks.
+            // No timer in this test is longer than a few ticks.
             tokio::time::sleep(TICK * 5).await;
             assert!(polling.is_woken(), "{stack:?} at poll {polls}");
             assert!(polls < 100, "{stack:?} never ends");

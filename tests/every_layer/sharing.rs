@@ -1,6 +1,6 @@
 //! What the services of one layer share.
 
-use crate::moods::{Outcome, box_of, seen};
+use crate::setups::{Outcome, box_of, seen};
 use crate::strict::Strict;
 use buttress::retry::Cloned;
 use buttress::{
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tower::{Layer, ServiceExt};
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_applied_again_shares_its_state() {
+async fn all_services_of_a_layer_share_its_state() {
     let inner = || box_of(Strict::new(false));
 
     let shed = LoadShedLayer::new(1);
@@ -48,7 +48,7 @@ async fn a_layer_applied_again_shares_its_state() {
             Outcome::Ok
         );
     }
-    // One retry of each call, or both of one, out of two tokens.
+    // Two retries have spent the two tokens: one of each call, or both of one call.
     assert!(retry.budget().unwrap().tokens() < 0.1);
 }
 

@@ -1,4 +1,4 @@
-//! The service below the layers.
+//! The innermost service of these tests.
 
 use super::Res;
 use buttress::Error;
@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use tower::Service;
 
-/// A service that panics when it is called unready, and counts what is reserved and in flight.
+/// A service that panics if it is called before it is ready. It counts reservations and calls in
+/// flight.
 #[derive(Debug)]
 pub(crate) struct Strict {
     pub(crate) shared: Arc<Shared>,
@@ -19,7 +20,7 @@ pub(crate) struct Strict {
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    /// Each instance's first look at its readiness is pending.
+    /// Each instance returns `Pending` from its first `poll_ready`.
     pub(crate) pending_once: bool,
     pub(crate) fails_to_ready: bool,
     pub(crate) reserved: AtomicUsize,
@@ -69,7 +70,7 @@ impl Drop for Strict {
 impl Service<u32> for Strict {
     type Response = u32;
     type Error = Error<&'static str>;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if self.shared.fails_to_ready {
@@ -85,13 +86,13 @@ impl Service<u32> for Strict {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, n: u32) -> Answer {
+    fn call(&mut self, n: u32) -> ResponseFuture {
         assert!(self.ready, "called unready");
         self.give_up_readiness();
         self.polled = false;
         self.shared.calls.fetch_add(1, SeqCst);
         self.shared.in_flight.fetch_add(1, SeqCst);
-        Answer {
+        ResponseFuture {
             n,
             shared: self.shared.clone(),
             polled: false,
@@ -99,14 +100,14 @@ impl Service<u32> for Strict {
     }
 }
 
-/// Pending once, then the answer.
-pub(crate) struct Answer {
+/// Pending once, then ready with the response.
+pub(crate) struct ResponseFuture {
     n: u32,
     shared: Arc<Shared>,
     polled: bool,
 }
 
-impl Future for Answer {
+impl Future for ResponseFuture {
     type Output = Res;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Res> {
@@ -118,7 +119,7 @@ impl Future for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseFuture {
     fn drop(&mut self) {
         self.shared.in_flight.fetch_sub(1, SeqCst);
     }

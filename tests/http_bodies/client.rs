@@ -1,7 +1,7 @@
-//! With hyper's client, on a socket.
+//! Replayed request bodies with hyper's client, over a socket.
 
-use super::{BoxError, Streaming, answer, retrying, streaming, trailers};
-use crate::loopback::{Answer, serve, soon};
+use super::{BoxError, Streaming, respond, retrying, streaming, trailers};
+use crate::loopback::{BoxedResponse, serve, soon};
 use buttress::http::{Attempt, ReplayBody, ReplayBodyLayer};
 use buttress::{ErrorLayer, TimeoutLayer};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
-/// A request as the server got it.
+/// A request as the server received it.
 #[derive(Clone, Debug)]
 struct Got {
     headers: HeaderMap,
@@ -32,41 +32,46 @@ struct Got {
 
 type Gots = Arc<Mutex<Vec<Got>>>;
 
-/// What a server does with the first request; it reads all others and answers 200.
+/// What the server does with the first request. It reads all later ones and responds with 200.
 #[derive(Clone, Copy)]
 enum First {
-    /// Answers 503 when it has the whole.
+    /// Reads the whole body and responds with 503.
     Refuse,
-    /// Answers 503 when it has some of it.
+    /// Reads a part of the body and responds with 503.
     RefuseEarly,
-    /// Reads some of it, and does not answer.
+    /// Reads a part of the body and never responds.
     Hang,
 }
 
-async fn receive(request: Request<Incoming>, first: First, log: Gots, count: usize) -> Answer {
+async fn receive(
+    request: Request<Incoming>,
+    first: First,
+    log: Gots,
+    count: usize,
+) -> BoxedResponse {
     let (head, mut body) = request.into_parts();
     if count == 0 && !matches!(first, First::Refuse) {
         body.frame().await.unwrap().unwrap();
         if matches!(first, First::Hang) {
             pending::<()>().await;
         }
-        return answer(503);
+        return respond(503);
     }
     let Ok(body) = body.collect().await else {
-        return answer(400);
+        return respond(400);
     };
     log.lock().unwrap().push(Got {
         headers: head.headers,
         trailers: body.trailers().cloned(),
         data: body.to_bytes(),
     });
-    answer(if count == 0 { 503 } else { 200 })
+    respond(if count == 0 { 503 } else { 200 })
 }
 
 struct Exchange {
-    /// How many requests there were.
+    /// How many requests arrived.
     sent: usize,
-    /// Those that arrived whole.
+    /// Those that arrived completely.
     got: Vec<Got>,
     outcome: Result<StatusCode, BoxError>,
 }
@@ -84,7 +89,7 @@ where
         receive(request, first, log.clone(), counter.fetch_add(1, SeqCst))
     });
     let (uri, _) = serving.await;
-    // Long where it is not to run out.
+    // Long, unless the test is about the timeout.
     let limit = Duration::from_millis(match first {
         First::Hang => 300,
         First::Refuse | First::RefuseEarly => 10_000,
@@ -114,7 +119,7 @@ where
     builder.http2_only(version == Version::HTTP_2).build_http()
 }
 
-/// 128 KiB and trailers, which come little by little.
+/// 128 KiB and trailers, sent in small parts.
 fn upload() -> Streaming {
     let (sender, body) = streaming();
     tokio::spawn(async move {
@@ -134,7 +139,7 @@ const WHOLE: usize = 128 * 1024;
 const PLENTY: usize = 1024 * 1024;
 
 #[tokio::test]
-async fn an_upload_that_was_refused_is_sent_again_whole() {
+async fn a_refused_upload_is_sent_again_completely() {
     for version in VERSIONS {
         let exchange = exchange(version, First::Refuse, PLENTY, upload()).await;
         let lengths: Vec<_> = exchange.got.iter().map(|got| got.data.len()).collect();
@@ -143,7 +148,7 @@ async fn an_upload_that_was_refused_is_sent_again_whole() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_sent_again_ends_in_its_trailers() {
+async fn an_upload_that_is_sent_again_ends_with_its_trailers() {
     for version in VERSIONS {
         let exchange = exchange(version, First::Refuse, PLENTY, upload()).await;
         let got: Vec<_> = exchange.got.into_iter().map(|got| got.trailers).collect();
@@ -161,7 +166,7 @@ async fn an_upload_that_is_too_long_to_keep_is_sent_once() {
 }
 
 #[tokio::test]
-async fn an_upload_that_was_refused_early_is_sent_again_whole() {
+async fn an_upload_refused_before_its_end_is_sent_again_completely() {
     for version in VERSIONS {
         let exchange = exchange(version, First::RefuseEarly, PLENTY, upload()).await;
         assert_eq!(exchange.outcome.unwrap(), 200, "{version:?}");
@@ -170,7 +175,7 @@ async fn an_upload_that_was_refused_early_is_sent_again_whole() {
 }
 
 #[tokio::test]
-async fn an_upload_that_was_refused_early_and_is_too_long_ends_in_the_refusal() {
+async fn an_upload_refused_before_its_end_and_too_long_to_keep_returns_the_503() {
     for version in VERSIONS {
         let exchange = exchange(version, First::RefuseEarly, 1, upload()).await;
         assert_eq!(exchange.outcome.unwrap(), 503, "{version:?}");
@@ -179,7 +184,7 @@ async fn an_upload_that_was_refused_early_and_is_too_long_ends_in_the_refusal() 
 }
 
 #[tokio::test]
-async fn an_upload_whose_attempt_timed_out_is_sent_again_whole() {
+async fn an_upload_whose_attempt_timed_out_is_sent_again_completely() {
     for version in VERSIONS {
         let exchange = exchange(version, First::Hang, PLENTY, upload()).await;
         assert_eq!(exchange.outcome.unwrap(), 200, "{version:?}");
@@ -187,7 +192,7 @@ async fn an_upload_whose_attempt_timed_out_is_sent_again_whole() {
     }
 }
 
-/// How each attempt was framed.
+/// The framing headers of each attempt.
 async fn framings<B>(version: Version, body: B) -> Vec<[Option<HeaderValue>; 2]>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -200,7 +205,7 @@ where
 }
 
 #[tokio::test]
-async fn a_body_of_known_length_is_sent_with_it_each_time() {
+async fn each_attempt_sends_the_known_length_of_a_body() {
     for version in VERSIONS {
         let length = Some(HeaderValue::from_static("5"));
         let framings = framings(version, Full::from("to be")).await;
@@ -213,8 +218,8 @@ async fn a_body_of_known_length_is_sent_with_it_each_time() {
 }
 
 #[tokio::test]
-async fn an_empty_body_is_sent_as_none_each_time() {
-    // As hyper sends a PUT without a body.
+async fn each_attempt_sends_an_empty_body_as_no_body() {
+    // This is how hyper sends a PUT without a body.
     let zero = Some(HeaderValue::from_static("0"));
     for (version, length) in [(Version::HTTP_11, None), (Version::HTTP_2, zero)] {
         let framings = framings(version, Empty::new()).await;
@@ -227,18 +232,18 @@ async fn an_empty_body_is_sent_as_none_each_time() {
 }
 
 #[tokio::test]
-async fn a_stream_is_sent_in_chunks_each_time() {
+async fn each_attempt_sends_a_stream_in_chunks() {
     let chunked = Some(HeaderValue::from_static("chunked"));
     let framings = framings(Version::HTTP_11, upload()).await;
     assert_eq!(framings, [[None, chunked.clone()], [None, chunked]]);
 }
 
 #[tokio::test]
-async fn a_request_that_found_no_connection_is_sent_again_whatever_its_size() {
+async fn a_request_that_could_not_connect_is_sent_again_whatever_its_size() {
     for version in VERSIONS {
         let got = Gots::default();
         let log = got.clone();
-        // Not the first: that one is sent to where nobody listens.
+        // The first attempt fails before it reaches the server: nobody listens at its address.
         let serving = serve(version, move |request| {
             receive(request, First::Refuse, log.clone(), 1)
         });

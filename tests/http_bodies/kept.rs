@@ -1,4 +1,4 @@
-//! What is kept of a body, and how it is framed.
+//! What is kept of a request body, and how the body is framed.
 
 use super::{body_of, data, framing, kept, read, rest, streaming, text, trailers};
 use buttress::Replay;
@@ -34,7 +34,7 @@ fn a_copy_sends_the_same_trailers() {
 }
 
 #[test]
-fn a_copy_sends_what_was_sent_and_goes_on_from_there() {
+fn a_copy_replays_what_was_sent_and_then_continues() {
     let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
@@ -45,7 +45,7 @@ fn a_copy_sends_what_was_sent_and_goes_on_from_there() {
 }
 
 #[test]
-fn a_copy_made_halfway_starts_from_the_start() {
+fn a_copy_made_halfway_starts_at_the_beginning() {
     let (sender, body) = streaming();
     let request = kept(64, body);
     let _copy = Idempotent.replay(&request).unwrap();
@@ -58,7 +58,7 @@ fn a_copy_made_halfway_starts_from_the_start() {
 }
 
 #[test]
-fn the_bytes_are_in_memory_once() {
+fn the_bytes_are_kept_in_memory_only_once() {
     let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
@@ -74,7 +74,7 @@ fn the_bytes_are_in_memory_once() {
 }
 
 #[test]
-fn nothing_is_kept_of_a_request_that_is_not_copied() {
+fn nothing_is_kept_of_a_request_without_a_copy() {
     let (sender, body) = streaming();
     let mut reading = task::spawn(kept(64, body).into_body());
     let sent = Bytes::from(vec![7; 32]);
@@ -84,7 +84,7 @@ fn nothing_is_kept_of_a_request_that_is_not_copied() {
 }
 
 #[test]
-fn what_was_kept_is_let_go_when_the_body_is_too_long() {
+fn the_kept_bytes_are_released_when_the_body_is_too_long() {
     let (sender, body) = streaming();
     let request = kept(40, body);
     let _copy = Idempotent.replay(&request).unwrap();
@@ -98,14 +98,15 @@ fn what_was_kept_is_let_go_when_the_body_is_too_long() {
 }
 
 #[test]
-fn a_body_that_is_too_long_streams_on() {
+fn a_body_that_is_too_long_is_still_streamed() {
     let request = kept(4, body_of(&["to be ", "or not ", "to be"]));
     let _copy = Idempotent.replay(&request).unwrap();
     let sent = text(rest(&mut task::spawn(request.into_body())));
     assert_eq!(sent, "to be or not to be");
 }
 
-/// Whether a body of five bytes and 14 of trailers can be sent again after it was sent.
+/// Whether a body with five bytes of data and 14 bytes of trailers can be replayed after it was
+/// sent.
 fn repeats(keep: usize) -> bool {
     let request = kept(keep, body_of(&["to ", "be"]));
     let copy = Idempotent.replay(&request).unwrap();
@@ -114,7 +115,7 @@ fn repeats(keep: usize) -> bool {
 }
 
 #[test]
-fn a_body_just_as_long_as_is_kept_can_be_sent_again() {
+fn a_body_exactly_as_long_as_the_limit_can_be_sent_again() {
     assert!(repeats(19));
 }
 
@@ -131,7 +132,7 @@ fn a_body_in_very_many_parts_counts_as_too_long() {
         let request = kept(64 * 1024, body);
         let copy = Idempotent.replay(&request).unwrap();
         let mut reading = task::spawn(request.into_body());
-        // The stream lets others have their turn now and then.
+        // The stream yields to other tasks from time to time.
         let read = (0..100)
             .map(|_| text(rest(&mut reading)).len())
             .sum::<usize>();
@@ -149,7 +150,7 @@ fn a_body_of_which_nothing_was_read_can_be_sent_again_whatever_its_size() {
 }
 
 #[test]
-fn up_to_64_kib_are_kept_by_default() {
+fn by_default_64_kib_are_kept() {
     for (len, repeated) in [(65_536, true), (65_537, false)] {
         let hand_out = service_fn(|request| ready(Ok::<_, Infallible>(request)));
         let mut service = ReplayBodyLayer::default().layer(hand_out);
@@ -174,10 +175,10 @@ fn empty_data_is_not_kept() {
     assert_eq!(rest(&mut task::spawn(copy.into_body())).len(), 1);
 }
 
-// How it is framed
+// Framing
 
 #[test]
-fn each_attempt_says_the_length_of_the_whole() {
+fn each_attempt_reports_the_length_of_the_whole_body() {
     let request = kept(64, Full::new(Bytes::from("to be")));
     let copy = Idempotent.replay(&request).unwrap();
     let mut reading = task::spawn(request.into_body());
@@ -187,7 +188,7 @@ fn each_attempt_says_the_length_of_the_whole() {
 }
 
 #[test]
-fn the_length_that_is_left_shrinks_and_ends() {
+fn the_remaining_length_shrinks_to_zero() {
     let request = kept(64, Full::new(Bytes::from("to be")));
     let copy = Idempotent.replay(&request).unwrap();
     for request in [request, copy] {
@@ -198,7 +199,7 @@ fn the_length_that_is_left_shrinks_and_ends() {
 }
 
 #[test]
-fn an_empty_body_is_at_its_end_at_once() {
+fn an_empty_body_is_at_its_end_from_the_start() {
     let request = kept(64, Empty::<Bytes>::new());
     let copy = Idempotent.replay(&request).unwrap();
     for request in [request, copy] {
@@ -207,7 +208,7 @@ fn an_empty_body_is_at_its_end_at_once() {
 }
 
 #[test]
-fn a_body_of_unknown_length_is_so_in_each_attempt() {
+fn a_body_of_unknown_length_has_no_length_in_any_attempt() {
     let request = kept(64, body_of(&["to be"]));
     let copy = Idempotent.replay(&request).unwrap();
     rest(&mut task::spawn(request.into_body()));
@@ -215,9 +216,9 @@ fn a_body_of_unknown_length_is_so_in_each_attempt() {
 }
 
 #[test]
-fn a_body_that_gives_more_than_it_said_makes_nothing_panic() {
-    struct Liar(u8);
-    impl Body for Liar {
+fn a_body_longer_than_its_size_hint_does_not_panic() {
+    struct WrongSizeHint(u8);
+    impl Body for WrongSizeHint {
         type Data = Bytes;
         type Error = Infallible;
         fn poll_frame(
@@ -231,7 +232,7 @@ fn a_body_that_gives_more_than_it_said_makes_nothing_panic() {
             SizeHint::with_exact(5)
         }
     }
-    let mut reading = task::spawn(kept(64, Liar(0)).into_body());
+    let mut reading = task::spawn(kept(64, WrongSizeHint(0)).into_body());
     rest(&mut reading);
     assert_eq!(reading.size_hint().exact(), Some(0));
 }

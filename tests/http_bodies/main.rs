@@ -1,4 +1,4 @@
-//! What the replay of request bodies promises: by itself, under a retry, and with hyper's client.
+//! Replayed request bodies: alone, below a retry, and with hyper's client.
 
 #![cfg(all(feature = "http-body", feature = "hyper-util"))]
 
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use loopback::Answer;
+use loopback::BoxedResponse;
 use pin_project_lite::pin_project;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -41,7 +41,7 @@ struct DiskGone;
 type Part = Result<Frame<Bytes>, DiskGone>;
 
 pin_project! {
-    /// As awkward as bodies get: neither `Clone` nor `Sync` nor `Unpin`.
+    /// As restricted as a body can be: neither `Clone` nor `Sync` nor `Unpin`.
     struct Streaming {
         parts: Receiver<Part>,
         #[pin]
@@ -59,7 +59,7 @@ impl Body for Streaming {
     }
 }
 
-/// A body and what feeds it. Dropping the sender ends it.
+/// A body and the sender of its parts. Dropping the sender ends the body.
 fn streaming() -> (Sender<Part>, Streaming) {
     let (sender, parts) = channel(64);
     let body = Streaming {
@@ -81,7 +81,7 @@ fn trailers() -> HeaderMap {
     )])
 }
 
-/// A body of these parts, with trailers.
+/// A body with these parts, and with trailers.
 fn body_of(parts: &[&'static str]) -> Streaming {
     let (sender, body) = streaming();
     for part in parts {
@@ -91,7 +91,7 @@ fn body_of(parts: &[&'static str]) -> Streaming {
     body
 }
 
-/// The request as the retry below the layer sees it.
+/// The request as the retry below the replay layer sees it.
 fn kept<B: Body + Send + 'static>(keep: usize, body: B) -> Request<ReplayBody<B>> {
     let hand_out = service_fn(|request| ready(Ok::<_, Infallible>(request)));
     let mut service = ReplayBodyLayer::new().keep(keep).layer(hand_out);
@@ -102,7 +102,7 @@ fn kept<B: Body + Send + 'static>(keep: usize, body: B) -> Request<ReplayBody<B>
 type Frames = Vec<Result<Frame<Bytes>, BoxError>>;
 type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// A reader of a body, on a task of its own.
+/// A body that is read in a task of its own.
 type Reading<B> = task::Spawn<ReplayBody<B>>;
 
 fn read<B>(reading: &mut Reading<B>) -> Polled
@@ -113,7 +113,7 @@ where
     reading.enter(|cx, body| body.poll_frame(cx))
 }
 
-/// What there is to read without waiting, and its end if it was reached.
+/// All frames that can be read without waiting.
 fn rest<B>(reading: &mut Reading<B>) -> Frames
 where
     B: Body,
@@ -126,7 +126,7 @@ where
     .collect()
 }
 
-/// The data of what was read.
+/// The data of these frames.
 fn text(frames: Frames) -> String {
     let data = frames
         .into_iter()
@@ -142,7 +142,7 @@ fn error(polled: Polled) -> String {
     error.to_string()
 }
 
-/// How hyper would frame it: whether there is anything, and how long it is.
+/// What hyper bases the framing on: whether the body is empty, and its exact length.
 fn framing<B>(body: &ReplayBody<B>) -> (bool, Option<u64>)
 where
     ReplayBody<B>: Body,
@@ -156,7 +156,7 @@ fn retrying() -> RetryBuilder<StatusClassifier> {
         .backoff(Backoff::constant(Duration::from_millis(10)))
 }
 
-fn answer(status: u16) -> Answer {
-    let body = Full::from("answer").boxed_unsync();
+fn respond(status: u16) -> BoxedResponse {
+    let body = Full::from("response").boxed_unsync();
     Response::builder().status(status).body(body).unwrap()
 }

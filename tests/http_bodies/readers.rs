@@ -1,4 +1,4 @@
-//! One reader at a time, and bodies that fail.
+//! Only one attempt reads the body at a time; bodies that fail.
 
 use super::{
     BoxError, DiskGone, Part, Polled, Reading, Streaming, body_of, data, error, kept, read, rest,
@@ -17,10 +17,10 @@ use tokio_test::{assert_pending, task};
 
 const SUPERSEDED: &str = "the request body is sent by a newer attempt";
 
-// One reader
+// One reader at a time
 
 #[test]
-fn an_older_attempt_ends_with_an_error_not_an_end() {
+fn a_superseded_attempt_fails_instead_of_ending_its_body() {
     let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
@@ -32,7 +32,7 @@ fn an_older_attempt_ends_with_an_error_not_an_end() {
 }
 
 #[test]
-fn an_older_attempt_that_waits_is_woken_to_end() {
+fn a_superseded_attempt_that_waits_is_woken() {
     let (_sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
@@ -43,7 +43,7 @@ fn an_older_attempt_that_waits_is_woken_to_end() {
 }
 
 #[test]
-fn without_a_policy_that_asks_the_first_poll_of_the_newer_ends_the_older() {
+fn without_replayable_the_first_poll_of_the_newer_attempt_ends_the_older_one() {
     let (_sender, body) = streaming();
     let request = kept(64, body);
     let copy = Cloned.replay(&request).unwrap();
@@ -55,11 +55,11 @@ fn without_a_policy_that_asks_the_first_poll_of_the_newer_ends_the_older() {
 }
 
 #[test]
-fn an_older_attempt_takes_nothing_while_the_next_waits_for_its_turn() {
+fn a_superseded_attempt_reads_nothing_before_the_next_one_starts() {
     let (sender, body) = streaming();
     let request = kept(1, body);
     let mut copy = Idempotent.replay(&request).unwrap();
-    // Not polled yet, as behind a full connection.
+    // The older attempt is not polled yet, as if its connection were busy.
     let mut older = task::spawn(request.into_body());
     assert!(Idempotent.replayable(&copy));
     sender.try_send(Ok(data("to be"))).unwrap();
@@ -69,7 +69,7 @@ fn an_older_attempt_takes_nothing_while_the_next_waits_for_its_turn() {
 }
 
 #[test]
-fn a_copy_that_cannot_be_sent_does_not_disturb_the_one_under_way() {
+fn a_copy_that_cannot_be_sent_does_not_disturb_the_current_attempt() {
     let (sender, body) = streaming();
     let request = kept(1, body);
     let copy = Idempotent.replay(&request).unwrap();
@@ -83,7 +83,7 @@ fn a_copy_that_cannot_be_sent_does_not_disturb_the_one_under_way() {
 }
 
 #[test]
-fn with_a_policy_that_does_not_ask_a_copy_of_a_body_too_long_fails() {
+fn without_replayable_a_copy_of_a_body_that_is_too_long_fails() {
     let request = kept(1, body_of(&["to be"]));
     let copy = Cloned.replay(&request).unwrap();
     rest(&mut task::spawn(request.into_body()));
@@ -105,7 +105,7 @@ fn a_reader_that_moves_to_another_task_is_woken_there() {
 }
 
 #[test]
-fn a_newer_reader_that_waits_is_woken_by_what_comes() {
+fn a_newer_reader_that_waits_is_woken_by_new_data() {
     let (sender, body) = streaming();
     let request = kept(64, body);
     let copy = Idempotent.replay(&request).unwrap();
@@ -117,10 +117,10 @@ fn a_newer_reader_that_waits_is_woken_by_what_comes() {
     assert!(newer.is_woken());
 }
 
-/// A body that is polled by a second reader while the first is inside its poll.
+/// A body that a second reader polls while the first one is inside its own poll.
 struct Reentrant {
     meanwhile: Option<Box<dyn FnOnce() + Send>>,
-    answer: Poll<Option<Part>>,
+    frame: Poll<Option<Part>>,
 }
 
 impl Body for Reentrant {
@@ -134,15 +134,15 @@ impl Body for Reentrant {
         if let Some(meanwhile) = self.meanwhile.take() {
             meanwhile();
         }
-        std::mem::replace(&mut self.answer, Poll::Pending)
+        std::mem::replace(&mut self.frame, Poll::Pending)
     }
 }
 
 type Newer = Arc<Mutex<Option<Reading<Reentrant>>>>;
 
-/// Two readers, the second of which comes while the first polls the body: what the first got, and
-/// the second.
-fn overlapping(keep: usize, answer: Poll<Option<Part>>) -> (Polled, Reading<Reentrant>) {
+/// Lets a second reader poll the body while the first one is polling it. Returns what the first one
+/// read, and the second reader.
+fn overlapping(keep: usize, frame: Poll<Option<Part>>) -> (Polled, Reading<Reentrant>) {
     let newer = Newer::default();
     let inside = newer.clone();
     let meanwhile = move || {
@@ -152,7 +152,7 @@ fn overlapping(keep: usize, answer: Poll<Option<Part>>) -> (Polled, Reading<Reen
         keep,
         Reentrant {
             meanwhile: Some(Box::new(meanwhile)),
-            answer,
+            frame,
         },
     );
     let copy = Cloned.replay(&request).unwrap();
@@ -163,40 +163,40 @@ fn overlapping(keep: usize, answer: Poll<Option<Part>>) -> (Polled, Reading<Reen
 }
 
 #[test]
-fn a_reader_that_comes_while_the_body_is_polled_is_woken_when_it_is_back() {
-    for answer in [
+fn a_reader_that_arrives_while_the_body_is_polled_is_woken_after_that_poll() {
+    for frame in [
         Poll::Pending,
         Poll::Ready(None),
         Poll::Ready(Some(Ok(data("to be")))),
         Poll::Ready(Some(Err(DiskGone))),
     ] {
-        let case = format!("{answer:?}");
-        let (_, newer) = overlapping(64, answer);
+        let case = format!("{frame:?}");
+        let (_, newer) = overlapping(64, frame);
         assert!(newer.is_woken(), "{case}");
     }
 }
 
 #[test]
-fn a_reader_that_is_overtaken_inside_its_poll_ends_with_an_error() {
-    for answer in [
+fn a_reader_superseded_inside_its_poll_ends_with_an_error() {
+    for frame in [
         Poll::Pending,
         Poll::Ready(None),
         Poll::Ready(Some(Ok(data("to be")))),
         Poll::Ready(Some(Err(DiskGone))),
     ] {
-        let (polled, _) = overlapping(64, answer);
+        let (polled, _) = overlapping(64, frame);
         assert_eq!(error(polled), SUPERSEDED);
     }
 }
 
 #[test]
-fn what_an_overtaken_reader_read_is_not_lost_however_long() {
+fn what_a_superseded_reader_read_is_not_lost_however_long() {
     let (_, mut newer) = overlapping(1, Poll::Ready(Some(Ok(data("to be")))));
     assert_eq!(text(rest(&mut newer)), "to be");
 }
 
 #[test]
-fn two_threads_that_read_at_once_lose_nothing_and_nobody_hangs() {
+fn two_threads_that_read_at_once_lose_nothing_and_do_not_hang() {
     for _ in 0..200 {
         let (sender, body) = streaming();
         let request = kept(64, body);
@@ -211,22 +211,22 @@ fn two_threads_that_read_at_once_lose_nothing_and_nobody_hangs() {
         }
         drop(sender);
         let got = readers.map(|reader| reader.join().unwrap());
-        // Whoever came last has the whole.
+        // The last reader gets the whole body.
         assert!(got.iter().flatten().any(|body| body == "to be or not"));
     }
 }
 
-/// On a runtime of its own.
+/// Reads the whole body on a runtime of its own.
 fn whole(body: ReplayBody<Streaming>) -> Result<Bytes, BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.unwrap();
     runtime.block_on(async { Ok(body.collect().await?.to_bytes()) })
 }
 
-// A body that fails
+// Bodies that fail
 
 #[test]
-fn an_error_of_the_body_is_passed_on_as_it_is() {
+fn an_error_of_the_body_is_passed_on_unchanged() {
     let (sender, body) = streaming();
     sender.try_send(Err(DiskGone)).unwrap();
     let polled = read(&mut task::spawn(kept(64, body).into_body()));
@@ -247,12 +247,12 @@ fn a_body_that_failed_cannot_be_sent_again() {
 }
 
 #[test]
-fn a_body_that_panics_leaves_nobody_waiting() {
+fn a_body_that_panics_leaves_no_reader_waiting() {
     let request = kept(
         64,
         Reentrant {
             meanwhile: Some(Box::new(|| panic!("in the body"))),
-            answer: Poll::Pending,
+            frame: Poll::Pending,
         },
     );
     let copy = Cloned.replay(&request).unwrap();
@@ -277,7 +277,7 @@ fn the_body_is_dropped_with_its_last_handle() {
 }
 
 #[test]
-fn a_body_that_is_send_makes_one_that_is_send_sync_and_unpin() {
+fn a_replay_body_of_a_send_body_is_send_sync_and_unpin() {
     fn shared<T: Send + Sync + Unpin>() {}
     shared::<ReplayBody<Streaming>>();
 }

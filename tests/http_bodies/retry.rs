@@ -1,4 +1,4 @@
-//! Under a retry.
+//! Replayed request bodies below a retry.
 
 use super::{BoxError, Streaming, body_of, read, retrying, streaming};
 use crate::events;
@@ -17,7 +17,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 /// The bodies that arrived.
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// A callee that reads the whole body and answers 503 as often as this says.
+/// An upstream that reads the whole body. It responds with 503 this many times.
 fn failing<B>(
     times: usize,
     log: &Log,
@@ -42,15 +42,17 @@ where
     })
 }
 
-/// The bodies that arrive of this one at a callee that fails twice.
+/// The bodies that arrive at an upstream that fails twice.
 async fn arrivals<R>(retry: RetryBuilder<StatusClassifier, R>, keep: usize) -> Vec<String>
 where
     R: Replay<Request<ReplayBody<Streaming>>> + Clone,
 {
     let log = Log::default();
-    let callee = failing(2, &log);
+    let upstream = failing(2, &log);
     let retry = retry.build().unwrap();
-    let service = ReplayBodyLayer::new().keep(keep).layer(retry.layer(callee));
+    let service = ReplayBodyLayer::new()
+        .keep(keep)
+        .layer(retry.layer(upstream));
     let request = Request::put("/").body(body_of(&["to ", "be"])).unwrap();
     service.oneshot(request).await.unwrap();
     std::mem::take(&mut log.lock().unwrap())
@@ -67,7 +69,7 @@ async fn a_body_that_is_too_long_is_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_gives_up_on_a_long_body_says_so() {
+async fn a_call_that_cannot_replay_a_long_body_emits_an_event() {
     assert_eq!(
         events::of(arrivals(retrying(), 4)).await,
         ["DEBUG buttress::retry gave_up attempt=1 verdict=\"transient\" reason=\"not_replayable\""]
@@ -75,18 +77,18 @@ async fn a_call_that_gives_up_on_a_long_body_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn giving_up_on_a_long_body_costs_no_token() {
+async fn a_long_body_that_cannot_be_replayed_costs_no_token() {
     let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     let retry = retrying().budget(budget.clone()).build().unwrap();
-    let callee = failing(1, &Log::default());
-    let service = ReplayBodyLayer::new().keep(4).layer(retry.layer(callee));
+    let upstream = failing(1, &Log::default());
+    let service = ReplayBodyLayer::new().keep(4).layer(retry.layer(upstream));
     let request = Request::put("/").body(body_of(&["to ", "be"])).unwrap();
     service.oneshot(request).await.unwrap();
     assert!(budget.try_withdraw().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_of_ones_own_repeats_any_method_and_knows_of_long_bodies() {
+async fn repeat_if_repeats_any_method_but_no_body_that_is_too_long() {
     for (keep, sent) in [(64, 3), (4, 1)] {
         let every = |_: &Request<ReplayBody<Streaming>>| true;
         let sends = arrivals(retrying().replay(RepeatIf(every)), keep).await;
@@ -95,7 +97,7 @@ async fn a_policy_of_ones_own_repeats_any_method_and_knows_of_long_bodies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_nothing_is_left_to_pay_for_lets_the_upload_go_on() {
+async fn a_retry_without_a_token_lets_the_upload_continue() {
     let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     budget.try_withdraw().unwrap().spend();
     let (_sender, body) = streaming();
@@ -116,22 +118,22 @@ async fn a_retry_that_nothing_is_left_to_pay_for_lets_the_upload_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_carries_the_head_of_the_request_and_its_own_number() {
+async fn a_retry_carries_the_head_of_the_request_and_its_attempt_number() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let log = heads.clone();
-    let callee = service_fn(move |request: Request<ReplayBody<Streaming>>| {
+    let upstream = service_fn(move |request: Request<ReplayBody<Streaming>>| {
         let (head, _) = request.into_parts();
-        let answer = Attempt::of(&head.extensions).number();
+        let number = Attempt::of(&head.extensions).number();
         let tenant = head.extensions.get::<&str>().copied();
         let version = head.version;
         log.lock()
             .unwrap()
-            .push((answer, tenant, version, head.headers));
+            .push((number, tenant, version, head.headers));
         ready(Ok::<_, Error<Infallible>>(
             Response::builder().status(503).body(()).unwrap(),
         ))
     });
-    let service = ReplayBodyLayer::new().layer(retrying().build().unwrap().layer(callee));
+    let service = ReplayBodyLayer::new().layer(retrying().build().unwrap().layer(upstream));
     let request = Request::put("/")
         .version(Version::HTTP_2)
         .header("x-of", "1");

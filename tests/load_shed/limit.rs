@@ -1,4 +1,4 @@
-//! The limit, and who shares it.
+//! The limit, and which services share it.
 
 use super::{OVERLOADED, SECOND, around_strict, queueing, rejection};
 use crate::strict::{call, sent};
@@ -14,7 +14,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 // The limit
 
 #[tokio::test]
-async fn as_many_calls_as_the_limit_are_in_flight() {
+async fn as_many_calls_as_the_limit_are_admitted() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(2));
     let _calls = [1, 2, 3].map(|req| call(&mut service, req));
     assert_eq!(sent(&mut handle), [1, 2]);
@@ -28,7 +28,7 @@ async fn a_call_over_the_limit_is_rejected_at_once() {
 }
 
 #[tokio::test]
-async fn a_limit_of_none_rejects_everything() {
+async fn a_limit_of_zero_rejects_everything() {
     let (mut service, _handle) = around_strict(&LoadShedLayer::new(0));
     assert_eq!(
         rejection(&mut call(&mut service, 1)),
@@ -40,7 +40,7 @@ async fn a_limit_of_none_rejects_everything() {
 }
 
 #[tokio::test]
-async fn a_limit_beyond_the_largest_is_the_largest() {
+async fn a_limit_above_the_maximum_becomes_the_maximum() {
     let limit = ConcurrencyLimit::new(usize::MAX);
     let _slot = limit.try_acquire().unwrap();
     let snapshot = limit.snapshot();
@@ -48,7 +48,7 @@ async fn a_limit_beyond_the_largest_is_the_largest() {
 }
 
 #[tokio::test]
-async fn a_changed_limit_beyond_the_largest_is_the_largest() {
+async fn a_changed_limit_above_the_maximum_becomes_the_maximum() {
     let limit = ConcurrencyLimit::new(1);
     let _slot = limit.try_acquire().unwrap();
     limit.set_limit(usize::MAX);
@@ -57,7 +57,7 @@ async fn a_changed_limit_beyond_the_largest_is_the_largest() {
 }
 
 #[test]
-fn a_layer_that_cannot_fail_saturates() {
+fn a_layer_made_by_new_reduces_the_limit_to_the_maximum() {
     let layer = LoadShedLayer::new(1 << 24);
     assert_eq!(layer.limit().snapshot().limit, (1 << 24) - 1);
 }
@@ -82,7 +82,7 @@ fn a_builder_refuses_a_queue_that_does_not_fit() {
 }
 
 #[test]
-fn a_builder_takes_the_largest_limit_and_queue() {
+fn a_builder_accepts_the_largest_limit_and_queue() {
     let builder = LoadShedLayer::builder((1 << 24) - 1).queue((1 << 16) - 1, Duration::MAX);
     let layer = builder.build().unwrap();
     assert_eq!(layer.limit().snapshot().limit, (1 << 24) - 1);
@@ -107,7 +107,7 @@ fn slots_above_a_lowered_limit_stay_valid() {
 }
 
 #[test]
-fn nobody_is_admitted_until_in_flight_is_below_a_lowered_limit() {
+fn no_call_is_admitted_until_in_flight_is_below_a_lowered_limit() {
     let limit = ConcurrencyLimit::new(3);
     let [one, two, three] = [(); 3].map(|()| limit.try_acquire().unwrap());
     limit.set_limit(1);
@@ -119,7 +119,7 @@ fn nobody_is_admitted_until_in_flight_is_below_a_lowered_limit() {
 }
 
 #[test]
-fn a_refusal_names_the_limit_in_force() {
+fn a_rejection_names_the_current_limit() {
     let limit = ConcurrencyLimit::new(5);
     let _slots = [(); 5].map(|()| limit.try_acquire().unwrap());
     limit.set_limit(4);
@@ -167,7 +167,8 @@ fn no_thread_is_admitted_above_a_limit_that_changes() {
         }
         for allowed in (0..4).cycle().take(2_000) {
             limit.set_limit(allowed);
-            // What a higher limit admitted ends by itself; from then on there is no more than this.
+            // Calls that the higher limit admitted may still run. Once they are done, the lower
+            // limit must hold.
             while limit.in_flight() > allowed {
                 thread::yield_now();
             }
@@ -181,7 +182,7 @@ fn no_thread_is_admitted_above_a_limit_that_changes() {
 }
 
 #[test]
-fn a_slot_released_while_its_heir_leaves_is_free_again() {
+fn a_slot_released_while_the_next_waiter_is_cancelled_is_free_again() {
     let layer = LoadShedLayer::builder(1).queue(1, Duration::MAX);
     let layer = layer.build().unwrap();
     let (mut service, _handle) = around_strict(&layer);
@@ -203,8 +204,8 @@ fn a_slot_released_while_its_heir_leaves_is_free_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn calls_that_wait_on_many_threads_all_go_and_never_above_the_limit() {
-    // A waiter that is forgotten is rejected in the end, and fails the test.
+async fn calls_that_wait_on_many_threads_are_all_sent_and_never_exceed_the_limit() {
+    // A waiter that is never woken is rejected in the end and fails the test.
     let layer = LoadShedLayer::builder(1).queue(64, 60 * SECOND);
     let layer = layer.build().unwrap();
     let (held, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

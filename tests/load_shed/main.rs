@@ -1,4 +1,4 @@
-//! What the load shed promises, through its handle and as a Tower service.
+//! Load shed, through its handle and as a Tower service.
 
 #[path = "../support/events.rs"]
 mod events;
@@ -23,7 +23,7 @@ use tower_test::mock::{self, Handle};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// With a queue of this length, where one waits for a second.
+/// A layer with a queue of this length, in which a call waits for up to a second.
 fn queueing(limit: usize, len: usize) -> LoadShedLayer {
     let builder = LoadShedLayer::builder(limit).queue(len, SECOND);
     builder.build().unwrap()
@@ -34,7 +34,7 @@ fn around_strict(layer: &LoadShedLayer) -> (LoadShed<Strict>, Handle<u32, u32>) 
     (layer.layer(inner), handle)
 }
 
-/// The rejection that a call ends in at this poll.
+/// The rejection that the call returns when it is polled.
 fn rejection<F>(call: &mut Spawn<F>) -> Option<Rejection>
 where
     F: Future<Output = Result<u32, BoxError>>,

@@ -18,13 +18,13 @@ use tower::{BoxError, Layer, Service, service_fn};
 const NANO: Duration = Duration::from_nanos(1);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// A nanosecond less.
+/// One nanosecond less.
 fn almost(duration: Duration) -> Duration {
     duration.saturating_sub(NANO)
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_go_in_the_order_of_calling_however_they_are_polled() {
+async fn waiting_calls_are_sent_in_the_order_they_were_made_however_they_are_polled() {
     let mut service = queueing(1, 10).layer(service_fn(|req: u32| async move {
         yield_now().await;
         Ok::<_, BoxError>(req)
@@ -46,7 +46,7 @@ async fn waiters_go_in_the_order_of_calling_however_they_are_polled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_freed_slot_wakes_the_head_of_the_queue_alone() {
+async fn a_released_slot_wakes_only_the_head_of_the_queue() {
     let (mut service, _handle) = around_strict(&queueing(1, 2));
     let first = call(&mut service, 1);
     let mut waiters = [2, 3].map(|req| call(&mut service, req));
@@ -77,7 +77,7 @@ async fn a_call_beyond_the_queue_is_rejected_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_calls_as_the_queue_is_long_wait() {
+async fn the_queue_holds_as_many_calls_as_configured() {
     let (mut service, _handle) = around_strict(&queueing(1, 2));
     let _first = call(&mut service, 1);
     let mut waiters = [2, 3].map(|req| call(&mut service, req));
@@ -85,7 +85,7 @@ async fn as_many_calls_as_the_queue_is_long_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_leaves_frees_its_place() {
+async fn a_cancelled_waiter_releases_its_place() {
     let (mut service, _handle) = around_strict(&queueing(1, 2));
     let _first = call(&mut service, 1);
     let [mut leaver, _stayer] = [2, 3].map(|req| call(&mut service, req));
@@ -95,7 +95,7 @@ async fn a_waiter_that_leaves_frees_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_behind_a_waiter_that_left_keep_their_order() {
+async fn waiters_behind_a_cancelled_one_keep_their_order() {
     let (mut service, mut handle) = around_strict(&queueing(1, 3));
     let first = call(&mut service, 1);
     let [mut two, mut three, mut four] = [2, 3, 4].map(|req| call(&mut service, req));
@@ -125,7 +125,7 @@ async fn a_waiter_is_rejected_after_exactly_its_longest_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_is_measured_from_the_call() {
+async fn a_wait_starts_at_the_call() {
     let (mut service, _handle) = around_strict(&queueing(1, 2));
     let _first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -140,14 +140,14 @@ async fn a_wait_that_ended_before_the_first_poll_needs_no_timer() {
     let (mut service, _handle) = around_strict(&queueing(1, 2));
     let _first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
-    // The clock moves, but no timer has been looked at yet.
+    // The clock has moved, but no timer has fired yet.
     let mut advance = task::spawn(time::advance(2 * SECOND));
     assert_pending!(advance.poll());
     assert_eq!(rejection(&mut waiter), OVERLOADED);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_waited_too_long_frees_its_place_before_its_caller_sees_it() {
+async fn a_waiter_that_waited_too_long_releases_its_place_before_its_caller_sees_the_error() {
     let layer = queueing(1, 2);
     let (mut service, _handle) = around_strict(&layer);
     let _first = call(&mut service, 1);
@@ -159,7 +159,7 @@ async fn a_waiter_that_waited_too_long_frees_its_place_before_its_caller_sees_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_and_the_end_of_the_wait_together_are_a_turn() {
+async fn a_slot_released_exactly_at_the_end_of_the_wait_is_granted() {
     let (mut service, mut handle) = around_strict(&queueing(1, 2));
     let first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -171,7 +171,7 @@ async fn a_turn_and_the_end_of_the_wait_together_are_a_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_patience_nothing_waits() {
+async fn with_a_longest_wait_of_zero_no_call_waits() {
     let layer = LoadShedLayer::builder(1).queue(2, Duration::ZERO);
     let (mut service, _handle) = around_strict(&layer.build().unwrap());
     let _first = call(&mut service, 1);
@@ -179,7 +179,7 @@ async fn without_patience_nothing_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_patience_waits_for_years() {
+async fn with_an_unlimited_longest_wait_calls_wait_for_years() {
     let layer = LoadShedLayer::builder(1).queue(2, Duration::MAX);
     let (mut service, mut handle) = around_strict(&layer.build().unwrap());
     let first = call(&mut service, 1);
@@ -193,7 +193,7 @@ async fn endless_patience_waits_for_years() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_granted_slot_that_is_not_redeemed_goes_to_the_next_waiter() {
+async fn a_granted_slot_of_a_cancelled_waiter_goes_to_the_next_one() {
     let (mut service, mut handle) = around_strict(&queueing(1, 2));
     let first = call(&mut service, 1);
     let [mut two, mut three] = [2, 3].map(|req| call(&mut service, req));
@@ -207,7 +207,7 @@ async fn a_granted_slot_that_is_not_redeemed_goes_to_the_next_waiter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_granted_to_a_waiter_that_was_never_polled_is_its_own() {
+async fn a_slot_granted_to_a_waiter_before_its_first_poll_is_kept_for_it() {
     let (mut service, mut handle) = around_strict(&queueing(1, 2));
     let first = call(&mut service, 1);
     let [mut two, mut three] = [2, 3].map(|req| call(&mut service, req));
@@ -218,7 +218,7 @@ async fn a_slot_granted_to_a_waiter_that_was_never_polled_is_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_granted_slot_that_nobody_redeems_is_free_again() {
+async fn a_granted_slot_of_the_last_cancelled_waiter_is_released() {
     let layer = queueing(1, 2);
     let (mut service, _handle) = around_strict(&layer);
     let first = call(&mut service, 1);
@@ -229,7 +229,7 @@ async fn a_granted_slot_that_nobody_redeems_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_does_not_overtake_those_who_wait() {
+async fn a_new_call_does_not_overtake_waiters() {
     let (mut service, mut handle) = around_strict(&queueing(1, 2));
     let first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -241,7 +241,7 @@ async fn a_newcomer_does_not_overtake_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_handle_does_not_overtake_those_who_wait() {
+async fn the_handle_does_not_overtake_waiters() {
     let layer = queueing(1, 2);
     let (mut service, _handle) = around_strict(&layer);
     let first = call(&mut service, 1);
@@ -257,7 +257,7 @@ async fn the_handle_does_not_overtake_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_of_the_handle_goes_to_those_who_wait() {
+async fn a_slot_released_by_the_handle_goes_to_the_waiters() {
     let layer = queueing(1, 2);
     let (mut service, mut handle) = around_strict(&layer);
     let slot = layer.limit().try_acquire().unwrap();
@@ -284,7 +284,7 @@ async fn a_raised_limit_wakes_as_many_waiters_as_it_has_room_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_overtakes_a_waiter_while_a_raised_limit_lets_others_go() {
+async fn no_call_overtakes_a_waiter_while_a_raised_limit_admits_others() {
     let layer = queueing(1, 2);
     let (mut service, _handle) = around_strict(&layer);
     let _first = call(&mut service, 1);
@@ -298,7 +298,7 @@ async fn nobody_overtakes_a_waiter_while_a_raised_limit_lets_others_go() {
     assert_eq!(newcomer.1.get(), Some(&false));
 }
 
-/// Asks for a slot as soon as it is woken, and notes whether it got one.
+/// A waker that asks for a slot when it is woken and records whether it got one.
 struct Newcomer(ConcurrencyLimit, OnceLock<bool>);
 
 impl Wake for Newcomer {
@@ -308,7 +308,7 @@ impl Wake for Newcomer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_goes_when_a_limit_of_none_is_raised() {
+async fn a_waiter_is_sent_when_a_limit_of_zero_is_raised() {
     let layer = queueing(0, 1);
     let (mut service, mut handle) = around_strict(&layer);
     let mut waiter = call(&mut service, 1);
@@ -319,7 +319,7 @@ async fn a_waiter_goes_when_a_limit_of_none_is_raised() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lowered_limit_takes_freed_slots_before_those_who_wait_do() {
+async fn no_waiter_gets_a_slot_while_in_flight_is_above_a_lowered_limit() {
     let layer = queueing(3, 1);
     let (mut service, _handle) = around_strict(&layer);
     let in_flight = [1, 2, 3].map(|req| call(&mut service, req));
@@ -380,7 +380,7 @@ async fn a_waiter_whose_inner_service_is_not_ready_at_its_turn_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_rejected_at_its_turn_leaves_its_slot_to_the_next() {
+async fn a_waiter_rejected_at_its_turn_hands_its_slot_to_the_next_one() {
     let (mut service, mut handle) = around_strict(&queueing(1, 2));
     let first = call(&mut service, 1);
     let [mut two, mut three] = [2, 3].map(|req| call(&mut service, req));
@@ -392,7 +392,7 @@ async fn a_waiter_rejected_at_its_turn_leaves_its_slot_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_at_the_turn_passes() {
+async fn a_readiness_error_at_the_turn_is_passed_on() {
     let (mut service, mut handle) = around_strict(&queueing(1, 1));
     let first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -402,7 +402,7 @@ async fn an_error_of_readiness_at_the_turn_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_cannot_be_readied_frees_its_slot() {
+async fn a_waiter_whose_inner_service_fails_releases_its_slot() {
     let layer = queueing(1, 1);
     let (mut service, mut handle) = around_strict(&layer);
     let first = call(&mut service, 1);

@@ -1,4 +1,4 @@
-//! When an instance is ready.
+//! When the service is ready.
 
 use super::{OVERLOADED, around_strict, queueing, rejection};
 use crate::strict::{call, next_sent, poll_ready, sent};
@@ -8,14 +8,14 @@ use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::Service;
 
 #[tokio::test]
-async fn an_inner_service_that_is_not_ready_rejects_at_once() {
+async fn a_call_is_rejected_at_once_if_the_inner_service_is_not_ready() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(1));
     handle.allow(0);
     assert_eq!(rejection(&mut call(&mut service, 1)), OVERLOADED);
 }
 
 #[tokio::test]
-async fn an_inner_service_that_is_not_ready_rejects_at_once_queue_or_not() {
+async fn a_call_is_rejected_at_once_if_the_inner_service_is_not_ready_even_with_a_queue() {
     let (mut service, mut handle) = around_strict(&queueing(1, 2));
     handle.allow(0);
     assert_eq!(rejection(&mut call(&mut service, 1)), OVERLOADED);
@@ -31,7 +31,7 @@ async fn a_call_rejected_for_the_inner_service_holds_no_slot() {
 }
 
 #[tokio::test]
-async fn an_instance_that_found_the_inner_service_unready_rejects_whatever_changed_since() {
+async fn an_instance_that_found_the_inner_service_not_ready_rejects_even_if_it_became_ready() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(1));
     handle.allow(0);
     assert_ready_ok!(poll_ready(&mut service));
@@ -40,7 +40,7 @@ async fn an_instance_that_found_the_inner_service_unready_rejects_whatever_chang
 }
 
 #[tokio::test]
-async fn an_instance_that_was_full_when_polled_rejects_though_a_slot_was_freed_since() {
+async fn an_instance_polled_at_the_limit_rejects_even_if_a_slot_was_released_since() {
     let impatient = LoadShedLayer::builder(1).queue(1, Duration::ZERO);
     for layer in [LoadShedLayer::new(1), impatient.build().unwrap()] {
         let (mut service, _handle) = around_strict(&layer);
@@ -52,7 +52,7 @@ async fn an_instance_that_was_full_when_polled_rejects_though_a_slot_was_freed_s
 }
 
 #[tokio::test]
-async fn an_instance_that_was_ready_when_polled_rejects_if_the_slot_is_gone() {
+async fn a_ready_instance_rejects_if_the_slot_was_taken_since() {
     let layer = LoadShedLayer::new(1);
     let (mut service, _handle) = around_strict(&layer);
     assert_ready_ok!(poll_ready(&mut service));
@@ -61,7 +61,7 @@ async fn an_instance_that_was_ready_when_polled_rejects_if_the_slot_is_gone() {
 }
 
 #[tokio::test]
-async fn an_instance_that_was_to_wait_takes_a_slot_freed_since() {
+async fn an_instance_that_would_have_waited_takes_a_slot_released_since() {
     let (mut service, mut handle) = around_strict(&queueing(1, 1));
     let first = call(&mut service, 1);
     assert_ready_ok!(poll_ready(&mut service));
@@ -72,7 +72,7 @@ async fn an_instance_that_was_to_wait_takes_a_slot_freed_since() {
 }
 
 #[tokio::test]
-async fn an_instance_that_was_to_wait_rejects_if_its_place_is_gone() {
+async fn an_instance_that_would_have_waited_rejects_if_the_queue_filled_up_since() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
     let mut other = service.clone();
     let _first = call(&mut service, 1);
@@ -82,7 +82,7 @@ async fn an_instance_that_was_to_wait_rejects_if_its_place_is_gone() {
 }
 
 #[tokio::test]
-async fn an_instance_that_found_the_queue_full_rejects_though_a_place_was_freed_since() {
+async fn an_instance_that_found_the_queue_full_rejects_even_if_a_place_was_released_since() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
     let _first = call(&mut service, 1);
     let second = call(&mut service, 2);
@@ -92,7 +92,7 @@ async fn an_instance_that_found_the_queue_full_rejects_though_a_place_was_freed_
 }
 
 #[tokio::test]
-async fn a_full_service_does_not_poll_the_inner_one() {
+async fn a_service_at_its_limit_does_not_poll_the_inner_service() {
     for layer in [LoadShedLayer::new(1), queueing(1, 1)] {
         let (mut service, mut handle) = around_strict(&layer);
         let _first = call(&mut service, 1);
@@ -102,7 +102,7 @@ async fn a_full_service_does_not_poll_the_inner_one() {
 }
 
 #[tokio::test]
-async fn an_error_of_readiness_passes() {
+async fn a_readiness_error_is_passed_on() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(1));
     handle.send_error("gone");
     let error = assert_ready_err!(poll_ready(&mut service));
@@ -110,7 +110,7 @@ async fn an_error_of_readiness_passes() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_call_passes() {
+async fn a_call_error_is_passed_on() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(1));
     let mut call = call(&mut service, 1);
     let (_, response) = next_sent(&mut handle);
@@ -119,7 +119,7 @@ async fn an_error_of_the_call_passes() {
 }
 
 #[tokio::test]
-async fn an_answer_passes() {
+async fn a_response_is_passed_on() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(1));
     let mut call = call(&mut service, 1);
     let (req, response) = next_sent(&mut handle);
@@ -129,14 +129,14 @@ async fn an_answer_passes() {
 
 #[tokio::test]
 #[should_panic(expected = "poll_ready must be called before call")]
-async fn a_call_that_was_not_readied_panics_with_the_promise() {
+async fn a_call_without_poll_ready_panics_with_a_clear_message() {
     let (mut service, _handle) = around_strict(&LoadShedLayer::new(1));
     drop(service.call(1));
 }
 
 #[tokio::test]
 #[should_panic(expected = "poll_ready must be called before call")]
-async fn readiness_is_good_for_one_call() {
+async fn readiness_is_valid_for_one_call() {
     let (mut service, _handle) = around_strict(&LoadShedLayer::new(2));
     let _first = call(&mut service, 1);
     drop(service.call(2));
@@ -152,7 +152,7 @@ async fn a_clone_starts_unready() {
 
 #[tokio::test]
 #[should_panic(expected = "poll_ready must be called before call")]
-async fn an_instance_whose_readiness_erred_is_not_ready() {
+async fn an_instance_whose_readiness_failed_is_not_ready() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(1));
     assert_ready_ok!(poll_ready(&mut service));
     handle.send_error("gone");
@@ -161,7 +161,7 @@ async fn an_instance_whose_readiness_erred_is_not_ready() {
 }
 
 #[tokio::test]
-async fn ready_clones_that_are_never_called_hold_nothing() {
+async fn ready_clones_that_are_never_called_hold_no_slot() {
     let (service, mut handle) = around_strict(&LoadShedLayer::new(1));
     let mut clones = vec![service; 5_000];
     for clone in &mut clones {
@@ -172,21 +172,21 @@ async fn ready_clones_that_are_never_called_hold_nothing() {
 }
 
 #[tokio::test]
-async fn a_rejected_call_leaves_the_readiness_it_did_not_use() {
+async fn a_rejected_call_leaves_the_inner_service_ready() {
     let layer = LoadShedLayer::new(1);
     let (mut service, mut handle) = around_strict(&layer);
     assert_ready_ok!(poll_ready(&mut service));
     let slot = layer.limit().try_acquire().unwrap();
     drop(service.call(1));
     drop(slot);
-    // Nothing new becomes ready: only what was readied for the rejected call is.
+    // Nothing else becomes ready: the second call uses the readiness that the rejected call left.
     handle.allow(0);
     let _call = call(&mut service, 2);
     assert_eq!(sent(&mut handle), [2]);
 }
 
 #[tokio::test]
-async fn a_call_that_waits_gives_up_what_its_instance_had_reserved() {
+async fn a_call_that_waits_releases_the_inner_readiness_of_its_instance() {
     let layer = queueing(1, 1);
     let (mut service, mut handle) = around_strict(&layer);
     assert_ready_ok!(poll_ready(&mut service));
@@ -194,6 +194,6 @@ async fn a_call_that_waits_gives_up_what_its_instance_had_reserved() {
     drop(service.call(1));
     drop(slot);
     handle.allow(0);
-    // The inner service is not ready any more, so the next call is rejected.
+    // The inner service is no longer ready, so the next call is rejected.
     assert_eq!(rejection(&mut call(&mut service, 2)), OVERLOADED);
 }

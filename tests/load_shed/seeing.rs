@@ -9,7 +9,7 @@ use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok};
 use tower::Service;
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_counts_who_is_in_flight_and_who_waits() {
+async fn a_snapshot_counts_calls_in_flight_and_waiting() {
     let layer = queueing(2, 5);
     let (mut service, _handle) = around_strict(&layer);
     let _calls = [1, 2, 3, 4, 5].map(|req| call(&mut service, req));
@@ -27,7 +27,7 @@ fn a_snapshot_shows_the_name() {
 }
 
 #[tokio::test]
-async fn a_call_over_the_limit_is_an_event() {
+async fn a_call_over_the_limit_emits_an_event() {
     let layer = LoadShedLayer::builder(1).name("payments").build().unwrap();
     let (mut service, _handle) = around_strict(&layer);
     let events = events::of(async {
@@ -41,7 +41,7 @@ async fn a_call_over_the_limit_is_an_event() {
 }
 
 #[tokio::test]
-async fn a_call_over_a_limit_that_was_reached_since_it_was_readied_is_an_event() {
+async fn a_call_over_a_limit_reached_after_poll_ready_emits_an_event() {
     let layer = LoadShedLayer::new(1);
     let (mut service, _handle) = around_strict(&layer);
     assert_ready_ok!(poll_ready(&mut service));
@@ -54,7 +54,7 @@ async fn a_call_over_a_limit_that_was_reached_since_it_was_readied_is_an_event()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_beyond_the_queue_is_an_event() {
+async fn a_call_beyond_the_queue_emits_an_event() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
     let events = events::of(async {
         let _calls = [1, 2, 3].map(|req| call(&mut service, req));
@@ -67,7 +67,7 @@ async fn a_call_beyond_the_queue_is_an_event() {
 }
 
 #[tokio::test]
-async fn a_call_rejected_for_the_inner_service_is_an_event() {
+async fn a_call_rejected_for_the_inner_service_emits_an_event() {
     let (mut service, mut handle) = around_strict(&LoadShedLayer::new(3));
     handle.allow(0);
     let events = events::of(async { drop(call(&mut service, 1)) }).await;
@@ -78,7 +78,7 @@ async fn a_call_rejected_for_the_inner_service_is_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_rejected_for_the_inner_service_is_an_event() {
+async fn a_waiter_rejected_for_the_inner_service_emits_an_event() {
     let (mut service, mut handle) = around_strict(&queueing(1, 1));
     let first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -95,7 +95,7 @@ async fn a_waiter_rejected_for_the_inner_service_is_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_waited_too_long_is_an_event() {
+async fn a_waiter_that_waited_too_long_emits_an_event() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
     let _first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -112,7 +112,7 @@ async fn a_waiter_that_waited_too_long_is_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_is_no_event() {
+async fn a_call_that_waits_emits_no_event() {
     let (mut service, _handle) = around_strict(&queueing(1, 1));
     let events = events::of(async {
         let (_one, mut two) = (call(&mut service, 1), call(&mut service, 2));

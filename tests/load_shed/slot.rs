@@ -22,19 +22,19 @@ async fn a_call_in_flight_holds_a_slot() {
 }
 
 #[tokio::test]
-async fn an_answered_call_frees_its_slot_before_the_caller_sees_the_answer() {
+async fn a_successful_call_releases_its_slot_before_the_caller_sees_the_response() {
     let layer = LoadShedLayer::new(1);
     let (mut service, mut handle) = around_strict(&layer);
     let mut call = call(&mut service, 1);
     let (_, response) = next_sent(&mut handle);
     response.send_response(2);
     assert_ready_ok!(call.poll());
-    // The future is still there.
+    // The future has completed but is not dropped yet.
     assert_eq!(layer.limit().in_flight(), 0);
 }
 
 #[tokio::test]
-async fn a_call_that_errs_frees_its_slot_before_the_caller_sees_the_error() {
+async fn a_failed_call_releases_its_slot_before_the_caller_sees_the_error() {
     let layer = LoadShedLayer::new(1);
     let (mut service, mut handle) = around_strict(&layer);
     let mut call = call(&mut service, 1);
@@ -45,7 +45,7 @@ async fn a_call_that_errs_frees_its_slot_before_the_caller_sees_the_error() {
 }
 
 #[tokio::test]
-async fn a_call_that_panics_when_made_frees_its_slot() {
+async fn a_call_that_panics_in_call_releases_its_slot() {
     let layer = LoadShedLayer::new(1);
     let mut service = layer.layer(service_fn(
         |_: u32| -> future::Ready<Result<u32, BoxError>> { panic!("made") },
@@ -56,7 +56,7 @@ async fn a_call_that_panics_when_made_frees_its_slot() {
 }
 
 #[tokio::test]
-async fn a_call_that_panics_when_polled_frees_its_slot() {
+async fn a_call_that_panics_in_poll_releases_its_slot() {
     let layer = LoadShedLayer::new(1);
     let mut service = layer.layer(service_fn(|_: u32| {
         future::poll_fn(|_| -> Poll<Result<u32, BoxError>> { panic!("polled") })
@@ -67,7 +67,7 @@ async fn a_call_that_panics_when_polled_frees_its_slot() {
 }
 
 #[tokio::test]
-async fn a_slot_is_freed_only_after_the_inner_future_is_gone() {
+async fn a_slot_is_released_only_after_the_inner_future_is_dropped() {
     let layer = LoadShedLayer::new(1);
     let seen = Arc::new(AtomicUsize::new(0));
     let mut service = layer.layer(service_fn(|_: u32| {
@@ -84,7 +84,7 @@ async fn a_slot_is_freed_only_after_the_inner_future_is_gone() {
     assert_eq!(seen.load(SeqCst), 1);
 }
 
-/// Writes down how many are in flight when it is dropped.
+/// Records how many calls are in flight when it is dropped.
 struct OnDrop(ConcurrencyLimit, Arc<AtomicUsize>);
 
 impl Drop for OnDrop {
@@ -94,7 +94,7 @@ impl Drop for OnDrop {
 }
 
 #[tokio::test]
-async fn every_clone_is_admitted_after_a_call_ended_though_one_was_shed() {
+async fn every_clone_is_admitted_after_a_call_ended_even_one_that_was_shed() {
     let (inner, mut handle) = mock::pair();
     let mut clones = clones_after_a_shed(&LoadShedLayer::new(1), inner, &mut handle);
     for clone in &mut clones {
@@ -125,8 +125,8 @@ async fn a_clone_shed_by_an_inner_limit_does_not_capture_its_next_permit() {
     assert_eq!(sent(&mut handle), [3, 3, 3]);
 }
 
-/// A fresh clone, the one whose call was in flight and has ended, and one that was shed meanwhile
-/// and has idled since.
+/// Three clones: a fresh one, one whose call has ended, and one whose call was shed in the
+/// meantime.
 fn clones_after_a_shed<S>(
     layer: &LoadShedLayer,
     inner: S,

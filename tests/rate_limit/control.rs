@@ -21,7 +21,7 @@ async fn a_pause_grants_nothing_before_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_call_goes_at_the_end_of_a_pause_and_the_rest_one_by_one() {
+async fn at_the_end_of_a_pause_calls_are_granted_one_by_one() {
     let limiter = RateLimiter::new(Quota::per_second(10).burst(5));
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(5 * SECOND).await;
@@ -31,7 +31,7 @@ async fn one_call_goes_at_the_end_of_a_pause_and_the_rest_one_by_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_leaves_nothing_of_the_burst_to_a_costly_call() {
+async fn after_a_pause_no_burst_is_left_for_a_costly_call() {
     let limiter = RateLimiter::new(Quota::per_second(10).burst(5));
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(5 * SECOND).await;
@@ -49,7 +49,7 @@ async fn the_burst_refills_from_the_end_of_a_pause_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_free_calls_too() {
+async fn a_pause_applies_to_calls_of_cost_zero_too() {
     for quota in [Quota::per_second(10), Quota::new(1, DAY)] {
         let limiter = RateLimiter::new(quota);
         limiter.pause_until(Instant::now() + 5 * SECOND);
@@ -59,7 +59,7 @@ async fn a_pause_holds_free_calls_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_an_unlimited_quota_too() {
+async fn a_pause_applies_to_an_unlimited_quota_too() {
     let limiter = RateLimiter::new(Quota::new(1, Duration::ZERO));
     limiter.pause_until(Instant::now() + 5 * SECOND);
     time::advance(almost(5 * SECOND)).await;
@@ -76,7 +76,7 @@ async fn a_pause_is_not_shortened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_centuries_is_a_no() {
+async fn a_pause_of_centuries_rejects_every_call() {
     let limiter = RateLimiter::new(STEADY);
     limiter.pause_until(Instant::now() + 500 * YEAR);
     time::advance(100 * YEAR).await;
@@ -84,7 +84,7 @@ async fn a_pause_of_centuries_is_a_no() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_are_served_after_a_pause_that_comes() {
+async fn waiters_are_granted_after_a_pause_that_starts_while_they_wait() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));
@@ -97,7 +97,7 @@ async fn those_who_wait_are_served_after_a_pause_that_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_is_served_after_a_pause_and_those_who_wait_for_its_end() {
+async fn a_new_call_during_a_pause_comes_after_the_waiters() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));
@@ -119,7 +119,7 @@ async fn a_turn_given_back_does_not_shorten_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_calls_of_a_service() {
+async fn a_pause_applies_to_calls_of_a_service() {
     let layer = impatient(STEADY);
     let (mut service, _handle) = around_strict(&layer);
     layer.limiter().pause_until(Instant::now() + 5 * SECOND);
@@ -139,14 +139,14 @@ async fn rate_and_burst_change_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_quota_leaves_its_whole_burst_to_a_limiter_at_rest() {
+async fn an_idle_limiter_has_the_whole_burst_of_a_new_quota() {
     let limiter = RateLimiter::new(STEADY);
     limiter.set_quota(Quota::per_second(10).burst(3));
     assert_eq!(limiter.snapshot().available, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_are_served_by_the_quota_in_force() {
+async fn waiters_are_granted_at_the_current_quota() {
     let interval = Duration::from_millis(1);
     for (quota, turn) in [
         (Quota::per_second(1_000).burst(100), interval),
@@ -164,7 +164,7 @@ async fn those_who_wait_are_served_by_the_quota_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_does_not_overtake_those_who_wait_when_the_quota_is_raised() {
+async fn a_new_call_does_not_overtake_waiters_when_the_quota_is_raised() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));
@@ -183,7 +183,7 @@ async fn a_change_of_quota_does_not_end_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_of_none_stops_newcomers_and_another_lets_them_go_again() {
+async fn a_quota_of_zero_rejects_new_calls_until_it_is_raised() {
     let limiter = RateLimiter::new(STEADY);
     limiter.set_quota(Quota::per_second(0));
     let stopped = limiter.try_acquire(1);

@@ -1,4 +1,4 @@
-//! What a call costs.
+//! The cost of a call.
 
 use super::{NANO, SECOND, STEADY, almost, around_strict};
 use crate::strict::{call, sent};
@@ -13,7 +13,7 @@ fn doubled(req: &u32) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_function_says_what_a_call_costs() {
+async fn a_function_can_set_the_cost_of_a_call() {
     let layer = RateLimitLayer::builder(STEADY.burst(10)).cost(doubled);
     let layer = layer.build().unwrap();
     let (mut service, _handle) = around_strict(&layer);
@@ -22,7 +22,7 @@ async fn a_function_says_what_a_call_costs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_says_what_a_call_costs() {
+async fn a_closure_can_set_the_cost_of_a_call() {
     let each = 3;
     let layer = RateLimitLayer::builder(STEADY.burst(10)).cost(move |req: &u32| req * each);
     let layer = layer.build().unwrap();
@@ -32,7 +32,7 @@ async fn a_closure_says_what_a_call_costs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_costs_one_unless_said_otherwise() {
+async fn a_call_costs_one_by_default() {
     let layer = RateLimitLayer::new(STEADY.burst(10));
     let (mut service, _handle) = around_strict(&layer);
     let _call = call(&mut service, 7);
@@ -40,7 +40,7 @@ async fn a_call_costs_one_unless_said_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_of_no_cost_is_sent_when_nothing_is_left() {
+async fn a_call_that_costs_nothing_is_sent_when_the_quota_is_used_up() {
     let layer = RateLimitLayer::builder(STEADY).cost(|req: &u32| *req);
     let (mut service, mut handle) = around_strict(&layer.build().unwrap());
     let (_one, _free) = (call(&mut service, 1), call(&mut service, 0));
@@ -48,7 +48,7 @@ async fn a_call_of_no_cost_is_sent_when_nothing_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_costly_call_waits_for_all_that_it_costs() {
+async fn a_costly_call_waits_until_its_whole_cost_is_available() {
     let layer = RateLimitLayer::builder(STEADY.burst(3))
         .max_wait(Duration::MAX)
         .cost(|req: &u32| *req);

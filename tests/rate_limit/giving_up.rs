@@ -1,4 +1,4 @@
-//! Turns that come back.
+//! Turns that are given back.
 
 use super::{NANO, SECOND, STEADY, almost, around_strict, denied, patient, readying};
 use crate::strict::call;
@@ -6,7 +6,7 @@ use tokio::time::{self};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_waiter_gives_its_turn_back() {
+async fn the_newest_waiter_gives_its_turn_back_when_cancelled() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut newest = task::spawn(limiter.acquire(1));
@@ -16,7 +16,7 @@ async fn the_newest_waiter_gives_its_turn_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_weighted_waiter_gives_all_of_its_turn_back() {
+async fn a_costly_waiter_gives_its_whole_cost_back() {
     let limiter = patient(STEADY.burst(3)).limiter().clone();
     limiter.try_acquire(2).unwrap();
     let mut newest = task::spawn(limiter.acquire(3));
@@ -26,7 +26,7 @@ async fn a_weighted_waiter_gives_all_of_its_turn_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_middle_waiter_gives_its_place_to_those_behind_it() {
+async fn a_waiter_in_the_middle_gives_its_place_to_those_behind_it() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut middle = task::spawn(limiter.acquire(1));
@@ -38,7 +38,7 @@ async fn a_middle_waiter_gives_its_place_to_those_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_behind_a_waiter_that_left_move_up() {
+async fn waiters_behind_a_cancelled_one_move_up() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut middle = task::spawn(limiter.acquire(1));
@@ -53,7 +53,7 @@ async fn those_behind_a_waiter_that_left_move_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_was_served_gives_nothing_back() {
+async fn a_waiter_that_was_granted_gives_nothing_back() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));
@@ -85,7 +85,7 @@ async fn a_call_dropped_while_waiting_gives_its_turn_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_while_readying_gives_its_turn_back() {
+async fn a_call_dropped_while_waiting_for_readiness_gives_its_turn_back() {
     let layer = patient(STEADY);
     let (_first, readying, _handle) = readying(&layer).await;
     drop(readying);
@@ -93,7 +93,7 @@ async fn a_call_dropped_while_readying_gives_its_turn_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_middle_call_dropped_while_readying_hands_its_turn_on() {
+async fn a_call_in_the_middle_dropped_while_waiting_for_readiness_hands_its_turn_on() {
     let layer = patient(STEADY);
     let (_first, readying, _handle) = readying(&layer).await;
     let limiter = layer.limiter();
@@ -105,7 +105,7 @@ async fn a_middle_call_dropped_while_readying_hands_its_turn_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_cannot_be_readied_gives_its_turn_back() {
+async fn a_call_whose_inner_service_fails_gives_its_turn_back() {
     let layer = patient(STEADY);
     let (_first, mut readying, mut handle) = readying(&layer).await;
     handle.send_error("gone");

@@ -12,7 +12,7 @@ use tokio::time::{self, Instant};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service};
 
-/// The output of a future, and how often it was polled for it.
+/// The output of a future, and how many polls it took.
 async fn count_polls<F: Future>(future: F) -> (F::Output, usize) {
     let mut future = pin!(future);
     let mut polls = 0;
@@ -24,7 +24,7 @@ async fn count_polls<F: Future>(future: F) -> (F::Output, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_are_served_in_order_each_at_its_turn() {
+async fn waiters_are_granted_in_order_each_at_its_turn() {
     let limiter = patient(Quota::per_second(10).burst(1)).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let start = Instant::now();
@@ -53,12 +53,12 @@ async fn each_waiter_is_woken_once() {
         let limiter = limiter.clone();
         waiters.spawn(async move { count_polls(limiter.acquire(1)).await.1 });
     }
-    // Once to begin, once when woken.
+    // One poll to start waiting, and one after the wakeup.
     assert_eq!(waiters.join_all().await, [2; 10]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_sent_in_the_order_of_calling_however_they_are_polled() {
+async fn waiting_calls_are_sent_in_the_order_they_were_made_however_they_are_polled() {
     let mut service = patient(Quota::per_second(10).burst(1)).layer(echo());
     let mut calls = Vec::new();
     for req in 0..=10 {
@@ -116,7 +116,7 @@ async fn a_call_waits_up_to_a_second_unless_set_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_above_the_longest_is_rejected_at_once_with_that_wait() {
+async fn a_call_with_too_long_a_wait_is_rejected_at_once_with_that_wait() {
     let layer = RateLimitLayer::builder(STEADY).max_wait(almost(SECOND));
     let (mut service, _handle) = around_strict(&layer.build().unwrap());
     let _first = call(&mut service, 1);
@@ -125,7 +125,7 @@ async fn a_wait_above_the_longest_is_rejected_at_once_with_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_waiter_writes_nothing() {
+async fn a_rejected_call_does_not_delay_later_ones() {
     let limiter = RateLimiter::new(STEADY);
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));
@@ -137,7 +137,7 @@ async fn a_rejected_waiter_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_patience_nothing_waits() {
+async fn with_a_longest_wait_of_zero_no_call_waits() {
     let (mut service, _handle) = around_strict(&impatient(Quota::new(1, NANO).burst(1)));
     let _first = call(&mut service, 1);
     let error = assert_ready_err!(call(&mut service, 2).poll());
@@ -145,7 +145,7 @@ async fn without_patience_nothing_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_patience_waits_for_years() {
+async fn with_an_unlimited_longest_wait_calls_wait_for_years() {
     let limiter = patient(Quota::new(1, 3 * YEAR)).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let start = Instant::now();
@@ -158,7 +158,7 @@ async fn a_turn_that_passed_before_the_first_poll_needs_no_timer() {
     let (mut service, mut handle) = around_strict(&patient(STEADY));
     let _first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
-    // The clock moves, but no timer has been looked at yet.
+    // The clock has moved, but no timer has fired yet.
     let mut advance = task::spawn(time::advance(2 * SECOND));
     assert_pending!(advance.poll());
     assert_pending!(waiter.poll());

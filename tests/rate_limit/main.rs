@@ -1,4 +1,4 @@
-//! What the rate limit promises, through its handle and as a Tower service.
+//! The rate limit, through its handle and as a Tower service.
 
 #[path = "../support/events.rs"]
 mod events;
@@ -32,10 +32,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// One call per second, one at once: its turns are easy to read.
+/// One call per second with a burst of one, so that turns are easy to compute.
 const STEADY: Quota = Quota::per_second(1);
 
-/// A nanosecond less.
+/// One nanosecond less.
 fn almost(duration: Duration) -> Duration {
     duration.saturating_sub(NANO)
 }
@@ -72,7 +72,7 @@ fn echo() -> impl Service<u32, Response = u32, Error = BoxError, Future: Send> +
 
 type StrictCall = Spawn<RateLimitFuture<Strict, u32>>;
 
-/// A call, and one behind it whose turn has come while the inner service is not ready.
+/// Two calls. The turn of the second one has come, but the inner service is not ready.
 async fn readying(layer: &RateLimitLayer) -> (StrictCall, StrictCall, Handle<u32, u32>) {
     let (mut service, mut handle) = around_strict(layer);
     let first = call(&mut service, 1);

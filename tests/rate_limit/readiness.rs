@@ -1,4 +1,4 @@
-//! The inner service, and when it is readied.
+//! The readiness of the inner service.
 
 use super::{SECOND, STEADY, almost, around_strict, impatient, patient, readying};
 use crate::strict::{call, next_sent, poll_ready, sent};
@@ -8,14 +8,14 @@ use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok};
 use tower::Service;
 
 #[tokio::test(start_paused = true)]
-async fn the_inner_service_is_polled_though_nothing_is_left() {
+async fn the_inner_service_is_readied_even_if_the_quota_is_used_up() {
     let (mut service, mut handle) = around_strict(&impatient(Quota::per_second(0)));
     handle.allow(0);
     assert_pending!(poll_ready(&mut service));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_passes() {
+async fn a_readiness_error_is_passed_on() {
     let (mut service, mut handle) = around_strict(&impatient(Quota::per_second(0)));
     handle.send_error("gone");
     let error = assert_ready_err!(poll_ready(&mut service));
@@ -23,7 +23,7 @@ async fn an_error_of_readiness_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_call_passes() {
+async fn a_call_error_is_passed_on() {
     let (mut service, mut handle) = around_strict(&impatient(STEADY));
     let mut call = call(&mut service, 1);
     let (_, response) = next_sent(&mut handle);
@@ -32,7 +32,7 @@ async fn an_error_of_the_call_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_passes() {
+async fn a_response_is_passed_on() {
     let (mut service, mut handle) = around_strict(&patient(STEADY));
     let _first = call(&mut service, 1);
     let mut waiter = call(&mut service, 2);
@@ -54,18 +54,18 @@ async fn a_rejected_call_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_gives_up_what_its_instance_had_reserved() {
+async fn a_call_that_waits_releases_the_inner_readiness_of_its_instance() {
     let (mut service, mut handle) = around_strict(&patient(STEADY));
     let _first = call(&mut service, 1);
     let _waiter = call(&mut service, 2);
     handle.allow(0);
-    // Nothing new becomes ready, and nothing is ready still.
+    // The waiting call gave up the readiness of its instance, and nothing becomes ready again.
     assert_pending!(poll_ready(&mut service));
 }
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "poll_ready must be called before call")]
-async fn readiness_is_good_for_one_call_that_waits() {
+async fn readiness_is_valid_for_one_call_that_waits() {
     let (mut service, _handle) = around_strict(&patient(STEADY));
     let _first = call(&mut service, 1);
     let _waiter = call(&mut service, 2);
@@ -73,7 +73,7 @@ async fn readiness_is_good_for_one_call_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_call_leaves_the_readiness_it_did_not_use() {
+async fn a_rejected_call_leaves_the_inner_service_ready() {
     let (mut service, mut handle) = around_strict(&impatient(STEADY));
     let _first = call(&mut service, 1);
     assert_ready_err!(call(&mut service, 2).poll());
@@ -101,7 +101,7 @@ async fn a_call_whose_turn_has_come_waits_for_the_inner_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_at_the_turn_passes() {
+async fn a_readiness_error_at_the_turn_is_passed_on() {
     let (_first, mut readying, mut handle) = readying(&patient(STEADY)).await;
     handle.send_error("gone");
     assert_eq!(assert_ready_err!(readying.poll()).to_string(), "gone");

@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 use tokio_test::{assert_pending, task};
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_counts_what_would_be_granted_at_once() {
+async fn a_snapshot_shows_how_many_calls_would_be_granted_at_once() {
     let limiter = RateLimiter::new(STEADY.burst(5));
     limiter.try_acquire(4).unwrap();
     time::advance(2 * SECOND).await;
@@ -36,7 +36,7 @@ async fn a_snapshot_shows_nothing_available_while_paused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_shows_the_quota_in_force() {
+async fn a_snapshot_shows_the_current_quota() {
     let limiter = RateLimiter::new(STEADY);
     limiter.set_quota(Quota::per_minute(7));
     assert_eq!(limiter.snapshot().quota, Quota::per_minute(7));
@@ -50,7 +50,7 @@ async fn a_snapshot_shows_the_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_over_the_limit_is_an_event() {
+async fn a_call_over_the_limit_emits_an_event() {
     let layer = RateLimitLayer::builder(STEADY.burst(3))
         .max_wait(Duration::ZERO)
         .cost(|req: &u32| *req)
@@ -67,7 +67,7 @@ async fn a_call_over_the_limit_is_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_too_costly_is_an_event() {
+async fn a_call_that_is_too_costly_emits_an_event() {
     let layer = RateLimitLayer::builder(STEADY.burst(3))
         .cost(|req: &u32| *req)
         .name("payments");
@@ -80,7 +80,7 @@ async fn a_call_that_is_too_costly_is_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_is_no_event() {
+async fn a_call_that_waits_emits_no_event() {
     let (mut service, _handle) = around_strict(&patient(STEADY));
     let events = events::of(async {
         let (_one, mut two) = (call(&mut service, 1), call(&mut service, 2));

@@ -1,4 +1,4 @@
-//! Who shares a limit.
+//! Which services share a limit.
 
 use super::{DAY, STEADY, around_strict, echo, impatient};
 use crate::strict::{call, poll_ready, sent};
@@ -12,7 +12,7 @@ use tokio_test::{assert_ready_ok, task};
 use tower::{BoxError, Layer, Service};
 
 #[tokio::test(start_paused = true)]
-async fn ready_clones_that_are_never_called_take_nothing() {
+async fn ready_clones_that_are_never_called_take_no_turn() {
     let layer = impatient(STEADY.burst(2));
     let (service, _handle) = around_strict(&layer);
     let mut clones = vec![service; 5_000];
@@ -50,8 +50,8 @@ async fn the_handle_of_the_layer_is_the_limit_of_its_services() {
 
 #[test]
 fn two_threads_share_one_limit() {
-    // The lock of a paused clock would let the threads in one by one. An hour is long enough for
-    // nothing to be earned meanwhile, a million calls for the threads to meet.
+    // Do not pause the clock: its lock would let the threads in one by one. At one call per hour
+    // nothing is refilled during the test, and a million calls are enough for the threads to race.
     let limiter = RateLimiter::new(Quota::new(1, DAY / 24).burst(1_000_000));
     let together = Barrier::new(2);
     let granted = thread::scope(|scope| {
@@ -76,18 +76,18 @@ async fn two_clones_on_two_threads_share_one_limit() {
     let (one, two) = thread::scope(|scope| {
         let other = scope.spawn(|| {
             let _paused = clock.enter();
-            answers(&mut other)
+            succeed_at_once(&mut other)
         });
-        (answers(&mut service), other.join().unwrap())
+        (succeed_at_once(&mut service), other.join().unwrap())
     });
     assert_eq!(one + two, 100);
 }
 
-/// How many of a hundred calls are answered at once.
-fn answers(service: &mut impl Service<u32, Response = u32, Error = BoxError>) -> usize {
-    let answered = |req: &u32| {
+/// How many of a hundred calls succeed without waiting.
+fn succeed_at_once(service: &mut impl Service<u32, Response = u32, Error = BoxError>) -> usize {
+    let succeeds = |req: &u32| {
         assert_ready_ok!(poll_ready(service));
         matches!(task::spawn(service.call(*req)).poll(), Poll::Ready(Ok(_)))
     };
-    (0..100).filter(answered).count()
+    (0..100).filter(succeeds).count()
 }

@@ -1,4 +1,4 @@
-//! When a call has its turn.
+//! When a call gets its turn.
 
 use super::{DAY, NANO, SECOND, STEADY, YEAR, almost, around_strict, denied, impatient, patient};
 use crate::strict::{call, sent};
@@ -29,12 +29,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn no_window_holds_more_than_the_burst_and_its_share(
+    fn no_window_has_more_calls_than_the_burst_plus_the_rate(
         interval_ms in 1..200_u32,
         burst in 1..6_u32,
         calls in prop::collection::vec((0..400_u64, 0..4_u32, 0..4_u8), 1..60),
     ) {
-        // Whole milliseconds throughout: a timer then ends at the very turn.
+        // Whole milliseconds, so that timers fire exactly when a turn comes.
         let interval = Duration::from_millis(interval_ms.into());
         let limiter = patient(Quota::new(1, interval).burst(burst)).limiter().clone();
         let grants = Arc::new(Mutex::new(Vec::new()));
@@ -48,7 +48,7 @@ proptest! {
                     0 if limiter.try_acquire(cost).is_ok() => granted(),
                     0 => {}
                     1 => {
-                        // Gives up halfway to its turn, if that is not before.
+                        // Gives up after half an interval, unless its turn comes earlier.
                         let patience = interval / 2;
                         waiters.spawn(async move {
                             if let Ok(Ok(())) = time::timeout(patience, limiter.acquire(cost)).await {
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn at_most_n_in_any_window_wherever_it_begins(
+    fn at_most_n_calls_in_any_window_wherever_it_starts(
         n in 1..20_u32,
         burst in 1..20_u32,
         per in 0..3_000_000_000_u64,
@@ -117,7 +117,7 @@ fn on_a_paused_clock(script: impl Future<Output = ()>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn denied_one_nanosecond_before_the_time_named() {
+async fn a_call_is_denied_one_nanosecond_before_the_reported_time() {
     for (quota, cost) in odd_quotas() {
         let limiter = RateLimiter::new(quota);
         use_up(&limiter, cost);
@@ -129,7 +129,7 @@ async fn denied_one_nanosecond_before_the_time_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn granted_at_the_time_named() {
+async fn a_call_is_granted_at_the_reported_time() {
     for (quota, cost) in odd_quotas() {
         let limiter = RateLimiter::new(quota);
         use_up(&limiter, cost);
@@ -156,7 +156,7 @@ fn odd_quotas() -> [(Quota, u32); 6] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_call_is_sent_at_the_time_it_was_told() {
+async fn a_rejected_call_is_granted_after_its_retry_after() {
     let (mut service, mut handle) = around_strict(&impatient(Quota::per_second(7).burst(1)));
     let _first = call(&mut service, 1);
     let denied = assert_ready_err!(call(&mut service, 2).poll());
@@ -175,7 +175,7 @@ async fn a_rejected_call_is_sent_at_the_time_it_was_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_granted_faster_than_asked() {
+async fn calls_are_not_granted_faster_than_the_quota() {
     let quotas = [
         (Quota::per_second(3_000_000), 3_000_000, SECOND),
         (Quota::per_second(7), 7, SECOND),
@@ -199,7 +199,7 @@ async fn nothing_is_granted_faster_than_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_call_per_eternity_is_one_call() {
+async fn one_call_per_longest_duration_grants_one_call() {
     let limiter = RateLimiter::new(Quota::new(1, Duration::MAX).burst(u32::MAX));
     limiter.try_acquire(1).unwrap();
     time::advance(100 * YEAR).await;
@@ -207,7 +207,7 @@ async fn one_call_per_eternity_is_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_one_never_grants_two_within_its_window() {
+async fn at_most_one_never_grants_two_calls_in_one_window() {
     let limiter = RateLimiter::new(Quota::at_most(1, SECOND).burst(9));
     limiter.try_acquire(1).unwrap();
     time::advance(SECOND).await;
@@ -215,7 +215,7 @@ async fn at_most_one_never_grants_two_within_its_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_of_none_admits_nothing_and_names_no_time() {
+async fn a_quota_of_zero_rejects_all_calls_without_a_retry_after() {
     let never = Err(Rejected(Rejection::RateLimited {
         retry_after: None,
         by: Name::UNNAMED,
@@ -228,7 +228,7 @@ async fn a_quota_of_none_admits_nothing_and_names_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_quota_of_none() {
+async fn no_call_waits_for_a_quota_of_zero() {
     let limiter = patient(Quota::per_second(0)).limiter().clone();
     let mut call = task::spawn(limiter.acquire(1));
     assert_eq!(
@@ -241,7 +241,7 @@ async fn nobody_waits_for_a_quota_of_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_per_no_time_is_unlimited() {
+async fn a_quota_with_a_period_of_zero_is_unlimited() {
     let limiter = RateLimiter::new(Quota::new(1, Duration::ZERO));
     assert!((0..100_000).all(|_| limiter.try_acquire(u32::MAX).is_ok()));
 }
@@ -255,7 +255,7 @@ async fn a_year_of_idling_earns_one_burst() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cost_above_the_burst_is_too_costly_at_once() {
+async fn a_cost_above_the_burst_is_rejected_at_once_as_too_costly() {
     let limiter = patient(STEADY.burst(3)).limiter().clone();
     let mut call = task::spawn(limiter.acquire(4));
     assert_eq!(
@@ -282,7 +282,7 @@ async fn a_call_that_is_too_costly_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_call_takes_nothing() {
+async fn a_call_of_cost_zero_takes_nothing() {
     let limiter = RateLimiter::new(STEADY.burst(3));
     for _ in 0..1_000 {
         limiter.try_acquire(0).unwrap();
@@ -291,14 +291,14 @@ async fn a_free_call_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_call_goes_when_nothing_is_left() {
+async fn a_call_of_cost_zero_is_granted_when_the_quota_is_used_up() {
     let limiter = RateLimiter::new(STEADY);
     limiter.try_acquire(1).unwrap();
     assert_eq!(limiter.try_acquire(0), Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_call_does_not_overtake_those_who_wait() {
+async fn a_call_of_cost_zero_does_not_overtake_waiters() {
     let limiter = patient(STEADY).limiter().clone();
     limiter.try_acquire(1).unwrap();
     let mut waiter = task::spawn(limiter.acquire(1));

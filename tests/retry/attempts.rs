@@ -1,6 +1,6 @@
-//! How often a call is sent, and what it ends in.
+//! How many times a call is sent, and what it returns.
 
-use super::{BAD, Callee, Failed, GOOD, SECOND, WAIT, retrying, send, sends, transient};
+use super::{BAD, Failed, GOOD, SECOND, Upstream, WAIT, retrying, send, sends, transient};
 use buttress::retry::{Backoff, Cloned};
 use buttress::{Error, RetryLayer, Verdict};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,12 +15,12 @@ async fn a_call_that_failed_is_sent_until_it_succeeds() {
 
 #[tokio::test(start_paused = true)]
 async fn the_success_of_a_retry_is_returned() {
-    let callee = Callee::new([BAD, BAD, GOOD]);
-    assert_eq!(send(retrying(), &callee).await, GOOD);
+    let upstream = Upstream::new([BAD, BAD, GOOD]);
+    assert_eq!(send(retrying(), &upstream).await, GOOD);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_sent_as_often_as_attempts_says_and_no_more() {
+async fn a_call_makes_as_many_attempts_as_configured() {
     for attempts in 1..=5 {
         let retrying = retrying().attempts(attempts).no_budget();
         assert_eq!(sends(retrying, &[BAD]).await, attempts as usize);
@@ -30,9 +30,9 @@ async fn a_call_is_sent_as_often_as_attempts_says_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_call_is_sent_three_times_by_default() {
     let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
-    let callee = Callee::new([Err(Error::Service(Failed(0)))]);
-    layer.layer(callee.clone()).oneshot(()).await.unwrap_err();
-    assert_eq!(callee.sent(), 3);
+    let upstream = Upstream::new([Err(Error::Service(Failed(0)))]);
+    layer.layer(upstream.clone()).oneshot(()).await.unwrap_err();
+    assert_eq!(upstream.sent(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,26 +50,26 @@ async fn each_attempt_sends_the_same_request() {
 #[tokio::test(start_paused = true)]
 async fn the_last_response_is_returned_unchanged() {
     let script = [1, 2, 3].map(|millis| Ok(transient(Duration::from_millis(millis))));
-    let callee = Callee::new(script);
-    assert_eq!(send(retrying(), &callee).await, script[2]);
+    let upstream = Upstream::new(script);
+    assert_eq!(send(retrying(), &upstream).await, script[2]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_last_error_is_returned_unchanged() {
-    let callee = Callee::new([1, 2, 3].map(|n| Err(Error::Service(Failed(n)))));
-    let answer = send(retrying(), &callee).await;
-    assert_eq!(answer, Err(Error::Service(Failed(3))));
+    let upstream = Upstream::new([1, 2, 3].map(|n| Err(Error::Service(Failed(n)))));
+    let outcome = send(retrying(), &upstream).await;
+    assert_eq!(outcome, Err(Error::Service(Failed(3))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_retry_mends_is_sent_once() {
+async fn success_permanent_failure_and_ignored_are_not_retried() {
     for verdict in [Verdict::Healthy, Verdict::Permanent, Verdict::Ignored] {
         assert_eq!(sends(retrying(), &[Ok(verdict)]).await, 1, "{verdict:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_no_retry_mends_is_the_last() {
+async fn a_retry_with_a_permanent_or_ignored_outcome_is_the_last() {
     for verdict in [Verdict::Permanent, Verdict::Ignored] {
         let script = [BAD, Ok(verdict)];
         assert_eq!(sends(retrying(), &script).await, 2, "{verdict:?}");
@@ -90,25 +90,25 @@ async fn each_attempt_is_judged_once() {
         Verdict::TRANSIENT
     };
     let layer = retrying().classify(counted).build().unwrap();
-    let _answer = layer.layer(Callee::new([BAD])).oneshot(()).await;
+    let _outcome = layer.layer(Upstream::new([BAD])).oneshot(()).await;
     assert_eq!(judged.load(Relaxed), 3);
 }
 
 #[test]
-fn no_attempts_at_all_are_refused() {
+fn zero_attempts_are_rejected_as_a_setting() {
     let error = retrying().attempts(0).build().unwrap_err();
     assert_eq!((error.field(), error.value()), ("attempts", "0"));
 }
 
 #[test]
-fn a_backoff_whose_base_is_above_its_cap_is_refused() {
+fn a_backoff_whose_base_is_above_its_cap_is_invalid() {
     let backoff = Backoff::exponential(2 * SECOND, SECOND);
     let error = retrying().backoff(backoff).build().unwrap_err();
     assert_eq!((error.field(), error.value()), ("backoff.base", "2s"));
 }
 
 #[test]
-fn a_backoff_that_would_shrink_or_has_no_number_is_refused() {
+fn a_backoff_with_a_factor_below_one_or_not_a_number_is_invalid() {
     for factor in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -2.0, 0.5] {
         let backoff = Backoff::exponential(WAIT, SECOND).factor(factor);
         let error = retrying().backoff(backoff).build().unwrap_err();

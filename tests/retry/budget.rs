@@ -1,8 +1,8 @@
-//! What retries cost, and who pays.
+//! What retries cost, and which layers share a budget.
 
 use super::{
-    AsAnswered, BAD, Callee, Failed, GOOD, HOUR, SECOND, drain, five_tokens_of_ten, retrying, send,
-    sends, spent, ten_tokens, time_of, transient,
+    BAD, Failed, GOOD, HOUR, ResponseIsVerdict, SECOND, Upstream, drain, five_tokens_of_ten,
+    retrying, send, sends, spent, ten_tokens, time_of, transient,
 };
 use buttress::retry::{Budget, Cloned};
 use buttress::{Error, RetryLayer, Verdict};
@@ -15,28 +15,28 @@ use tower::{Layer, Service, ServiceExt};
 async fn each_retry_that_is_sent_costs_a_token() {
     let budget = ten_tokens();
     let retrying = retrying().attempts(5).budget(budget.clone());
-    let _answer = send(retrying, &Callee::new([BAD])).await;
+    let _outcome = send(retrying, &Upstream::new([BAD])).await;
     assert_eq!(drain(&budget), 6);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retrys_success_earns_nothing() {
+async fn a_success_after_a_retry_earns_no_token() {
     let budget = five_tokens_of_ten();
-    let callee = Callee::new([BAD, GOOD]);
-    let _answer = send(retrying().budget(budget.clone()), &callee).await;
+    let upstream = Upstream::new([BAD, GOOD]);
+    let _outcome = send(retrying().budget(budget.clone()), &upstream).await;
     assert_eq!(drain(&budget), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_attempts_success_earns_the_ratio() {
+async fn a_success_at_the_first_attempt_earns_the_ratio() {
     let budget = five_tokens_of_ten();
-    let callee = Callee::new([GOOD]);
-    let _answer = send(retrying().budget(budget.clone()), &callee).await;
+    let upstream = Upstream::new([GOOD]);
+    let _outcome = send(retrying().budget(budget.clone()), &upstream).await;
     assert_eq!(drain(&budget), 6);
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_success_earns() {
+async fn only_successes_earn_tokens() {
     for verdict in [
         Verdict::TRANSIENT,
         Verdict::THROTTLED,
@@ -45,64 +45,64 @@ async fn only_a_success_earns() {
     ] {
         let budget = five_tokens_of_ten();
         let retrying = retrying().attempts(1).budget(budget.clone());
-        let _answer = send(retrying, &Callee::new([Ok(verdict)])).await;
+        let _outcome = send(retrying, &Upstream::new([Ok(verdict)])).await;
         assert_eq!(drain(&budget), 5, "{verdict:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_token_nothing_is_sent_again() {
+async fn without_a_token_there_is_no_retry() {
     assert_eq!(sends(spent(), &[BAD, GOOD]).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_token_the_outcome_is_returned_unchanged() {
-    let callee = Callee::new([Err(Error::Service(Failed(1))), GOOD]);
-    let answer = send(spent(), &callee).await;
-    assert_eq!(answer, Err(Error::Service(Failed(1))));
+    let upstream = Upstream::new([Err(Error::Service(Failed(1))), GOOD]);
+    let outcome = send(spent(), &upstream).await;
+    assert_eq!(outcome, Err(Error::Service(Failed(1))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_token_nobody_waits() {
-    // What the callee asks for neither.
-    let callee = Callee::new([Ok(transient(3 * SECOND)), GOOD]);
-    assert_eq!(time_of(send(spent(), &callee)).await, Duration::ZERO);
+async fn without_a_token_the_call_does_not_wait() {
+    // The call does not wait for a `retry_after` either.
+    let upstream = Upstream::new([Ok(transient(3 * SECOND)), GOOD]);
+    assert_eq!(time_of(send(spent(), &upstream)).await, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callee_that_is_down_is_sent_little_more_than_its_calls() {
+async fn an_upstream_that_is_down_receives_few_retries() {
     const CALLS: usize = 6_000;
     let layer = RetryLayer::default();
-    let callee = Callee::new([Err(Error::Service(Failed(0)))]);
+    let upstream = Upstream::new([Err(Error::Service(Failed(0)))]);
     let mut ticks = interval(Duration::from_millis(10));
     let mut calls = JoinSet::new();
     for _ in 0..CALLS {
         ticks.tick().await;
-        let service = layer.layer(callee.clone());
+        let service = layer.layer(upstream.clone());
         calls.spawn(service.oneshot(http::Request::new(())));
     }
     calls.join_all().await;
-    // A floor of 2, and a reserve of 0.1 per second for 60 s.
+    // The floor is 2 tokens, and the reserve adds 0.1 per second for 60 s.
     let bound = CALLS + 2..=CALLS + 2 + 6;
-    assert!(bound.contains(&callee.sent()), "{}", callee.sent());
+    assert!(bound.contains(&upstream.sent()), "{}", upstream.sent());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_that_is_there_by_default_has_two_tokens_at_the_start() {
+async fn the_default_budget_has_two_tokens_at_the_start() {
     assert_eq!(drain(RetryLayer::default().budget().unwrap()), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_comes_back_every_ten_seconds_by_default() {
+async fn the_default_budget_adds_a_token_every_ten_seconds() {
     let layer = RetryLayer::default();
     drain(layer.budget().unwrap());
-    // Time is credited in steps of 134.2 ms, once they are over.
+    // Time is credited in steps of 134.2 ms, at the end of each step.
     advance(10 * SECOND + Duration::from_millis(135)).await;
     assert_eq!(drain(layer.budget().unwrap()), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reserve_brings_back_two_tokens_and_no_more_by_default() {
+async fn the_default_reserve_refills_to_two_tokens() {
     let layer = RetryLayer::default();
     drain(layer.budget().unwrap());
     advance(HOUR).await;
@@ -110,39 +110,39 @@ async fn the_reserve_brings_back_two_tokens_and_no_more_by_default() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_attempt_that_succeeds_earns_a_tenth_of_a_retry_by_default() {
+async fn by_default_a_success_earns_a_tenth_of_a_retry() {
     let layer = retrying().build().unwrap();
     drain(layer.budget().unwrap());
     for _ in 0..100 {
-        let service = layer.layer(Callee::new([GOOD]));
+        let service = layer.layer(Upstream::new([GOOD]));
         service.oneshot(()).await.unwrap();
     }
     assert_eq!(drain(layer.budget().unwrap()), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_earned_long_ago_is_gone_by_default() {
+async fn by_default_earned_tokens_expire() {
     let layer = retrying().build().unwrap();
     for _ in 0..1_000 {
-        let service = layer.layer(Callee::new([GOOD]));
+        let service = layer.layer(Upstream::new([GOOD]));
         service.oneshot(()).await.unwrap();
     }
-    // 102 tokens, of which 30 s leave less than the floor.
+    // The budget holds 102 tokens. After 30 s, fewer of them are left than the floor.
     advance(30 * SECOND).await;
     assert_eq!(drain(layer.budget().unwrap()), 2);
 }
 
-/// Whether a call through this service, to a callee that is down, is retried.
+/// Whether a call through this service is retried when the upstream is down.
 async fn is_retried<S>(service: S) -> bool
 where
     S: Service<(), Response = Verdict>,
 {
-    // Without a retry there is nothing to wait for.
+    // Only a retry makes the call wait.
     time_of(service.oneshot(())).await > Duration::ZERO
 }
 
-/// A layer with a token for one retry.
-fn one_token() -> RetryLayer<AsAnswered, Cloned> {
+/// A layer whose budget pays for one retry.
+fn one_token() -> RetryLayer<ResponseIsVerdict, Cloned> {
     let budget = Budget::builder().floor(1).reserve(0.0).build().unwrap();
     retrying().attempts(2).budget(budget).build().unwrap()
 }
@@ -150,59 +150,59 @@ fn one_token() -> RetryLayer<AsAnswered, Cloned> {
 #[tokio::test(start_paused = true)]
 async fn services_of_one_layer_share_its_budget() {
     let layer = one_token();
-    assert!(is_retried(layer.layer(Callee::new([BAD]))).await);
-    assert!(!is_retried(layer.layer(Callee::new([BAD]))).await);
+    assert!(is_retried(layer.layer(Upstream::new([BAD]))).await);
+    assert!(!is_retried(layer.layer(Upstream::new([BAD]))).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn clones_of_a_layer_share_its_budget() {
     let layer = one_token();
     let clone = layer.clone();
-    assert!(is_retried(layer.layer(Callee::new([BAD]))).await);
-    assert!(!is_retried(clone.layer(Callee::new([BAD]))).await);
+    assert!(is_retried(layer.layer(Upstream::new([BAD]))).await);
+    assert!(!is_retried(clone.layer(Upstream::new([BAD]))).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn clones_of_a_service_share_its_budget() {
-    let service = one_token().layer(Callee::new([BAD]));
+    let service = one_token().layer(Upstream::new([BAD]));
     assert!(is_retried(service.clone()).await);
     assert!(!is_retried(service).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_of_one_layer_share_the_budget_it_made_itself() {
+async fn services_of_one_layer_share_its_default_budget() {
     let layer = retrying().build().unwrap();
     drain(layer.budget().unwrap());
-    assert!(!is_retried(layer.layer(Callee::new([BAD]))).await);
+    assert!(!is_retried(layer.layer(Upstream::new([BAD]))).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_that_are_given_one_budget_share_it() {
+async fn layers_built_with_the_same_budget_share_it() {
     let budget = ten_tokens();
     drain(&budget);
     let layer = retrying().budget(budget).build().unwrap();
-    assert!(!is_retried(layer.layer(Callee::new([BAD]))).await);
+    assert!(!is_retried(layer.layer(Upstream::new([BAD]))).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_that_are_given_no_budget_have_one_each() {
+async fn layers_built_without_a_budget_have_one_each() {
     let builder = retrying();
     let (one, two) = (builder.clone().build().unwrap(), builder.build().unwrap());
     drain(one.budget().unwrap());
-    assert!(is_retried(two.layer(Callee::new([BAD]))).await);
+    assert!(is_retried(two.layer(Upstream::new([BAD]))).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_budget_every_call_has_all_its_attempts() {
+async fn with_no_budget_every_call_makes_all_attempts() {
     let layer = retrying().no_budget().build().unwrap();
-    let callee = Callee::new([BAD]);
+    let upstream = Upstream::new([BAD]);
     for _ in 0..200 {
-        layer.layer(callee.clone()).oneshot(()).await.unwrap();
+        layer.layer(upstream.clone()).oneshot(()).await.unwrap();
     }
-    assert_eq!(callee.sent(), 600);
+    assert_eq!(upstream.sent(), 600);
 }
 
 #[test]
-fn a_layer_without_a_budget_shows_none() {
+fn a_layer_with_no_budget_returns_none() {
     assert!(retrying().no_budget().build().unwrap().budget().is_none());
 }

@@ -1,6 +1,6 @@
-//! Calls that their callers drop.
+//! Calls that are dropped.
 
-use super::{BAD, Callee, HOUR, WAIT, call_in_flight, drain, retrying, sleeping_call};
+use super::{BAD, HOUR, Upstream, WAIT, call_in_flight, drain, retrying, sleeping_call};
 use std::task::Poll;
 use tokio::time::advance;
 use tokio_test::{assert_pending, assert_ready_ok, task};
@@ -8,7 +8,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, ServiceExt};
 use tower_test::mock::Handle;
 
-/// Whether the callee is sent anything from now on.
+/// Whether the upstream receives another request.
 async fn is_sent_more(handle: &mut Handle<(), ()>) -> bool {
     advance(HOUR).await;
     matches!(handle.poll_request(), Poll::Ready(Some(_)))
@@ -34,20 +34,20 @@ async fn a_call_dropped_in_flight_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_while_sleeping_is_not_retried() {
+async fn a_call_dropped_while_waiting_for_its_retry_is_not_retried() {
     let (call, mut handle, _) = sleeping_call().await;
     drop(call);
     assert!(!is_sent_more(&mut handle).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_sleeping_call_is_taken() {
+async fn a_call_that_waits_for_its_retry_has_taken_a_token() {
     let (_call, _handle, budget) = sleeping_call().await;
     assert_eq!(drain(&budget), 9);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_while_readying_is_not_retried() {
+async fn a_call_dropped_while_waiting_for_readiness_is_not_retried() {
     let (mut call, mut handle, _) = sleeping_call().await;
     handle.allow(0);
     advance(WAIT).await;
@@ -58,8 +58,8 @@ async fn a_call_dropped_while_readying_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_while_readying_leaves_its_place_to_others() {
-    let limited = ConcurrencyLimit::new(Callee::new([BAD]), 1);
+async fn a_call_dropped_while_waiting_for_readiness_leaves_its_place_to_others() {
+    let limited = ConcurrencyLimit::new(Upstream::new([BAD]), 1);
     let service = retrying().build().unwrap().layer(limited.clone());
     let mut call = task::spawn(service.oneshot(()));
     assert_pending!(call.poll());
@@ -84,7 +84,7 @@ async fn the_token_of_a_retry_dropped_in_flight_stays_spent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_dropped_in_flight_is_not_sent_again() {
+async fn a_retry_dropped_in_flight_is_not_retried() {
     let (mut call, mut handle, _) = sleeping_call().await;
     advance(WAIT).await;
     assert_pending!(call.poll());

@@ -1,4 +1,4 @@
-//! What `Retry` promises, on tokio's paused clock.
+//! Retry, on tokio's paused clock.
 
 #[path = "../support/events.rs"]
 mod events;
@@ -30,20 +30,20 @@ use tower_test::mock::{self, Handle, Mock};
 const WAIT: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// The resolution of tokio's timers, which are never early.
+/// The resolution of tokio's timers. They are never early.
 const TICK: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("failed")]
 struct Failed(u32);
 
-/// What a callee does: answers with the verdict on itself, or fails.
-type Answer = Result<Verdict, Error<Failed>>;
+/// What the upstream does: it responds with a verdict, or it fails.
+type Outcome = Result<Verdict, Error<Failed>>;
 
-const GOOD: Answer = Ok(Verdict::Healthy);
-const BAD: Answer = Ok(Verdict::TRANSIENT);
+const GOOD: Outcome = Ok(Verdict::Healthy);
+const BAD: Outcome = Ok(Verdict::TRANSIENT);
 
-/// The rejections after which nothing was sent.
+/// The rejections that guarantee that nothing was sent.
 const UNSENT: [Rejection; 4] = [
     Rejection::CircuitOpen {
         retry_after: None,
@@ -68,20 +68,20 @@ const TIMED_OUT: Rejection = Rejection::TimedOut {
     by: Name::UNNAMED,
 };
 
-/// Answers by a script, the last line of it for ever. Panics if it is called without being ready,
-/// and its clones start unready.
-struct Callee {
+/// Follows a script and repeats its last line for ever. Panics if it is called before it is ready.
+/// Its clones are not ready.
+struct Upstream {
     shared: Arc<Shared>,
     ready: bool,
 }
 
 struct Shared {
-    script: Vec<Answer>,
+    script: Vec<Outcome>,
     sent: Mutex<Vec<Instant>>,
 }
 
-impl Callee {
-    fn new(script: impl Into<Vec<Answer>>) -> Self {
+impl Upstream {
+    fn new(script: impl Into<Vec<Outcome>>) -> Self {
         let shared = Shared {
             script: script.into(),
             sent: Mutex::default(),
@@ -92,12 +92,12 @@ impl Callee {
         }
     }
 
-    /// How often it was sent something.
+    /// How many requests it received.
     fn sent(&self) -> usize {
         self.shared.sent.lock().unwrap().len()
     }
 
-    /// The times between what it was sent.
+    /// The times between the requests.
     fn waits(&self) -> Vec<Duration> {
         let sent = self.shared.sent.lock().unwrap();
         sent.windows(2).map(|pair| pair[1] - pair[0]).collect()
@@ -108,7 +108,7 @@ impl Callee {
     }
 }
 
-impl Clone for Callee {
+impl Clone for Upstream {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -117,10 +117,10 @@ impl Clone for Callee {
     }
 }
 
-impl<Req> Service<Req> for Callee {
+impl<Req> Service<Req> for Upstream {
     type Response = Verdict;
     type Error = Error<Failed>;
-    type Future = Ready<Answer>;
+    type Future = Ready<Outcome>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.ready = true;
@@ -137,41 +137,44 @@ impl<Req> Service<Req> for Callee {
     }
 }
 
-/// Takes an answer at its word; an error is transient.
+/// Uses the response as the verdict. Errors are transient.
 #[derive(Clone)]
-struct AsAnswered;
+struct ResponseIsVerdict;
 
-impl<E> Classify<Verdict, E> for AsAnswered {
+impl<E> Classify<Verdict, E> for ResponseIsVerdict {
     fn classify(&self, outcome: Result<&Verdict, &E>) -> Verdict {
         outcome.copied().unwrap_or(Verdict::TRANSIENT)
     }
 }
 
-/// Three attempts, half a tenth of a second apart.
-fn retrying() -> RetryBuilder<AsAnswered, Cloned> {
+/// Three attempts, 50 ms apart.
+fn retrying() -> RetryBuilder<ResponseIsVerdict, Cloned> {
     RetryLayer::builder()
         .backoff(Backoff::constant(WAIT))
-        .classify(AsAnswered)
+        .classify(ResponseIsVerdict)
         .replay(Cloned)
 }
 
-async fn send(retrying: RetryBuilder<AsAnswered, Cloned>, callee: &Callee) -> Answer {
+async fn send(retrying: RetryBuilder<ResponseIsVerdict, Cloned>, upstream: &Upstream) -> Outcome {
     let layer = retrying.build().unwrap();
-    layer.layer(callee.clone()).oneshot(()).await
+    layer.layer(upstream.clone()).oneshot(()).await
 }
 
-/// How often a call is sent to a callee of this script.
-async fn sends(retrying: RetryBuilder<AsAnswered, Cloned>, script: &[Answer]) -> usize {
-    let callee = Callee::new(script);
-    let _answer = send(retrying, &callee).await;
-    callee.sent()
+/// How many requests one call sends to an upstream that follows this script.
+async fn sends(retrying: RetryBuilder<ResponseIsVerdict, Cloned>, script: &[Outcome]) -> usize {
+    let upstream = Upstream::new(script);
+    let _outcome = send(retrying, &upstream).await;
+    upstream.sent()
 }
 
-/// The waits of a call to a callee of this script.
-async fn waits(retrying: RetryBuilder<AsAnswered, Cloned>, script: &[Answer]) -> Vec<Duration> {
-    let callee = Callee::new(script);
-    let _answer = send(retrying, &callee).await;
-    callee.waits()
+/// The waits of one call to an upstream that follows this script.
+async fn waits(
+    retrying: RetryBuilder<ResponseIsVerdict, Cloned>,
+    script: &[Outcome],
+) -> Vec<Duration> {
+    let upstream = Upstream::new(script);
+    let _outcome = send(retrying, &upstream).await;
+    upstream.waits()
 }
 
 async fn time_of(work: impl Future) -> Duration {
@@ -186,13 +189,13 @@ fn transient(retry_after: Duration) -> Verdict {
     }
 }
 
-/// Ten tokens at the start; none comes by itself, one for each deposit.
+/// Ten tokens at the start. Each deposit adds one; time adds none.
 fn ten_tokens() -> Budget {
     let budget = Budget::builder().floor(10).ratio(1.0).reserve(0.0);
     budget.build().unwrap()
 }
 
-/// The same, half spent, so that what comes back or in has room.
+/// The same with five tokens spent, so that there is room for deposits.
 fn five_tokens_of_ten() -> Budget {
     let budget = ten_tokens();
     for _ in 0..5 {
@@ -201,14 +204,14 @@ fn five_tokens_of_ten() -> Budget {
     budget
 }
 
-/// Spends what is left, to count it.
+/// Spends all tokens that are left, and returns how many there were.
 fn drain(budget: &Budget) -> usize {
     iter::from_fn(|| budget.try_withdraw())
         .map(Withdrawal::spend)
         .count()
 }
 
-/// Cannot be cloned.
+/// A request that cannot be cloned.
 struct Upload;
 
 fn never<Req>(_: &Req) -> Option<Req> {
@@ -218,7 +221,7 @@ fn never<Req>(_: &Req) -> Option<Req> {
 type Call = task::Spawn<<MockRetry as Service<()>>::Future>;
 type MockRetry = buttress::retry::Retry<Mock<(), ()>, buttress::verdict::Outcome, Cloned>;
 
-/// A call whose first attempt is in the callee's hands, with a budget of ten tokens.
+/// A call whose first attempt has reached the upstream, and a budget of ten tokens.
 async fn call_in_flight() -> (MockRetry, Call, Handle<(), ()>, Budget) {
     let (service, handle) = mock::pair();
     let budget = ten_tokens();
@@ -231,7 +234,7 @@ async fn call_in_flight() -> (MockRetry, Call, Handle<(), ()>, Budget) {
     (service, call, handle, budget)
 }
 
-/// The same, with the first attempt failed and the second waited for.
+/// The same, after the first attempt failed: the call waits before its second attempt.
 async fn sleeping_call() -> (Call, Handle<(), ()>, Budget) {
     let (service, mut call, mut handle, budget) = call_in_flight().await;
     drop(service);
@@ -242,7 +245,7 @@ async fn sleeping_call() -> (Call, Handle<(), ()>, Budget) {
     (call, handle, budget)
 }
 
-fn spent() -> RetryBuilder<AsAnswered, Cloned> {
+fn spent() -> RetryBuilder<ResponseIsVerdict, Cloned> {
     let budget = ten_tokens();
     drain(&budget);
     retrying().budget(budget)

@@ -1,6 +1,6 @@
 //! The readiness of the inner service.
 
-use super::{BAD, Callee, GOOD, WAIT, drain, retrying, sleeping_call};
+use super::{BAD, GOOD, Upstream, WAIT, drain, retrying, sleeping_call};
 use buttress::retry::Cloned;
 use buttress::{RetryLayer, Verdict};
 use std::future::ready;
@@ -17,20 +17,20 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::test(start_paused = true)]
 async fn a_concurrency_limit_inside_is_never_called_unready() {
-    let service = ConcurrencyLimit::new(Callee::new([BAD, BAD, GOOD]), 1);
+    let service = ConcurrencyLimit::new(Upstream::new([BAD, BAD, GOOD]), 1);
     let service = retrying().build().unwrap().layer(service);
     assert_eq!(service.oneshot(()).await, GOOD);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_buffer_inside_is_never_called_unready() {
-    let service = Buffer::new(Callee::new([BAD, BAD, GOOD]), 1);
+    let service = Buffer::new(Upstream::new([BAD, BAD, GOOD]), 1);
     let service = retrying().build().unwrap().layer(service);
     assert_eq!(service.oneshot(()).await.unwrap(), Verdict::Healthy);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inner_service_that_is_not_ready_yet_is_waited_for() {
+async fn a_retry_waits_until_the_inner_service_is_ready() {
     let (mut call, mut handle, _) = sleeping_call().await;
     handle.allow(0);
     advance(WAIT).await;
@@ -44,8 +44,8 @@ async fn an_inner_service_that_is_not_ready_yet_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_permit_of_an_attempt_is_free_while_the_next_is_waited_for() {
-    let limited = ConcurrencyLimit::new(Callee::new([BAD]), 1);
+async fn the_permit_of_an_attempt_is_released_while_the_call_waits_for_the_next() {
+    let limited = ConcurrencyLimit::new(Upstream::new([BAD]), 1);
     let service = retrying().build().unwrap().layer(limited.clone());
     let mut call = task::spawn(service.oneshot(()));
     assert_pending!(call.poll());
@@ -69,7 +69,7 @@ async fn a_response_that_is_not_returned_is_dropped_before_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_before_the_first_attempt_passes() {
+async fn a_readiness_error_before_the_first_attempt_is_passed_on() {
     let (service, mut handle) = mock::pair::<(), ()>();
     handle.send_error("gone");
     let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
@@ -79,7 +79,7 @@ async fn an_error_of_readiness_before_the_first_attempt_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_before_a_retry_is_returned() {
+async fn a_readiness_error_before_a_retry_is_returned() {
     let (mut call, mut handle, _) = sleeping_call().await;
     handle.send_error("gone");
     advance(WAIT).await;
@@ -87,12 +87,12 @@ async fn an_error_of_readiness_before_a_retry_is_returned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_retry_whose_readiness_failed_comes_back() {
+async fn the_token_of_a_retry_whose_readiness_failed_is_returned() {
     let (mut call, mut handle, budget) = sleeping_call().await;
     handle.send_error("gone");
     advance(WAIT).await;
     assert_ready_err!(call.poll());
-    // Though the future still exists.
+    // The future has completed but is not dropped yet.
     assert_eq!(drain(&budget), 10);
     drop(call);
 }

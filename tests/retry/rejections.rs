@@ -1,8 +1,8 @@
-//! Rejections of our own.
+//! Rejections by other layers.
 
 use super::{
-    AsAnswered, BAD, Callee, Failed, GOOD, SECOND, TIMED_OUT, UNSENT, drain, five_tokens_of_ten,
-    retrying, send, sends, ten_tokens,
+    BAD, Failed, GOOD, ResponseIsVerdict, SECOND, TIMED_OUT, UNSENT, Upstream, drain,
+    five_tokens_of_ten, retrying, send, sends, ten_tokens,
 };
 use buttress::retry::Cloned;
 use buttress::{CircuitBreakerLayer, Error, Rejection, RetryLayer, TimeoutLayer, Verdict};
@@ -14,7 +14,7 @@ fn unreachable_classifier(_: Result<&Verdict, &Error<Failed>>) -> Verdict {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_after_which_nothing_was_sent_is_not_retried() {
+async fn a_rejection_of_an_unsent_call_is_not_retried() {
     for rejection in UNSENT {
         let script = [Err(Error::Rejected(rejection))];
         assert_eq!(sends(retrying(), &script).await, 1, "{rejection:?}");
@@ -25,8 +25,8 @@ async fn a_rejection_after_which_nothing_was_sent_is_not_retried() {
 async fn a_rejection_is_returned_unchanged() {
     for rejection in UNSENT {
         let script = [Err(Error::Rejected(rejection))];
-        let answer = send(retrying(), &Callee::new(script)).await;
-        assert_eq!(answer, script[0]);
+        let outcome = send(retrying(), &Upstream::new(script)).await;
+        assert_eq!(outcome, script[0]);
     }
 }
 
@@ -42,7 +42,7 @@ async fn the_timeout_of_an_attempt_is_retried() {
     let layer = RetryLayer::builder().replay(Cloned).build().unwrap();
     let service = layer.layer(TimeoutLayer::new(SECOND).layer(service));
     let call = tokio::spawn(service.oneshot(()));
-    let ((), _unanswered) = handle.next_request().await.unwrap();
+    let ((), _no_response) = handle.next_request().await.unwrap();
     let ((), send) = handle.next_request().await.unwrap();
     send.send_response(());
     call.await.unwrap().unwrap();
@@ -52,29 +52,29 @@ async fn the_timeout_of_an_attempt_is_retried() {
 async fn no_rejection_reaches_the_classifier() {
     let layer = retrying().classify(unreachable_classifier).build().unwrap();
     for rejection in UNSENT.into_iter().chain([TIMED_OUT]) {
-        let callee = Callee::new([Err(Error::Rejected(rejection))]);
-        layer.layer(callee).oneshot(()).await.unwrap_err();
+        let upstream = Upstream::new([Err(Error::Rejected(rejection))]);
+        layer.layer(upstream).oneshot(()).await.unwrap_err();
     }
 }
 
-fn breaker() -> CircuitBreakerLayer<AsAnswered> {
+fn breaker() -> CircuitBreakerLayer<ResponseIsVerdict> {
     let breaker = CircuitBreakerLayer::builder().consecutive_failures(3);
-    breaker.classify(AsAnswered).build().unwrap()
+    breaker.classify(ResponseIsVerdict).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_once_the_breaker_inside_opens() {
-    let callee = Callee::new([BAD]);
+async fn nothing_is_sent_once_the_inner_circuit_breaker_opens() {
+    let upstream = Upstream::new([BAD]);
     let layer = retrying().attempts(7).no_budget().build().unwrap();
-    let service = layer.layer(breaker().layer(callee.clone()));
-    let _answer = service.oneshot(()).await;
-    assert_eq!(callee.sent(), 3);
+    let service = layer.layer(breaker().layer(upstream.clone()));
+    let _outcome = service.oneshot(()).await;
+    assert_eq!(upstream.sent(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_whose_retry_meets_an_open_breaker_hears_so() {
+async fn a_call_whose_retry_meets_an_open_circuit_returns_that_rejection() {
     let layer = retrying().attempts(7).no_budget().build().unwrap();
-    let service = layer.layer(breaker().layer(Callee::new([BAD])));
+    let service = layer.layer(breaker().layer(Upstream::new([BAD])));
     let error = service.oneshot(()).await.unwrap_err();
     assert!(
         matches!(error, Error::Rejected(Rejection::CircuitOpen { .. })),
@@ -83,22 +83,22 @@ async fn a_caller_whose_retry_meets_an_open_breaker_hears_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_retry_that_meets_an_open_breaker_comes_back() {
+async fn the_token_of_a_retry_that_meets_an_open_circuit_is_returned() {
     let budget = ten_tokens();
     let retrying = retrying().attempts(7).budget(budget.clone());
-    let service = breaker().layer(Callee::new([BAD]));
+    let service = breaker().layer(Upstream::new([BAD]));
     let service = retrying.build().unwrap().layer(service);
-    let _answer = service.oneshot(()).await;
+    let _outcome = service.oneshot(()).await;
     // Two retries were sent.
     assert_eq!(drain(&budget), 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_of_a_retry_that_was_not_sent_comes_back() {
+async fn the_token_of_a_retry_that_was_not_sent_is_returned() {
     for rejection in UNSENT {
         let budget = ten_tokens();
-        let callee = Callee::new([BAD, Err(Error::Rejected(rejection))]);
-        let _answer = send(retrying().budget(budget.clone()), &callee).await;
+        let upstream = Upstream::new([BAD, Err(Error::Rejected(rejection))]);
+        let _outcome = send(retrying().budget(budget.clone()), &upstream).await;
         assert_eq!(drain(&budget), 10, "{rejection:?}");
     }
 }
@@ -106,17 +106,17 @@ async fn the_token_of_a_retry_that_was_not_sent_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn the_token_of_a_retry_that_timed_out_stays_spent() {
     let budget = ten_tokens();
-    let callee = Callee::new([BAD, Err(Error::Rejected(TIMED_OUT)), GOOD]);
-    let _answer = send(retrying().budget(budget.clone()), &callee).await;
+    let upstream = Upstream::new([BAD, Err(Error::Rejected(TIMED_OUT)), GOOD]);
+    let _outcome = send(retrying().budget(budget.clone()), &upstream).await;
     assert_eq!(drain(&budget), 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_attempt_that_was_not_sent_brings_no_token() {
+async fn a_first_attempt_that_was_not_sent_earns_no_token() {
     for rejection in UNSENT {
         let budget = five_tokens_of_ten();
-        let callee = Callee::new([Err(Error::Rejected(rejection))]);
-        let _answer = send(retrying().budget(budget.clone()), &callee).await;
+        let upstream = Upstream::new([Err(Error::Rejected(rejection))]);
+        let _outcome = send(retrying().budget(budget.clone()), &upstream).await;
         assert_eq!(drain(&budget), 5, "{rejection:?}");
     }
 }

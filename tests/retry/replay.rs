@@ -1,14 +1,14 @@
-//! Requests that can be repeated, and those that cannot.
+//! Requests that can be repeated, and requests that cannot.
 
 use super::{
-    Answer, BAD, Callee, Failed, GOOD, TIMED_OUT, Upload, drain, never, retrying, ten_tokens,
+    BAD, Failed, GOOD, Outcome, TIMED_OUT, Upload, Upstream, drain, never, retrying, ten_tokens,
 };
 use buttress::{Error, Verdict};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tower::{Layer, Service, ServiceExt};
 
-/// Whatever an attempt may end in.
-const OUTCOMES: [Answer; 6] = [
+/// All outcomes of an attempt.
+const OUTCOMES: [Outcome; 6] = [
     GOOD,
     BAD,
     Ok(Verdict::THROTTLED),
@@ -21,9 +21,9 @@ const OUTCOMES: [Answer; 6] = [
 async fn a_request_that_cannot_be_repeated_is_sent_once() {
     let layer = retrying().replay(never::<Upload>).build().unwrap();
     for outcome in OUTCOMES {
-        let callee = Callee::new([outcome]);
-        let _answer = layer.layer(callee.clone()).oneshot(Upload).await;
-        assert_eq!(callee.sent(), 1, "{outcome:?}");
+        let upstream = Upstream::new([outcome]);
+        let _outcome = layer.layer(upstream.clone()).oneshot(Upload).await;
+        assert_eq!(upstream.sent(), 1, "{outcome:?}");
     }
 }
 
@@ -31,8 +31,8 @@ async fn a_request_that_cannot_be_repeated_is_sent_once() {
 async fn the_outcome_of_a_request_that_cannot_be_repeated_is_returned_unchanged() {
     let layer = retrying().replay(never::<Upload>).build().unwrap();
     for outcome in OUTCOMES {
-        let callee = Callee::new([outcome]);
-        assert_eq!(layer.layer(callee).oneshot(Upload).await, outcome);
+        let upstream = Upstream::new([outcome]);
+        assert_eq!(layer.layer(upstream).oneshot(Upload).await, outcome);
     }
 }
 
@@ -41,28 +41,28 @@ async fn a_request_that_cannot_be_repeated_costs_no_token() {
     let budget = ten_tokens();
     let retrying = retrying().budget(budget.clone());
     let layer = retrying.replay(never::<Upload>).build().unwrap();
-    let _answer = layer.layer(Callee::new([BAD])).oneshot(Upload).await;
+    let _outcome = layer.layer(Upstream::new([BAD])).oneshot(Upload).await;
     assert_eq!(drain(&budget), 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_service_is_not_cloned_for_a_request_that_cannot_be_repeated() {
     let layer = retrying().replay(never::<Upload>).build().unwrap();
-    let callee = Callee::new([BAD]);
-    let mut service = layer.layer(callee.clone());
-    let before = callee.instances();
+    let upstream = Upstream::new([BAD]);
+    let mut service = layer.layer(upstream.clone());
+    let before = upstream.instances();
     let _call = service.ready().await.unwrap().call(Upload);
-    assert_eq!(callee.instances(), before);
+    assert_eq!(upstream.instances(), before);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_can_be_repeated_once_is_sent_twice() {
-    // The request counts how often it may still be repeated.
+    // The request is a count of how many more times it may be copied.
     let layer = retrying().replay(|left: &u32| left.checked_sub(1));
-    let callee = Callee::new([BAD]);
-    let service = layer.attempts(5).build().unwrap().layer(callee.clone());
-    let _answer = service.oneshot(1).await;
-    assert_eq!(callee.sent(), 2);
+    let upstream = Upstream::new([BAD]);
+    let service = layer.attempts(5).build().unwrap().layer(upstream.clone());
+    let _outcome = service.oneshot(1).await;
+    assert_eq!(upstream.sent(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,7 +73,7 @@ async fn no_copy_is_made_that_could_not_be_sent() {
         Some(())
     };
     let layer = retrying().replay(counted).attempts(3).build().unwrap();
-    let _answer = layer.layer(Callee::new([BAD])).oneshot(()).await;
+    let _outcome = layer.layer(Upstream::new([BAD])).oneshot(()).await;
     assert_eq!(copies.load(Relaxed), 2);
 }
 
@@ -85,6 +85,6 @@ async fn one_attempt_needs_no_copy() {
         Some(())
     };
     let layer = retrying().replay(counted).attempts(1).build().unwrap();
-    let _answer = layer.layer(Callee::new([BAD])).oneshot(()).await;
+    let _outcome = layer.layer(Upstream::new([BAD])).oneshot(()).await;
     assert_eq!(copies.load(Relaxed), 0);
 }

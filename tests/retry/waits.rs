@@ -1,8 +1,8 @@
 //! The waits between attempts.
 
 use super::{
-    AsAnswered, BAD, Callee, GOOD, HOUR, SECOND, TICK, WAIT, drain, retrying, send, sends, spent,
-    ten_tokens, time_of, transient, waits,
+    BAD, GOOD, HOUR, ResponseIsVerdict, SECOND, TICK, Upstream, WAIT, drain, retrying, send, sends,
+    spent, ten_tokens, time_of, transient, waits,
 };
 use buttress::retry::{Backoff, Cloned, Jitter, RetryBuilder};
 use buttress::verdict::RetryAfter;
@@ -42,7 +42,9 @@ async fn a_decorrelated_wait_is_at_most_three_times_the_wait_before() {
 #[tokio::test(start_paused = true)]
 async fn the_default_backoff_never_waits_longer_than_its_steps() {
     for seed in 0..50 {
-        let layer = RetryLayer::builder().replay(Cloned).classify(AsAnswered);
+        let layer = RetryLayer::builder()
+            .replay(Cloned)
+            .classify(ResponseIsVerdict);
         let waits = waits(layer.attempts(3).seed(seed), &[BAD]).await;
         assert!(
             waits[0] <= WAIT + TICK && waits[1] <= 2 * WAIT + TICK,
@@ -51,7 +53,7 @@ async fn the_default_backoff_never_waits_longer_than_its_steps() {
     }
 }
 
-fn jittered(seed: u64) -> RetryBuilder<AsAnswered, Cloned> {
+fn jittered(seed: u64) -> RetryBuilder<ResponseIsVerdict, Cloned> {
     let backoff = Backoff::exponential(SECOND, HOUR);
     retrying().backoff(backoff).attempts(6).seed(seed)
 }
@@ -84,14 +86,14 @@ async fn without_a_seed_two_layers_wait_differently() {
 #[tokio::test(start_paused = true)]
 async fn two_calls_of_one_layer_wait_differently() {
     let layer = jittered(7).build().unwrap();
-    let (one, two) = (Callee::new([BAD]), Callee::new([BAD]));
+    let (one, two) = (Upstream::new([BAD]), Upstream::new([BAD]));
     layer.layer(one.clone()).oneshot(()).await.unwrap();
     layer.layer(two.clone()).oneshot(()).await.unwrap();
     assert_ne!(one.waits(), two.waits());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_callee_asks_for_is_never_cut_short() {
+async fn a_retry_after_is_never_shortened() {
     for seed in 0..100 {
         let script = [Ok(transient(3 * SECOND)), GOOD];
         let waits = waits(retrying().seed(seed), &script).await;
@@ -100,7 +102,7 @@ async fn what_the_callee_asks_for_is_never_cut_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_callee_asks_for_is_exceeded_by_a_quarter_at_most() {
+async fn a_retry_after_is_exceeded_by_a_quarter_at_most() {
     for seed in 0..100 {
         let script = [Ok(transient(4 * SECOND)), GOOD];
         let waits = waits(retrying().seed(seed), &script).await;
@@ -109,7 +111,7 @@ async fn what_the_callee_asks_for_is_exceeded_by_a_quarter_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_callee_asks_for_is_exceeded_by_five_seconds_at_most() {
+async fn a_retry_after_is_exceeded_by_five_seconds_at_most() {
     for seed in 0..100 {
         let script = [Ok(transient(60 * SECOND)), GOOD];
         let waits = waits(retrying().seed(seed), &script).await;
@@ -118,13 +120,13 @@ async fn what_the_callee_asks_for_is_exceeded_by_five_seconds_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_that_are_asked_for_the_same_wait_do_not_return_together() {
+async fn callers_with_the_same_retry_after_do_not_retry_together() {
     let script = [Ok(transient(3 * SECOND)), GOOD];
     let mut all = Vec::new();
     for seed in 0..100 {
         all.extend(waits(retrying().seed(seed), &script).await);
     }
-    // Of the 750 ms that there are to spread over.
+    // The waits can spread over 750 ms.
     let spread = all
         .iter()
         .max()
@@ -134,7 +136,7 @@ async fn callers_that_are_asked_for_the_same_wait_do_not_return_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_call_waits_for_what_the_callee_asks() {
+async fn a_throttled_call_waits_for_the_retry_after() {
     let retry_after = RetryAfter::Delay(3 * SECOND);
     let script = [Ok(Verdict::Throttled { retry_after }), GOOD];
     let waits = waits(retrying(), &script).await;
@@ -143,39 +145,39 @@ async fn a_throttled_call_waits_for_what_the_callee_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backoff_that_is_longer_than_what_the_callee_asks_for_holds() {
+async fn a_backoff_longer_than_the_retry_after_is_used() {
     let retrying = retrying().backoff(Backoff::constant(10 * SECOND));
     let script = [Ok(transient(SECOND)), GOOD];
     assert_eq!(waits(retrying, &script).await, [10 * SECOND]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callee_that_asks_for_too_long_is_not_sent_a_retry() {
+async fn too_long_a_retry_after_prevents_the_retry() {
     assert_eq!(sends(retrying(), &[Ok(transient(2 * HOUR)), GOOD]).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_response_of_a_callee_that_asks_for_too_long_is_returned() {
-    let callee = Callee::new([Ok(transient(2 * HOUR)), GOOD]);
-    assert_eq!(send(retrying(), &callee).await, Ok(transient(2 * HOUR)));
+async fn the_response_with_too_long_a_retry_after_is_returned() {
+    let upstream = Upstream::new([Ok(transient(2 * HOUR)), GOOD]);
+    assert_eq!(send(retrying(), &upstream).await, Ok(transient(2 * HOUR)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_callee_that_asks_for_too_long() {
-    let callee = Callee::new([Ok(transient(2 * HOUR)), GOOD]);
-    assert_eq!(time_of(send(retrying(), &callee)).await, Duration::ZERO);
+async fn a_call_with_too_long_a_retry_after_does_not_wait() {
+    let upstream = Upstream::new([Ok(transient(2 * HOUR)), GOOD]);
+    assert_eq!(time_of(send(retrying(), &upstream)).await, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callee_that_asks_for_too_long_costs_no_token() {
+async fn too_long_a_retry_after_costs_no_token() {
     let budget = ten_tokens();
-    let callee = Callee::new([Ok(transient(2 * HOUR)), GOOD]);
-    let _answer = send(retrying().budget(budget.clone()), &callee).await;
+    let upstream = Upstream::new([Ok(transient(2 * HOUR)), GOOD]);
+    let _outcome = send(retrying().budget(budget.clone()), &upstream).await;
     assert_eq!(drain(&budget), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_as_long_as_the_longest_allowed_is_waited() {
+async fn a_wait_exactly_as_long_as_allowed_is_waited() {
     let retrying = retrying().max_retry_after(5 * SECOND);
     assert_eq!(sends(retrying, &[Ok(transient(5 * SECOND)), GOOD]).await, 2);
 }
@@ -188,54 +190,54 @@ async fn a_wait_a_little_longer_than_the_longest_allowed_is_not_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callee_that_asks_for_ever_is_not_sent_a_retry() {
+async fn an_infinite_retry_after_prevents_the_retry() {
     for asked in [Duration::MAX, Duration::from_secs(u64::MAX)] {
         assert_eq!(sends(retrying(), &[Ok(transient(asked)), GOOD]).await, 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_callee_that_asks_for_ever() {
+async fn a_call_with_an_infinite_retry_after_does_not_wait() {
     for asked in [Duration::MAX, Duration::from_secs(u64::MAX)] {
-        let callee = Callee::new([Ok(transient(asked)), GOOD]);
-        assert_eq!(time_of(send(retrying(), &callee)).await, Duration::ZERO);
+        let upstream = Upstream::new([Ok(transient(asked)), GOOD]);
+        assert_eq!(time_of(send(retrying(), &upstream)).await, Duration::ZERO);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_may_allow_any_wait() {
-    let callee = Callee::new([Ok(transient(Duration::MAX)), GOOD]);
+async fn the_longest_allowed_wait_can_be_any_duration() {
+    let upstream = Upstream::new([Ok(transient(Duration::MAX)), GOOD]);
     let retrying = retrying().max_retry_after(Duration::MAX);
-    let mut call = task::spawn(send(retrying, &callee));
+    let mut call = task::spawn(send(retrying, &upstream));
     assert_pending!(call.poll());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backoff_may_be_as_long_as_there_are_durations() {
-    let callee = Callee::new([BAD, GOOD]);
+async fn a_backoff_may_be_the_longest_duration() {
+    let upstream = Upstream::new([BAD, GOOD]);
     let retrying = retrying().backoff(Backoff::constant(Duration::MAX));
-    let mut call = task::spawn(send(retrying, &callee));
+    let mut call = task::spawn(send(retrying, &upstream));
     assert_pending!(call.poll());
 }
 
-// Without a runtime there is no timer to be had.
+// These tests run without a runtime, so creating a timer would panic.
 
 #[test]
 fn a_call_that_succeeds_at_once_makes_no_timer() {
-    assert_ready_ok!(task::spawn(send(retrying(), &Callee::new([GOOD]))).poll());
+    assert_ready_ok!(task::spawn(send(retrying(), &Upstream::new([GOOD]))).poll());
 }
 
 #[test]
-fn a_call_that_finds_no_token_makes_no_timer() {
-    assert_ready_ok!(task::spawn(send(spent(), &Callee::new([BAD]))).poll());
+fn a_call_without_a_token_makes_no_timer() {
+    assert_ready_ok!(task::spawn(send(spent(), &Upstream::new([BAD]))).poll());
 }
 
 #[test]
-fn no_wait_at_all_makes_no_timer() {
-    let callee = Callee::new([BAD, BAD, GOOD]);
+fn a_wait_of_zero_makes_no_timer() {
+    let upstream = Upstream::new([BAD, BAD, GOOD]);
     let retrying = retrying().backoff(Backoff::constant(Duration::ZERO));
-    let mut call = task::spawn(send(retrying, &callee));
-    // Others have their turn between two attempts.
+    let mut call = task::spawn(send(retrying, &upstream));
+    // The call yields between two attempts.
     for _ in 0..2 {
         assert_pending!(call.poll());
         assert!(call.is_woken());

@@ -1,4 +1,4 @@
-//! The events of this crate, as text: level, target, name, and the fields in their order.
+//! The events of this crate as text: level, target, name, and the fields in order.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 thread_local!(static EVENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
 
-/// The events of `work`, which stays on its thread.
+/// The events that `work` emits on this thread.
 pub(crate) async fn of(work: impl Future) -> Vec<String> {
     listen();
     EVENTS.take();
@@ -17,8 +17,8 @@ pub(crate) async fn of(work: impl Future) -> Vec<String> {
     EVENTS.take()
 }
 
-/// For the whole process: a subscriber of one thread would miss the events of call sites that
-/// another thread reaches first. What is written down belongs to the thread, so to the test.
+/// Installs one subscriber for the whole process. A subscriber for one thread would miss events of
+/// call sites that another thread reached first. Events are recorded per thread, and so per test.
 fn listen() {
     static LISTEN: Once = Once::new();
     LISTEN.call_once(|| {
@@ -38,7 +38,7 @@ impl<S: tracing::Subscriber> Layer<S> for Record {
         let (level, target, name) = (metadata.level(), metadata.target(), metadata.name());
         let mut line = format!("{level} {target} {name}");
         event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
-            // The sentence for people is not part of the interface.
+            // The message is for people and may change.
             if field.name() != "message" {
                 write!(line, " {field}={value:?}").unwrap();
             }

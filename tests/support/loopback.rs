@@ -1,4 +1,4 @@
-//! A server on a real socket, for what only one can show.
+//! A server on a real socket, for tests that need one.
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -14,13 +14,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(crate) type BoxedResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// Serves requests on loopback until the runtime ends: where, and how many sockets it accepted.
-pub(crate) async fn serve<F, A>(version: Version, answer: F) -> (String, Arc<AtomicUsize>)
+/// Serves requests on loopback until the runtime ends. Returns the address and a count of the
+/// accepted sockets.
+pub(crate) async fn serve<F, A>(version: Version, respond: F) -> (String, Arc<AtomicUsize>)
 where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
-    A: Future<Output = Answer> + Send + 'static,
+    A: Future<Output = BoxedResponse> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}/", listener.local_addr().unwrap());
@@ -31,12 +32,12 @@ where
             let (socket, _) = listener.accept().await.unwrap();
             accepted.fetch_add(1, SeqCst);
             let io = TokioIo::new(socket);
-            let answer = answer.clone();
+            let respond = respond.clone();
             let service = service_fn(move |request| {
-                let answer = answer(request);
-                async { Ok::<_, Infallible>(answer.await) }
+                let response = respond(request);
+                async { Ok::<_, Infallible>(response.await) }
             });
-            // A connection that the client breaks off is an error of no interest.
+            // Ignore the error if the client closes the connection.
             if version == Version::HTTP_2 {
                 let server = http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(async move { drop(server.serve_connection(io, service).await) });
@@ -49,7 +50,7 @@ where
     (uri, sockets)
 }
 
-/// What hangs is a failure, not a wait.
+/// Fails the test if `work` hangs.
 pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     let limit = Duration::from_secs(20);
     timeout(limit, work).await.expect("nothing may hang")

@@ -1,4 +1,4 @@
-//! A service that panics when it is called unready, and calls of what stands on it.
+//! A mock that panics if it is called before it is ready, and helpers to call services around it.
 
 use std::iter;
 use std::task::Poll;
@@ -7,7 +7,7 @@ use tokio_test::{assert_ready, assert_ready_ok};
 use tower::{BoxError, Service};
 use tower_test::mock::{Handle, Mock, SendResponse};
 
-/// Panics when called unready; its clones start unready.
+/// Panics if it is called before it is ready. Its clones are not ready.
 pub(crate) type Strict = Mock<u32, u32>;
 
 pub(crate) fn poll_ready<S: Service<u32>>(service: &mut S) -> Poll<Result<(), S::Error>> {
@@ -22,7 +22,7 @@ pub(crate) fn call<S: Service<u32, Error = BoxError>>(
     task::spawn(service.call(req))
 }
 
-/// What reached the upstream since the last look.
+/// The requests that reached the mock since the last call of this function.
 pub(crate) fn sent(handle: &mut Handle<u32, u32>) -> Vec<u32> {
     iter::from_fn(|| match handle.poll_request() {
         Poll::Ready(request) => request.map(|(req, _)| req),

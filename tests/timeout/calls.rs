@@ -10,7 +10,7 @@ use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_time_is_passed_on() {
+async fn a_response_in_time_is_passed_on() {
     let (mut service, mut handle) = timed(AFTER);
     assert_ready_ok!(service.poll_ready());
     let mut call = task::spawn(service.call(()));
@@ -18,8 +18,8 @@ async fn an_answer_in_time_is_passed_on() {
     let ((), send) = handle.next_request().await.unwrap();
     advance(AFTER * 99 / 100).await;
     assert_pending!(call.poll());
-    send.send_response("answer");
-    assert_eq!(assert_ready_ok!(call.poll()), "answer");
+    send.send_response("response");
+    assert_eq!(assert_ready_ok!(call.poll()), "response");
 }
 
 #[tokio::test(start_paused = true)]
@@ -33,33 +33,33 @@ async fn an_error_of_the_call_passes_unchanged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_an_answer_is_rejected() {
+async fn a_call_without_a_response_is_rejected() {
     let (mut service, _handle) = timed(AFTER);
     assert_ready_ok!(service.poll_ready());
     assert_eq!(rejection(in_time(service.call(())).await), TIMED_OUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_an_answer_ends_at_the_timeout() {
+async fn a_call_without_a_response_ends_at_the_timeout() {
     let (mut service, _handle) = timed(AFTER);
     assert_ready_ok!(service.poll_ready());
     assert_eq!(time_of(service.call(())).await, AFTER);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_with_the_timer_wins() {
+async fn a_response_at_the_same_time_as_the_timer_wins() {
     let (mut service, mut handle) = timed(AFTER);
     assert_ready_ok!(service.poll_ready());
     let mut call = task::spawn(service.call(()));
     assert_pending!(call.poll());
     let ((), send) = handle.next_request().await.unwrap();
     advance(AFTER).await;
-    send.send_response("answer");
-    assert_eq!(assert_ready_ok!(call.poll()), "answer");
+    send.send_response("response");
+    assert_eq!(assert_ready_ok!(call.poll()), "response");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_timed_from_its_first_pending_poll() {
+async fn the_timeout_starts_at_the_first_pending_poll() {
     let (mut service, _handle) = timed(AFTER);
     assert_ready_ok!(service.poll_ready());
     let call = service.call(());
@@ -68,7 +68,7 @@ async fn a_call_is_timed_from_its_first_pending_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_inner_future_held_is_free_when_the_caller_sees_the_error() {
+async fn the_inner_future_is_dropped_before_the_caller_sees_the_error() {
     let permits = Arc::new(Semaphore::new(1));
     let holder = permits.clone();
     let mut service = TimeoutLayer::new(AFTER).layer(service_fn(move |()| {
@@ -82,7 +82,7 @@ async fn what_the_inner_future_held_is_free_when_the_caller_sees_the_error() {
     assert_pending!(call.poll());
     advance(AFTER).await;
     assert_ready_err!(call.poll());
-    // The call's future still exists.
+    // The future has completed but is not dropped yet.
     assert_eq!(permits.available_permits(), 1);
     drop(call);
 }

@@ -1,4 +1,4 @@
-//! The longest timeout, none at all, and no runtime.
+//! The longest timeout, a timeout of zero, and calls without a runtime.
 
 use super::{AFTER, BoxError, in_time, rejection, timed};
 use buttress::{Name, Rejection, TimeoutLayer};
@@ -43,7 +43,7 @@ async fn the_longest_timeout_never_ends_a_call_that_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_at_all_ends_a_call_at_its_first_pending_poll() {
+async fn a_timeout_of_zero_ends_a_call_at_its_first_pending_poll() {
     let (mut service, _handle) = timed(Duration::ZERO);
     assert_ready_ok!(service.poll_ready());
     let mut call = task::spawn(service.call(()));
@@ -58,17 +58,17 @@ async fn no_time_at_all_ends_a_call_at_its_first_pending_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_at_all_lets_an_answer_pass_that_is_there_at_once() {
+async fn a_timeout_of_zero_passes_an_immediate_response_on() {
     let (mut service, mut handle) = timed(Duration::ZERO);
     assert_ready_ok!(service.poll_ready());
     let mut call = task::spawn(service.call(()));
     let ((), send) = handle.next_request().await.unwrap();
-    send.send_response("answer");
-    assert_eq!(assert_ready_ok!(call.poll()), "answer");
+    send.send_response("response");
+    assert_eq!(assert_ready_ok!(call.poll()), "response");
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_at_all_rejects_a_call_that_would_have_to_wait() {
+async fn a_timeout_of_zero_rejects_a_call_that_would_have_to_wait() {
     let (mut service, mut handle) = timed(Duration::ZERO);
     handle.allow(0);
     assert_ready_ok!(service.poll_ready());
@@ -92,7 +92,7 @@ fn a_call_that_is_ready_at_once_makes_no_timer() {
 }
 
 #[test]
-fn no_time_at_all_makes_no_timer() {
+fn a_timeout_of_zero_makes_no_timer() {
     let (mut service, mut handle) = timed(Duration::ZERO);
     assert_ready_ok!(service.poll_ready());
     assert_ready_err!(task::spawn(service.call(())).poll());

@@ -1,4 +1,4 @@
-//! What `Timeout` promises, on tokio's paused clock.
+//! Timeout, on tokio's paused clock.
 
 #[path = "../support/events.rs"]
 mod events;
@@ -29,12 +29,12 @@ const TIMED_OUT: Option<Rejection> = Some(Rejection::TimedOut {
 
 type Timed = Spawn<Timeout<Mock<(), &'static str>>>;
 
-/// A callee under a timeout, ready unless the handle says otherwise.
+/// A mock below a timeout. It is ready unless the handle says otherwise.
 fn timed(after: Duration) -> (Timed, Handle<(), &'static str>) {
     mock::spawn_layer(TimeoutLayer::new(after))
 }
 
-/// The same, found not ready once: the clock of its wait runs.
+/// The same after one pending `poll_ready`, which starts the timeout.
 fn timed_and_waiting() -> (Timed, Handle<(), &'static str>) {
     let (mut service, mut handle) = timed(AFTER);
     handle.allow(0);
@@ -42,7 +42,7 @@ fn timed_and_waiting() -> (Timed, Handle<(), &'static str>) {
     (service, handle)
 }
 
-/// Fails a test whose timeout never comes, which would hang otherwise.
+/// Fails the test if the timeout never fires. Otherwise the test would hang.
 async fn in_time<F: Future>(work: F) -> F::Output {
     let ended = tokio::time::timeout(HOUR, work).await;
     ended.expect("no timeout came")

@@ -1,4 +1,4 @@
-//! Tasks that are busy, and tasks that change.
+//! Tasks that use up their cooperative budget, and calls that move to another task.
 
 use super::{AFTER, BoxError, TIMED_OUT, rejection, timed, timed_and_waiting};
 use buttress::TimeoutLayer;
@@ -10,7 +10,7 @@ use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::Spawn;
 
-/// Uses up the cooperative budget of the task that polls, and asks to be polled again.
+/// Uses up the cooperative budget of the current task and wakes it.
 fn burn_and_wake(cx: &mut Context<'_>) {
     while let Poll::Ready(budget) = coop::poll_proceed(cx) {
         budget.made_progress();
@@ -18,12 +18,12 @@ fn burn_and_wake(cx: &mut Context<'_>) {
     cx.waker().wake_by_ref();
 }
 
-/// How often something busy is polled before it ends by itself, so that a timeout which never comes
-/// fails a test and does not hang it.
+/// After this many polls a busy future completes, so that a timeout that never fires fails the test
+/// instead of blocking it.
 const PATIENCE: u32 = 1_000;
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_burns_its_tasks_budget_at_every_poll_times_out() {
+async fn a_call_that_uses_up_the_cooperative_budget_at_every_poll_times_out() {
     let service = TimeoutLayer::new(AFTER).layer(service_fn(|()| {
         let mut polls = 0;
         poll_fn(move |cx| {
@@ -37,13 +37,13 @@ async fn a_call_that_burns_its_tasks_budget_at_every_poll_times_out() {
         })
     }));
     let call = tokio::spawn(service.oneshot(()));
-    tokio::task::yield_now().await; // lets the call be polled, and its clock start
+    tokio::task::yield_now().await; // lets the call be polled, which starts its timeout
     advance(AFTER).await;
     assert_eq!(rejection(call.await.unwrap()), TIMED_OUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_burns_its_tasks_budget_once_the_timer_runs_times_out() {
+async fn a_call_that_uses_up_the_cooperative_budget_once_the_timer_runs_times_out() {
     let service = TimeoutLayer::new(AFTER).layer(service_fn(|()| {
         let mut polls = 0;
         poll_fn(move |cx| {
@@ -66,7 +66,7 @@ async fn a_call_that_burns_its_tasks_budget_once_the_timer_runs_times_out() {
     assert_eq!(rejection(call.await.unwrap()), TIMED_OUT);
 }
 
-/// Is never ready, and busy saying so.
+/// Is never ready and uses up the budget at every poll.
 struct Busy {
     polls: u32,
 }
@@ -92,7 +92,7 @@ impl Service<()> for Busy {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_burns_its_tasks_budget_at_every_poll_times_out() {
+async fn a_wait_that_uses_up_the_cooperative_budget_at_every_poll_times_out() {
     let service = TimeoutLayer::new(AFTER).layer(Busy { polls: 0 });
     let call = tokio::spawn(service.oneshot(()));
     tokio::task::yield_now().await;

@@ -14,7 +14,7 @@ async fn waiting_for_readiness_ends_at_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waited_for_too_long_is_rejected() {
+async fn a_call_that_waited_too_long_is_rejected() {
     let (service, mut handle) = timed(AFTER);
     handle.allow(0);
     assert_eq!(
@@ -24,7 +24,7 @@ async fn a_call_that_waited_for_too_long_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waited_for_too_long_is_rejected_at_once() {
+async fn a_call_that_waited_too_long_is_rejected_at_once() {
     let (mut service, _handle) = timed_and_waiting();
     advance(AFTER).await;
     assert_ready_ok!(service.poll_ready());
@@ -32,7 +32,7 @@ async fn a_call_that_waited_for_too_long_is_rejected_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waited_for_too_long_never_reaches_the_inner_service() {
+async fn a_call_that_waited_too_long_never_reaches_the_inner_service() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER).await;
     assert_ready_ok!(service.poll_ready());
@@ -41,7 +41,7 @@ async fn a_call_that_waited_for_too_long_never_reaches_the_inner_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_is_polled_late_is_out_of_time_all_the_same() {
+async fn a_waiter_that_is_polled_late_still_times_out() {
     let (mut service, _handle) = timed_and_waiting();
     advance(AFTER * 3 / 2).await;
     assert_ready_ok!(service.poll_ready());
@@ -49,14 +49,14 @@ async fn a_waiter_that_is_polled_late_is_out_of_time_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_takes_over_in_time_gets_what_is_left() {
+async fn a_waiter_that_takes_over_in_time_gets_the_remaining_time() {
     let (mut service, _handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     assert_eq!(time_of(service.get_mut().ready()).await, AFTER * 6 / 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_long_after_another_left_has_the_whole_time() {
+async fn a_waiter_long_after_a_cancelled_one_has_the_whole_timeout() {
     let (mut service, _handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     assert_pending!(service.poll_ready());
@@ -65,7 +65,7 @@ async fn a_waiter_long_after_another_left_has_the_whole_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_long_after_another_ran_out_of_time_has_the_whole_time() {
+async fn a_waiter_long_after_one_that_timed_out_has_the_whole_timeout() {
     let (mut service, _handle) = timed_and_waiting();
     advance(AFTER).await;
     assert_ready_ok!(service.poll_ready());
@@ -74,7 +74,7 @@ async fn a_waiter_long_after_another_ran_out_of_time_has_the_whole_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_long_after_a_waiter_left_has_the_whole_time() {
+async fn a_call_long_after_a_cancelled_waiter_has_the_whole_timeout() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(HOUR).await;
     handle.allow(1);
@@ -83,7 +83,7 @@ async fn a_call_long_after_a_waiter_left_has_the_whole_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clone_has_waited_for_nothing() {
+async fn a_clone_starts_with_the_whole_timeout() {
     let (service, _handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     let mut clone = service.get_ref().clone();
@@ -91,7 +91,7 @@ async fn a_clone_has_waited_for_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_gets_what_waiting_left() {
+async fn a_call_gets_the_time_that_waiting_left() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     handle.allow(1);
@@ -100,7 +100,7 @@ async fn a_call_gets_what_waiting_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_tells_the_whole_timeout_even_if_some_was_spent_waiting() {
+async fn a_rejection_reports_the_whole_timeout_even_after_a_wait() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     handle.allow(1);
@@ -109,7 +109,7 @@ async fn a_rejection_tells_the_whole_timeout_even_if_some_was_spent_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idling_once_ready_takes_nothing_from_what_is_left() {
+async fn time_spent_idle_while_ready_does_not_count() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     handle.allow(1);
@@ -120,7 +120,7 @@ async fn idling_once_ready_takes_nothing_from_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_call_after_one_that_waited_has_the_whole_time() {
+async fn the_call_after_one_that_waited_has_the_whole_timeout() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER * 4 / 10).await;
     handle.allow(2);
@@ -131,7 +131,7 @@ async fn the_call_after_one_that_waited_has_the_whole_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_wait_after_one_that_ran_out_has_the_whole_time() {
+async fn the_wait_after_one_that_timed_out_has_the_whole_timeout() {
     let (mut service, _handle) = timed_and_waiting();
     advance(AFTER).await;
     assert_ready_ok!(service.poll_ready());
@@ -140,7 +140,7 @@ async fn the_wait_after_one_that_ran_out_has_the_whole_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_that_comes_with_the_timer_is_a_timeout() {
+async fn readiness_at_the_same_time_as_the_timer_is_a_timeout() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER).await;
     handle.allow(1);
@@ -150,7 +150,7 @@ async fn readiness_that_comes_with_the_timer_is_a_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_that_comes_with_the_timer_leaves_the_inner_service_alone() {
+async fn readiness_at_the_same_time_as_the_timer_does_not_use_the_inner_service() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER).await;
     handle.allow(1);
@@ -160,7 +160,7 @@ async fn readiness_that_comes_with_the_timer_leaves_the_inner_service_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_passes() {
+async fn a_readiness_error_is_passed_on() {
     let (mut service, mut handle) = timed(AFTER);
     handle.send_error("gone");
     let readied = service.poll_ready();
@@ -168,7 +168,7 @@ async fn an_error_of_readiness_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_readiness_passes_though_the_time_has_run_out() {
+async fn a_readiness_error_is_passed_on_even_after_the_timeout() {
     let (mut service, mut handle) = timed_and_waiting();
     advance(AFTER).await;
     handle.send_error("gone");

@@ -1,4 +1,4 @@
-//! What the clients of hyper and hyper-util meet.
+//! Errors of the clients of hyper and hyper-util.
 
 use super::servers::{Does, failing, nobody, panicking, server, servers, silent_server, uri_of};
 use super::{BoxError, Met};
@@ -71,7 +71,7 @@ async fn of_shortages() -> Met {
     let mut met = Met::new();
     let client = legacy::Client::builder(TokioExecutor::new());
     let request = || Request::get("http://127.0.0.1:9/").body(Empty::<Bytes>::new());
-    // An address that this machine does not have.
+    // This machine does not have this address.
     let mut connector = HttpConnector::new();
     connector.set_local_address(Some([192, 0, 2, 1].into()));
     let error = client.build(connector).request(request().unwrap()).await;
@@ -88,12 +88,12 @@ async fn of_shortages() -> Met {
     met
 }
 
-/// What a call meets that is under way on another runtime's connection when that ends.
+/// The error of a call whose connection belongs to another runtime when that runtime ends.
 async fn runtime_ended() -> BoxError {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let request = || Request::get(uri_of(address)).body(Empty::<Bytes>::new());
-    // Connects once, so that the second call has to take the connection of the first.
+    // Allow only one connection, so that the second call has to reuse the first one.
     let connected = AtomicBool::new(false);
     let connect = Arc::new(move || connected.swap(true, SeqCst));
     let connector = service_fn(move |_: Uri| {
@@ -145,7 +145,7 @@ async fn over_http_2() -> Met {
     met
 }
 
-/// What the connections of hyper say of requests that they cannot send.
+/// The errors of hyper's connections for requests that they cannot send.
 async fn by_connection() -> Met {
     let mut met = Met::new();
     let stream = TcpStream::connect(silent_server().await).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the client of reqwest meets.
+//! Errors of reqwest's client.
 
 use super::servers::{Does, failing, server, servers, uri_of};
 use super::{BoxError, Met};
@@ -13,7 +13,8 @@ pub(crate) async fn met() -> Met {
     let mut met = Met::new();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut call = async |row, request: reqwest::RequestBuilder| {
-        // As the layers call it, by `Service`; what cannot be built fails before.
+        // Call it through `Service`, as the layers do. A request that cannot be built fails before
+        // that.
         let mut client = client.clone();
         let called = async { Service::call(&mut client, request.build()?).await };
         met.push((row, called.await.unwrap_err().into()));
@@ -48,7 +49,7 @@ pub(crate) async fn met() -> Met {
 }
 
 #[tokio::test]
-async fn the_classifier_knows_a_clients_error_alone_lifted_and_boxed() {
+async fn the_classifier_recognizes_a_clients_error_bare_wrapped_and_boxed() {
     fn verdict<E: ClientError>(error: &E) -> Verdict {
         StatusClassifier::default().classify(Err::<&Response<()>, _>(error))
     }

@@ -1,5 +1,5 @@
-//! The table of verdicts in the documentation, row by row: statuses against the classifier, errors
-//! against real clients that meet them. No feature changes a verdict.
+//! The table of verdicts in the documentation, row by row: statuses through the classifier, and
+//! errors that real clients return. No feature changes a verdict.
 
 mod by_hyper;
 #[cfg(feature = "reqwest")]
@@ -16,12 +16,12 @@ use std::io;
 use std::time::Duration;
 
 type BoxError = Box<dyn Error + Send + Sync>;
-/// What was met, with its row.
+/// Errors that a client returned, each with its row of the table.
 type Met = Vec<(&'static str, BoxError)>;
 
 const TABLE: &str = include_str!("../../src/http/verdicts.md");
 
-/// Outcome and verdict of each row.
+/// The outcome and the verdict of each row.
 fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
     let rows = TABLE.lines().skip(2).map(|row| {
         let mut cells = row.split('|').skip(1).map(str::trim);
@@ -57,7 +57,7 @@ fn every_status_is_judged_as_its_row_says() {
 }
 
 #[tokio::test]
-async fn every_error_that_a_client_meets_is_judged_as_its_row_says() {
+async fn every_client_error_is_judged_as_its_row_says() {
     let met = async {
         let mut met = by_hyper::met().await;
         met.extend(over_tls::met().await);
@@ -70,10 +70,10 @@ async fn every_error_that_a_client_meets_is_judged_as_its_row_says() {
     for (row, error) in &met {
         let expected = rows().find(|(outcome, _)| outcome == row).expect(row).1;
         assert_eq!(word(judge_error(&**error)), expected, "{row}: {error:?}");
-        // In its box it cannot be downcast.
+        // Inside a box of another type it cannot be downcast.
         assert_eq!(word(error.verdict()), expected, "boxed, {row}: {error:?}");
     }
-    // And no row is there that nobody met.
+    // Every row must have been tested.
     #[cfg(feature = "reqwest")]
     for (row, _) in rows() {
         let met = met.iter().any(|(outcome, _)| *outcome == row);

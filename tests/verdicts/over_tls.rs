@@ -1,4 +1,4 @@
-//! What a client meets that does not trust its server, or that its server does not trust.
+//! TLS errors: the client does not trust the server, or the server does not trust the client.
 
 use super::{BoxError, Met};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::version::TLS12;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tower::service_fn;
 
-/// A certificate for `localhost`, signed by itself, and the store that trusts it.
+/// A self-signed certificate for `localhost`, and a store that trusts it.
 struct Identity {
     certificate: rcgen::Certificate,
     key: rcgen::KeyPair,
@@ -39,7 +39,7 @@ impl Identity {
         store
     }
 
-    /// A server that identifies itself by it, and lets clients of these authorities in.
+    /// A server that uses this certificate and accepts client certificates from these authorities.
     fn server(&self, clients: Option<RootCertStore>) -> ServerConfig {
         let server = ServerConfig::builder();
         let server = match clients {
@@ -79,7 +79,7 @@ pub(crate) async fn met() -> Met {
         "error:0A000418:SSL routines:ssl3_read_bytes:tlsv1 alert unknown ca:\
          ../ssl/record/rec_layer_s3.c:1586:SSL alert number 48",
     ] {
-        met.push((row, told_by_a_connector(words).await));
+        met.push((row, error_of_a_connector(words).await));
     }
     for words in [
         "error:0A000438:SSL routines:ssl3_read_bytes:tlsv1 alert internal error:\
@@ -87,13 +87,13 @@ pub(crate) async fn met() -> Met {
         "received fatal alert: InternalError",
         "the certificate service is away",
     ] {
-        met.push(("any other error", told_by_a_connector(words).await));
+        met.push(("any other error", error_of_a_connector(words).await));
     }
     met
 }
 
-/// Other TLS than that of rustls, by its words.
-async fn told_by_a_connector(words: &'static str) -> BoxError {
+/// The error of a TLS library other than rustls, which is recognized by its message.
+async fn error_of_a_connector(words: &'static str) -> BoxError {
     let connector = service_fn(move |_: Uri| {
         let error = io::Error::new(io::ErrorKind::InvalidData, words);
         ready(Err::<TokioIo<TcpStream>, _>(error))
@@ -103,7 +103,7 @@ async fn told_by_a_connector(words: &'static str) -> BoxError {
     client.request(request.unwrap()).await.unwrap_err().into()
 }
 
-/// What ends the handshake of a client that trusts these authorities.
+/// The error of a handshake by a client that trusts these authorities.
 async fn handshake(server: ServerConfig, trusted: RootCertStore, host: &str) -> BoxError {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -112,7 +112,8 @@ async fn handshake(server: ServerConfig, trusted: RootCertStore, host: &str) -> 
         let (stream, _) = listener.accept().await.unwrap();
         let _refused = acceptor.accept(stream).await;
     });
-    // With TLS 1.3 the client has ended its handshake when the server refuses its certificate.
+    // Not TLS 1.3: there the client has finished its handshake before the server refuses the
+    // certificate.
     let client = ClientConfig::builder_with_protocol_versions(&[&TLS12]);
     let client = client.with_root_certificates(trusted).with_no_client_auth();
     let connector = HttpsConnectorBuilder::new().with_tls_config(client);

@@ -1,4 +1,4 @@
-//! Servers that fail in one way each, and bodies that do.
+//! Servers that each fail in one way, and bodies that fail.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a server does with a connection on which a request has begun to come in.
+/// What a server does with a connection after the first bytes of a request have arrived.
 #[derive(Clone, Copy)]
 pub(crate) enum Does {
     Close,
@@ -80,7 +80,7 @@ pub(crate) fn uri_of(listens_at: SocketAddr) -> String {
     format!("http://{listens_at}/")
 }
 
-/// Servers, and what the table calls the error that a call of them ends in.
+/// Servers, each with the row of the table for the error that a call to it returns.
 pub(crate) async fn servers() -> Vec<(&'static str, SocketAddr)> {
     let cut_off = Does::Say("HTTP/1.1 200 OK\r\ncontent-le");
     vec![
@@ -98,7 +98,7 @@ pub(crate) async fn servers() -> Vec<(&'static str, SocketAddr)> {
     ]
 }
 
-/// Takes connections of HTTP/2, and never responds.
+/// Accepts HTTP/2 connections and never responds.
 pub(crate) async fn silent_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

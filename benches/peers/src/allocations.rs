@@ -1,4 +1,4 @@
-//! Counts what is taken from the heap, while asked to.
+//! Counts heap allocations while counting is switched on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::{Add, Sub};
@@ -10,20 +10,21 @@ static ON: AtomicBool = AtomicBool::new(false);
 static BLOCKS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: passes every request on to the system's allocator unchanged.
+// SAFETY: forwards every request to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // One load while nobody counts; relaxed, as one thread counts what it does itself.
+        // Costs one load while counting is off. Relaxed is enough, because a thread counts only its
+        // own allocations.
         if ON.load(Relaxed) {
             BLOCKS.fetch_add(1, Relaxed);
             BYTES.fetch_add(layout.size() as u64, Relaxed);
         }
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -31,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Blocks and bytes.
+/// A number of allocations and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heap {
     pub blocks: u64,
@@ -39,7 +40,7 @@ pub struct Heap {
 }
 
 impl Heap {
-    /// All that was taken while it was counted.
+    /// Everything that was allocated while counting was on.
     pub fn taken() -> Self {
         Self {
             blocks: BLOCKS.load(Relaxed),
@@ -70,7 +71,7 @@ impl Sub for Heap {
     }
 }
 
-/// Does some work while all that is taken from the heap is counted.
+/// Runs `work` and counts its allocations.
 pub fn counting<T>(work: impl FnOnce() -> T) -> T {
     ON.store(true, Relaxed);
     let done = work();

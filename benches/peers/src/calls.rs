@@ -1,4 +1,4 @@
-//! Calls in a row, polled by hand: made, timed and counted.
+//! Series of calls that are polled by hand, with their times and counts.
 
 use crate::allocations::Heap;
 use crate::tasks::current_thread;
@@ -12,18 +12,18 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 use tower::Service;
 
-/// The outcome of some calls in a row.
+/// The result of a series of calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Run {
     pub elapsed: Duration,
     pub calls: u64,
-    /// Calls that did not fail and were not rejected.
+    /// Calls that succeeded.
     pub succeeded: u64,
     /// Calls that reached the upstream.
     pub served: u64,
-    /// What the calls took from the heap, while that is counted.
+    /// Allocations of the calls, if they were counted.
     pub heap: Heap,
-    /// How long other processes had the core meanwhile.
+    /// How long the thread waited for its core while other processes used it.
     pub waited: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Run {
         self.elapsed.as_nanos() as f64 / self.calls as f64
     }
 
-    /// Both runs, one after the other.
+    /// The sum of two runs, one after the other.
     pub fn then(self, next: Self) -> Self {
         Self {
             elapsed: self.elapsed + next.elapsed,
@@ -50,7 +50,7 @@ impl Run {
     }
 }
 
-/// Measures one run on the thread that starts it.
+/// Measures one run on the current thread.
 pub struct Stopwatch {
     waited: Duration,
     heap: Heap,
@@ -62,7 +62,7 @@ impl Stopwatch {
         Self::start_after(|| {})
     }
 
-    /// Prepares everything, runs `ready`, then starts the time.
+    /// Prepares everything, runs `ready`, and then starts the clock.
     pub fn start_after(ready: impl FnOnce()) -> Self {
         start_counting();
         let waited = waited_for_core();
@@ -87,14 +87,14 @@ impl Stopwatch {
     }
 }
 
-/// `work` makes the calls and returns how many succeeded.
+/// Measures `work`, which makes the calls and returns how many succeeded.
 pub fn counted(calls: u64, work: impl FnOnce() -> u64) -> Run {
     let stopwatch = Stopwatch::start();
     let succeeded = work();
     stopwatch.stop(calls, succeeded)
 }
 
-/// Returns 1 if the call succeeded, else 0.
+/// Returns 1 if the call succeeded and 0 otherwise.
 pub fn call_by_hand<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     match service.poll_ready(&mut cx) {
@@ -107,14 +107,14 @@ pub fn call_by_hand<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
     if outcome.is_pending() {
         outcome = poll_again(call);
     }
-    // A reference: moving the outcome would be a cost of this program.
+    // By reference, because moving the outcome would be a cost of this program.
     match black_box(&outcome) {
         Poll::Ready(outcome) => u64::from(outcome.is_ok()),
         Poll::Pending => panic!("still pending after {POLLS} more polls"),
     }
 }
 
-/// The service, after so many calls by hand.
+/// Makes this many calls by hand and returns the service.
 pub fn after_calls<S: Service<u64>>(calls: u64, mut service: S) -> S {
     for n in 0..calls {
         call_by_hand(&mut service, n);
@@ -131,7 +131,7 @@ fn poll_again<F: Future>(mut call: Pin<&mut F>) -> Poll<F::Output> {
     polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
 }
 
-/// As [`call_by_hand`], polled until it is ready.
+/// Like [`call_by_hand`], but polls in a loop until the call is ready.
 pub fn call_without_break<S: Service<u64>>(service: &mut S, n: u64) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     if without_break(|| service.poll_ready(&mut cx)).is_err() {
@@ -151,7 +151,7 @@ fn without_break<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
     }
 }
 
-/// Where several threads or tasks wait for each other before they start.
+/// A starting line: threads or tasks wait here for each other before they start.
 pub struct StartingLine(AtomicUsize);
 
 impl StartingLine {
@@ -159,8 +159,8 @@ impl StartingLine {
         Self(AtomicUsize::new(missing))
     }
 
-    /// Not a `Barrier`: that wakes one thread after the other. Acquire and release, so that all
-    /// threads have finished what they did before.
+    /// Spins, because a `Barrier` would wake one thread after the other. `AcqRel` and `Acquire`
+    /// make sure that all threads see everything that happened before the start.
     pub fn wait(&self) {
         self.0.fetch_sub(1, AcqRel);
         while self.0.load(Acquire) > 0 {
@@ -169,8 +169,8 @@ impl StartingLine {
     }
 }
 
-/// Runs `work` on a thread for each input, each on a core of its own. The time is from the start of
-/// the first one to the end of the last one.
+/// Runs `work` on one thread per input, each thread on its own core. The time runs from the start
+/// of the first thread to the end of the last one.
 pub fn on_threads<T: Send>(inputs: Vec<T>, calls: u64, work: impl Fn(T, u64) -> u64 + Sync) -> Run {
     let line = StartingLine::new(inputs.len());
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -195,7 +195,8 @@ pub fn on_threads<T: Send>(inputs: Vec<T>, calls: u64, work: impl Fn(T, u64) -> 
     spanning(&runs)
 }
 
-/// Runs of several threads or tasks, as one: from the start of the first to the end of the last.
+/// Combines the runs of several threads or tasks into one, from the start of the first to the end
+/// of the last.
 pub fn spanning(runs: &[(Instant, Run)]) -> Run {
     let start = runs.iter().map(|(start, _)| *start).min();
     let end = runs.iter().map(|(start, run)| *start + run.elapsed).max();
@@ -208,13 +209,13 @@ pub fn spanning(runs: &[(Instant, Run)]) -> Run {
     }
 }
 
-/// How long this thread has been ready to run while other processes had its core. Zero where the
-/// system does not say.
+/// How long this thread was ready to run while other processes used its core. Zero if the system
+/// does not report it.
 fn waited_for_core() -> Duration {
     waited("/proc/thread-self/schedstat")
 }
 
-/// The sum over all threads of this process.
+/// The same, summed over all threads of this process.
 pub fn all_waited_for_cores() -> Duration {
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
     let stats = threads

@@ -1,11 +1,11 @@
-//! What is compared: cases, their contenders, and the work that those must have done.
+//! What is compared: the cases, their contenders, and how much work each contender must have done.
 
 use crate::calls::{Run, after_calls, call_by_hand, call_without_break, counted, on_threads};
 use crate::tasks::{Called, calls, calls_of_clones, in_tasks, main_runtime, timed, workers};
 use std::iter;
 use tower::Service;
 
-/// Something to be done, and who can do it.
+/// A kind of call, and the contenders that can make it.
 #[derive(Clone, Copy)]
 pub struct Case {
     name: &'static str,
@@ -13,7 +13,7 @@ pub struct Case {
     pub work: Work,
     pub contenders: fn() -> Vec<Contender>,
     pending: Option<fn() -> Vec<Contender>>,
-    /// Who does not take part, and why.
+    /// The contenders that do not take part, and why.
     pub absent: &'static [(&'static str, &'static str)],
 }
 
@@ -29,7 +29,7 @@ impl Case {
         }
     }
 
-    /// The same with an upstream that is pending once. A case of its own in the tables.
+    /// Adds the same case with an upstream that is pending once. It has its own rows in the tables.
     pub const fn pending(self, contenders: fn() -> Vec<Contender>) -> Self {
         Self {
             pending: Some(contenders),
@@ -41,7 +41,7 @@ impl Case {
         Self { absent, ..self }
     }
 
-    /// This case, and the same pending once where there is one.
+    /// This case, and its variant that is pending once, if there is one.
     pub fn variants(self) -> impl Iterator<Item = Self> {
         let pending = self.pending.map(|contenders| Self {
             pends: true,
@@ -56,24 +56,24 @@ impl Case {
         format!("{}{pending}", self.name)
     }
 
-    /// Whether this is the second of two [variants](Self::variants).
+    /// Whether this is the second of the two [variants](Self::variants).
     pub fn is_pending_variant(&self) -> bool {
         self.pends
     }
 }
 
-/// How calls are made. Where there are several threads, all of them together make the calls.
+/// How calls are made. If there are several threads, they share the calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
-    /// Awaited in a spawned task of a runtime with one worker.
+    /// Awaited in a spawned task on a multi-thread runtime with one worker.
     Task,
-    /// Awaited in a spawned task of a runtime on the current thread.
+    /// Awaited in a spawned task on a current-thread runtime.
     CurrentThread,
     /// Polled by hand in a loop.
     Hand,
-    /// Awaited in spawned tasks of a runtime with so many workers.
+    /// Awaited in spawned tasks on a multi-thread runtime with this many workers.
     Workers(usize),
-    /// Polled by hand on so many threads.
+    /// Polled by hand on this many threads.
     Threads(usize),
 }
 
@@ -91,19 +91,19 @@ impl Way {
     }
 }
 
-/// Who takes part in a case, and the ways in which its calls are made.
+/// A contender in a case, and the ways in which its calls are made.
 pub struct Contender {
     pub who: &'static str,
     pub sizes: Option<Sizes>,
-    /// What a reader of its numbers must know.
+    /// What readers of its numbers must know.
     pub note: Option<&'static str>,
     ways: Vec<(Way, Calls)>,
 }
 
-/// Makes so many calls.
+/// Makes this many calls.
 type Calls = Box<dyn FnMut(u64) -> Run>;
 
-/// Bytes.
+/// Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     pub service: usize,
@@ -119,7 +119,7 @@ impl Sizes {
     }
 }
 
-/// What a contender must have done.
+/// The work that a contender must have done.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
     /// Every call reaches the upstream and succeeds.
@@ -149,8 +149,8 @@ impl Work {
 }
 
 impl Contender {
-    /// One service, called again and again: by hand and in a task. `make` makes one for each way,
-    /// within the runtime that it is called in.
+    /// One service that is called repeatedly, by hand and in a task. For each way, `make` builds
+    /// one service within the runtime that calls it.
     pub fn new<S: Called>(who: &'static str, make: impl Fn() -> S) -> Self {
         let mut service = make();
         let mut contender = Self::in_tasks_only(who, make);
@@ -162,7 +162,7 @@ impl Contender {
         contender
     }
 
-    /// As [`new`](Self::new), for calls that need a runtime that runs.
+    /// Like [`new`](Self::new), for calls that need a running runtime.
     pub fn in_tasks_only<S: Called>(who: &'static str, make: impl Fn() -> S) -> Self {
         let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&make())));
         contender.add_tasks(make, |mut service, n| async move {
@@ -172,7 +172,7 @@ impl Contender {
         contender
     }
 
-    /// As [`new`](Self::new), on a fresh clone for each call.
+    /// Like [`new`](Self::new), but makes each call on a fresh clone.
     pub fn cloned<S: Called + Clone>(who: &'static str, make: impl Fn() -> S) -> Self {
         let service = make();
         let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&service)));
@@ -189,8 +189,8 @@ impl Contender {
         contender
     }
 
-    /// As [`new`](Self::new), on services that were called `held` times before, and at most a quarter
-    /// more.
+    /// Like [`new`](Self::new), on services that have already received between `held` and 1.25
+    /// times `held` calls.
     pub fn holding<S: Called>(
         who: &'static str,
         held: u64,
@@ -239,9 +239,9 @@ impl Contender {
         contender
     }
 
-    /// Clones of one service, one for each thread, each called again and again. In tasks of a
-    /// runtime, and by hand on threads of their own, where a call that waits for another is polled
-    /// without a break: parking would cost more.
+    /// One clone of a service per thread, each called repeatedly: in tasks of a runtime, and by
+    /// hand on threads. By hand, a call that waits for another one is polled in a loop, because
+    /// parking the thread would cost more.
     pub fn shared<S: Called + Clone>(who: &'static str, make: impl Fn() -> S) -> Self {
         let service = make();
         let mut contender = Self::with_sizes(who, Some(Sizes::of::<u64, _>(&service)));
@@ -269,7 +269,7 @@ impl Contender {
         contender
     }
 
-    /// Anything that is done so many times. For the floor.
+    /// Any work that is repeated this many times. For the floor.
     pub fn raw(who: &'static str, mut work: impl FnMut(u64) + 'static) -> Self {
         let mut contender = Self::with_sizes(who, None);
         contender.add(Way::Hand, move |calls| {
@@ -281,7 +281,7 @@ impl Contender {
         contender
     }
 
-    /// Anything that two threads do so many times each. For the floor.
+    /// Any work that two threads repeat this many times each. For the floor.
     pub fn raw_contended(who: &'static str, work: impl Fn(u64) + Clone + Send + 'static) -> Self {
         let mut contender = Self::with_sizes(who, None);
         contender.add(Way::Hand, move |calls| {
@@ -308,7 +308,7 @@ impl Contender {
         self.ways.push((way, Box::new(run)));
     }
 
-    /// A task on each runtime of one thread. The task owns what `make` made, and gives it back.
+    /// Spawns a task on each single-threaded runtime. The task takes the service and returns it.
     fn add_tasks<S, F>(
         &mut self,
         make: impl Fn() -> S,
@@ -359,7 +359,7 @@ impl Contender {
         self.ways.iter().map(|(way, _)| *way)
     }
 
-    /// Makes about that many calls.
+    /// Makes approximately this many calls.
     #[inline(never)] // callgrind looks for it
     pub fn run(&mut self, way: Way, calls: u64, work: Work) -> Run {
         let mut ways = self.ways.iter_mut();
@@ -370,14 +370,14 @@ impl Contender {
     }
 }
 
-/// A service, and how many calls it may still get.
+/// A service, and how many more calls it may receive.
 struct Held<S> {
     service: S,
     left: u64,
 }
 
 impl<S> Held<S> {
-    /// As many of its calls as are missing.
+    /// Takes as many of its remaining calls as are needed.
     fn take(&mut self, missing: u64) -> u64 {
         let chunk = self.left.min(missing);
         self.left -= chunk;

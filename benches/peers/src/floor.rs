@@ -1,4 +1,4 @@
-//! What the smallest parts of a call cost on this machine.
+//! The cost of basic operations on this machine.
 
 use crate::case::{Case, Contender, Work};
 use crate::upstream::{AtOnce, PendingOnce, yielding};
@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-/// Small parts, and the call of a service without any layer.
+/// Basic operations, and calls to a service without any layer.
 pub fn cases() -> impl Iterator<Item = Case> {
     CASES.iter().copied().flat_map(Case::variants)
 }
@@ -47,7 +47,7 @@ const CASES: &[Case] = &[
     }),
 ];
 
-/// Two threads and one word; the time of one thread.
+/// Two threads that use the same word. The time is that of one thread.
 pub const CONTENDED: &[Case] = &[
     Case::new("atomic load, contended", Work::None, || contended(load)),
     Case::new("atomic `fetch_add`, contended", Work::None, || {
@@ -76,7 +76,7 @@ fn fetch_add(word: &AtomicU64) {
     black_box(word.fetch_add(1, Relaxed));
 }
 
-/// Until it succeeds.
+/// Retries until it succeeds.
 fn swap(word: &AtomicU64) {
     let mut seen = word.load(Relaxed);
     while let Err(newer) = word.compare_exchange_weak(seen, seen + 1, Relaxed, Relaxed) {

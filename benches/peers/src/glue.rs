@@ -1,4 +1,5 @@
-//! What a user writes to put breakers and rate limits that know nothing of Tower into a stack.
+//! The code that a user has to write to use breakers and rate limits without Tower support in a
+//! stack.
 
 use failsafe::failure_policy::FailurePolicy;
 use failsafe::futures::{CircuitBreaker as _, ResponseFuture};
@@ -13,14 +14,14 @@ use std::time::Instant;
 use std::{fmt, mem};
 use tower::Service;
 
-/// A service behind a rate limit of governor's.
+/// A service behind a governor rate limiter.
 #[derive(Clone)]
 pub struct Governed<S> {
     pub inner: S,
     pub limiter: Arc<DefaultDirectRateLimiter>,
 }
 
-/// Its error.
+/// The error of [`Governed`].
 #[derive(Debug)]
 pub enum RateLimited<E> {
     Rejected,
@@ -54,7 +55,7 @@ impl<S: Service<R>, R> Service<R> for Governed<S> {
     }
 }
 
-/// Reads the clock for each call, as a layer does that must know the time.
+/// Reads the clock for each call, like a layer that needs the time.
 #[derive(Clone)]
 pub struct ReadsClock<S>(pub S);
 
@@ -74,7 +75,7 @@ impl<S: Service<R>, R> Service<R> for ReadsClock<S> {
 }
 
 pin_project! {
-    /// Nothing, where the limit said no.
+    /// Empty if the limiter rejected the call.
     pub struct GovernedFuture<F> {
         #[pin]
         call: Option<F>,
@@ -96,8 +97,8 @@ where
 }
 
 pin_project! {
-    /// A call that is sent when it is first polled. Both breakers wrap futures, which must not
-    /// reach the service before the breaker is asked.
+    /// A call that is sent when it is first polled. Both breakers wrap futures, and the service
+    /// must not be called before the breaker admits the call.
     pub struct Lazy<S: Service<R>, R> {
         unsent: Option<(S, R)>,
         #[pin]
@@ -128,7 +129,7 @@ impl<S: Service<R>, R> Future for Lazy<S, R> {
     }
 }
 
-/// A service behind a breaker of recloser's.
+/// A service behind a recloser circuit breaker.
 #[derive(Clone)]
 pub struct Reclosed<S> {
     pub inner: S,
@@ -149,7 +150,7 @@ impl<S: Service<R> + Clone, R> Service<R> for Reclosed<S> {
     }
 }
 
-/// A service behind a breaker of failsafe's.
+/// A service behind a failsafe circuit breaker.
 pub struct Failsafe<S, P> {
     pub inner: S,
     pub breaker: failsafe::StateMachine<P, ()>,

@@ -1,5 +1,5 @@
-//! Instructions per call, which do not vary: the difference of a run of N calls and one of 2 N,
-//! each in a process of its own under callgrind.
+//! Instructions per call, which hardly vary. Each value is the difference between a run of N calls
+//! and a run of 2 N calls, in separate processes under callgrind.
 
 use crate::case::{Case, Way};
 use crate::contenders::{ASSEMBLED, BUTTRESS, TOWER, cases};
@@ -11,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 const CALLS: u64 = 1000;
 const ONE_RUN: &str = "--one-run";
 
-/// Neither has another thread that does a part of the work.
+/// In both ways a single thread does all the work.
 const WAYS: [Way; 2] = [Way::CurrentThread, Way::Hand];
 
-/// If this process is one of those: makes its calls. Says whether it is.
+/// Makes the calls and returns true if this process was started to be counted.
 pub fn is_one_run() -> bool {
     let mut args = env::args().skip_while(|arg| arg != ONE_RUN).skip(1);
     let mut next = || args.next();
@@ -33,11 +33,11 @@ pub fn is_one_run() -> bool {
     true
 }
 
-/// The table of instructions per call: ours, tower's, and of the stack that is assembled.
+/// The table of instructions per call for buttress, tower and the assembled stack.
 pub fn table() -> io::Result<String> {
     let mut table =
         String::from("| case | how | buttress | tower | assembled |\n|---|---|---|---|---|\n");
-    // Of what is pending once, only what then sets timers.
+    // Of the cases that are pending once, count only those that then set timers.
     let counted = |case: &Case| !case.is_pending_variant() || case.name().contains("timeout");
     for case in cases().filter(counted) {
         let contenders = (case.contenders)();
@@ -72,7 +72,8 @@ fn per_call(case: &Case, who: &str, way: Way) -> io::Result<f64> {
 fn start(args: [&str; 5]) -> io::Result<Child> {
     Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        // Only what is counted below `Contender::run`: some contenders calibrate a clock before.
+        // Count only instructions below `Contender::run`, because some contenders calibrate a clock
+        // before.
         .arg("--toggle-collect=*Contender::run*")
         .arg(env::current_exe()?)
         .args(args)
@@ -81,7 +82,7 @@ fn start(args: [&str; 5]) -> io::Result<Child> {
         .spawn()
 }
 
-/// What callgrind says at the end: `Collected : <instructions>`.
+/// Parses the last line of callgrind's output: `Collected : <instructions>`.
 fn collected(run: Child) -> io::Result<u64> {
     let output = run.wait_with_output()?;
     let words = String::from_utf8_lossy(&output.stderr);

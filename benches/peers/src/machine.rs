@@ -1,4 +1,4 @@
-//! Where it was measured, and which versions were compared.
+//! The machine of this run, and the versions that were compared.
 
 use std::fs;
 use std::process::Command;
@@ -22,8 +22,8 @@ pub fn setting() -> String {
     )
 }
 
-/// As `/proc/cpuinfo` names the first one. Virtual machines often hide the model's name, but not its
-/// numbers.
+/// The first processor in `/proc/cpuinfo`. Virtual machines often hide the model's name, but not
+/// its numbers.
 fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
@@ -51,7 +51,7 @@ const COMPARED: [&str; 12] = [
     "tower-resilience-timelimiter",
 ];
 
-/// As the lock file says.
+/// The version in the lock file.
 fn version(name: &str) -> Option<String> {
     let lock = include_str!("../Cargo.lock");
     let package = format!("name = \"{name}\"\nversion = \"");

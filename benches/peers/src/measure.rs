@@ -1,4 +1,4 @@
-//! The contenders of a case, run in turns, many short runs each.
+//! Measures the contenders of a case in turns, in many short runs.
 
 use crate::calls::Run;
 use crate::case::{Contender, Way, Work};
@@ -8,12 +8,12 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     pub rounds: usize,
-    /// Of each run, until one is undisturbed.
+    /// How many times a disturbed run may be made.
     pub attempts: usize,
     pub run: Duration,
 }
 
-/// Nanoseconds per call of a contender's runs.
+/// The times of a contender's runs, in nanoseconds per call.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub median: f64,
@@ -32,7 +32,7 @@ impl Sample {
     }
 }
 
-/// One contender's runs in one way.
+/// The runs of one contender in one way.
 struct Turn {
     way: Way,
     contender: usize,
@@ -40,8 +40,8 @@ struct Turn {
     runs: Vec<f64>,
 }
 
-/// Runs the contenders in turns: A B C, A B C, and so on, in one way after the other in each round.
-/// Returns each contender's samples.
+/// Runs the contenders in turns: A B C, A B C, and so on. Each round does this for one way after
+/// the other. Returns the samples of each contender.
 pub fn side_by_side(
     contenders: &mut [Contender],
     work: Work,
@@ -63,7 +63,7 @@ pub fn side_by_side(
     for _ in 0..effort.rounds {
         for turn in &mut turns {
             let contender = &mut contenders[turn.contender];
-            // A run that other processes disturbed is made again, a few times.
+            // Repeat a run that other processes disturbed, up to a limit.
             let mut made = (0..effort.attempts).map(|_| contender.run(turn.way, turn.calls, work));
             let mut run = made.next().expect("an attempt");
             while !run.undisturbed()
@@ -81,11 +81,11 @@ pub fn side_by_side(
     samples
 }
 
-/// The number of calls that a run of that length takes, an even one.
+/// The number of calls in a run of this length, rounded up to a multiple of four.
 fn warm_up(mut make: impl FnMut(u64) -> Run, length: Duration) -> u64 {
     let mut calls = 4;
     loop {
-        // The shortest of three: one may be disturbed.
+        // Take the shortest of three runs, because some may be disturbed.
         let runs = [(); 3].map(|()| make(calls));
         let run = runs.into_iter().min_by_key(|run| run.elapsed);
         let run = run.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! buttress side by side with its peers. See `benches/README.md` for what each case is.
+//! Compares buttress with other libraries. `benches/README.md` describes the cases.
 
 mod allocations;
 mod calls;
@@ -69,17 +69,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         report.add("\n## Instructions per call\n\n");
         match instructions::table() {
             Ok(table) => report.add(&table),
-            Err(error) => report.add(&format!("Not counted, valgrind does not run: {error}\n")),
+            Err(error) => report.add(&format!(
+                "Not counted, because valgrind cannot be run: {error}\n"
+            )),
         }
     }
 
-    report.add("\n## A runtime on the current thread\n\n");
+    report.add("\n## A current-thread runtime\n\n");
     report.add(&report::current_thread(&rows));
 
     report.add("\n## Side by side\n\n");
     report.add(&report::ratios(&rows, &shared));
 
-    report.add("\n## What must be reached\n\n");
+    report.add("\n## Targets\n\n");
     report.add(&targets::table(&rows, &shared).unwrap_or_default());
     report.add(&format!("\n{}", machine::setting()));
 
@@ -89,12 +91,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The cases of one thread, but for the floor.
+/// All cases on one thread, without the floor.
 fn one_thread() -> impl Iterator<Item = Case> {
     contenders::cases().chain(HOLDING.iter().copied())
 }
 
-/// The cases whose name holds `part`, for daily work: printed, not written.
+/// Prints the cases whose names contain `part`. Writes no report.
 fn only(part: &str, one: Effort, two: Effort) -> Result<(), Box<dyn Error>> {
     let known = |case: &Case| case.name().contains(part);
     let floor = floor::cases().chain(floor::CONTENDED.iter().copied());
@@ -103,7 +105,7 @@ fn only(part: &str, one: Effort, two: Effort) -> Result<(), Box<dyn Error>> {
     let shared = shared::cases().filter(known);
     let shared: Vec<Row> = shared.map(|case| measure(case, two)).collect();
     if rows.is_empty() && shared.is_empty() {
-        return Err(format!("no case is named like {part:?}").into());
+        return Err(format!("no case has {part:?} in its name").into());
     }
     print!("{}", report::ratios(&rows, &shared));
     if let Some(targets) = targets::table(&rows, &shared) {
@@ -113,7 +115,7 @@ fn only(part: &str, one: Effort, two: Effort) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Of cases on one thread, and on two, which are disturbed more often.
+/// The effort for cases on one thread and on two. Runs on two threads are disturbed more often.
 const FULL: (Effort, Effort) = (effort(121, 2, 500), effort(41, 6, 2000));
 const QUICK: (Effort, Effort) = (effort(31, 2, 200), effort(11, 6, 1000));
 
@@ -125,7 +127,7 @@ const fn effort(rounds: usize, attempts: usize, micros: u64) -> Effort {
     }
 }
 
-/// Printed as it grows.
+/// The report. It is printed as it grows.
 #[derive(Default)]
 struct Report(String);
 
@@ -135,7 +137,7 @@ impl Report {
         let _ = self.0.write_str(text);
     }
 
-    /// Measures the cases, and adds the lines of each.
+    /// Measures the cases and adds the lines of each one.
     fn rows(
         &mut self,
         cases: impl Iterator<Item = Case>,

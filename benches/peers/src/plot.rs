@@ -1,6 +1,5 @@
-//! The times of all cases in one plot: a line for each case, and how long a call takes from left to
-//! right, each step ten times the one before. Each contender has a dot for calls in a task, and a ring
-//! for calls by hand.
+//! Plots the times of all cases on a logarithmic scale, with one line per case. A dot is a
+//! contender's time in a task, a ring its time by hand.
 
 use crate::case::Way;
 use crate::contenders::{BUTTRESS, SEATBELT, TOWER, TOWER_RESILIENCE};
@@ -15,7 +14,7 @@ const LEFT: i32 = 500;
 const RIGHT: i32 = 1160;
 const TOP: u32 = 60;
 const LINE: u32 = 24;
-/// Powers of ten.
+/// The range of the scale, in powers of ten.
 const FROM: f64 = 0.0;
 const TO: f64 = 6.5;
 
@@ -50,7 +49,7 @@ pub fn draw(rows: &[Row], file: &Path) -> Result<(), Box<dyn Error>> {
     let first = (TOP + LINE / 2).cast_signed();
     for (y, row) in (first..).step_by(LINE as usize).zip(rows) {
         text(&area, &row.case, (LEFT - 14, y), HPos::Right)?;
-        // Ours last, on top of the others.
+        // Draw buttress last, on top of the others.
         let cells = row.cells.iter();
         for cell in cells.rev() {
             let known = LEGEND.iter().find(|(who, _)| *who == cell.who);

@@ -1,4 +1,4 @@
-//! What was measured, as Markdown.
+//! Formats the results as Markdown.
 
 use crate::case::{Sizes, Way};
 use crate::contenders::stack::StackSizes;
@@ -7,7 +7,7 @@ use crate::floor::FLOOR;
 use crate::measure::Sample;
 use std::fmt::Write as _;
 
-/// One case, measured.
+/// The results of one case.
 pub struct Row {
     pub case: String,
     pub cells: Vec<Cell>,
@@ -20,19 +20,19 @@ impl Row {
     }
 }
 
-/// One contender in one case.
+/// The results of one contender in one case.
 pub struct Cell {
     pub who: &'static str,
     pub note: Option<&'static str>,
     pub samples: Vec<(Way, Sample)>,
     pub sizes: Option<Sizes>,
-    /// Taken from the heap per call, where that was counted.
+    /// Allocations per call, if they were counted.
     pub blocks: Option<f64>,
     pub bytes: Option<f64>,
 }
 
 impl Cell {
-    /// Nanoseconds per call.
+    /// The median in nanoseconds per call.
     pub fn median(&self, way: Way) -> Option<f64> {
         let sample = self.samples.iter().find(|(known, _)| *known == way);
         sample.map(|(_, sample)| sample.median)
@@ -55,7 +55,7 @@ pub const DETAILS: &str = "\
 |---|---|---|---|---|---|
 ";
 
-/// The lines of one case, one for each contender and way.
+/// The lines of one case: one per contender and way.
 pub fn details(row: &Row) -> String {
     let mut lines = String::new();
     for cell in &row.cells {
@@ -74,11 +74,11 @@ pub fn details(row: &Row) -> String {
 }
 
 pub const SHARED_DETAILS: &str = "\
-| one layer or stack, shared | contender | how | M calls/s in all, median | worst | best |
+| one layer or stack, shared | contender | how | total M calls/s, median | worst | best |
 |---|---|---|---|---|---|
 ";
 
-/// The lines of one shared layer, one for each contender and way.
+/// The lines of one shared layer: one per contender and way.
 pub fn shared_details(row: &Row) -> String {
     let mut lines = String::new();
     for cell in &row.cells {
@@ -96,12 +96,12 @@ pub fn shared_details(row: &Row) -> String {
     lines
 }
 
-/// Millions of calls per second.
+/// Converts nanoseconds per call to millions of calls per second.
 pub fn throughput(nanos: f64) -> f64 {
     1000.0 / nanos
 }
 
-/// The table of memory: what a call takes from the heap, and the sizes of services and futures.
+/// The table of memory: allocations per call, and the sizes of services and futures.
 pub fn memory(rows: &[Row]) -> String {
     let mut table = String::from(
         "| case | buttress | tower | tower-resilience | seatbelt | others |\n|---|---|---|---|---|---|\n",
@@ -120,15 +120,15 @@ pub fn memory(rows: &[Row]) -> String {
         let _ = writeln!(table, " {} |", others.join("; "));
     }
     table.push_str(
-        "\nAllocations per call (their bytes) · size of the service + of its future, in bytes.\n",
+        "\nAllocations per call (their bytes) · size of the service + size of its future, in bytes.\n",
     );
     table
 }
 
-/// The table of the stack's sizes, by what its requests are.
+/// The table of the stack's sizes, by type of request.
 pub fn stack_sizes(sizes: &[StackSizes]) -> String {
     let mut table = format!(
-        "| requests | their size | future: {BUTTRESS} | {ASSEMBLED} | service: {BUTTRESS} | {ASSEMBLED} |\n\
+        "| requests | size | future: {BUTTRESS} | {ASSEMBLED} | service: {BUTTRESS} | {ASSEMBLED} |\n\
          |---|---|---|---|---|---|\n"
     );
     for size in sizes {
@@ -145,12 +145,12 @@ pub fn stack_sizes(sizes: &[StackSizes]) -> String {
         );
     }
     table.push_str(
-        "\nThe stack of five with two timeouts, in bytes. The future of the service within takes 16.\n",
+        "\nThe stack of five with two timeouts, in bytes. The future of the innermost service has 16 bytes.\n",
     );
     table
 }
 
-/// The ratios that are others on a runtime on the current thread than on one with a worker.
+/// The ratios that differ between a current-thread runtime and one with a worker.
 pub fn current_thread(rows: &[Row]) -> String {
     let mut lines = String::new();
     let mut compared = 0;
@@ -177,13 +177,13 @@ pub fn current_thread(rows: &[Row]) -> String {
         }
     }
     format!(
-        "| case | peer | one worker: ours, theirs | current thread: ours, theirs |\n\
+        "| case | peer | one worker: buttress, peer | current thread: buttress, peer |\n\
          |---|---|---|---|\n{lines}\n\
-         Of {compared} ratios, those that differ by more than 10 %.\n"
+         The ratios, out of {compared}, that differ by more than 10 %.\n"
     )
 }
 
-/// The table of ratios, and what has to be said about it.
+/// The table of ratios, with its footnotes.
 pub fn ratios(rows: &[Row], shared: &[Row]) -> String {
     let mut table = Table::default();
     for row in rows {
@@ -212,12 +212,13 @@ pub fn ratios(rows: &[Row], shared: &[Row]) -> String {
     ];
     for row in shared {
         for (how, two, one) in ways {
-            let how_many = format!("two threads, {how}: M calls/s in all");
+            let how_many = format!("two threads, {how}: total M calls/s");
             table.line(row, &how_many, |cell| {
                 let time = cell.median(two)?;
                 Some((format!("{:.2}", throughput(time)), Some(time)))
             });
-            let against_one = format!("two threads, {how}: throughput against one");
+            let against_one =
+                format!("two threads, {how}: total throughput relative to one thread");
             table.line(row, &against_one, |cell| {
                 let gain = cell.median(one)? / cell.median(two)?;
                 Some((format!("{gain:.2}"), None))
@@ -240,11 +241,11 @@ struct Table {
     floor: Vec<String>,
 }
 
-/// What is shown, and the time of which a ratio is shown, where there is one.
+/// The text of a cell, and the time for its ratio, if it has one.
 type Value = (String, Option<f64>);
 
 impl Table {
-    /// Nothing where we have no value.
+    /// Adds a line, unless there is no value for buttress.
     fn line(&mut self, row: &Row, how: &str, value: impl Fn(&Cell) -> Option<Value>) {
         let Some(ours) = row.cell(BUTTRESS).and_then(&value) else {
             return;
@@ -303,8 +304,8 @@ impl Table {
         );
         table.push_str(&self.lines);
         table.push_str(
-            "\nNanoseconds per call, medians, unless the case says otherwise. In brackets the time of \
-             buttress by theirs: below 1, buttress is the faster one.\n\n",
+            "\nMedians in nanoseconds per call, unless the column \"how\" names another unit. In brackets \
+             the time of buttress divided by the time of the peer: below 1, buttress is faster.\n\n",
         );
         if !self.floor.is_empty() {
             let _ = writeln!(table, "The floor: {}.\n", self.floor.join(" · "));
@@ -324,7 +325,7 @@ fn times(ratio: f64) -> String {
     }
 }
 
-/// As many digits as mean something.
+/// Rounds to as many digits as are significant.
 pub fn number(nanos: f64) -> String {
     if nanos < 100.0 {
         format!("{nanos:.1}")

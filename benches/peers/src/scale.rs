@@ -1,4 +1,4 @@
-//! How the cost of ours grows.
+//! How the cost of buttress grows.
 
 use crate::calls::call_by_hand;
 use crate::case::{Contender, Way, Work};
@@ -24,7 +24,7 @@ pub fn table(effort: Effort) -> String {
         count_windows(
             effort,
             "every other call failing",
-            "O(N / 32): a failed call counts the window's bits",
+            "O(N / 32): a failed call counts the bits of the window",
             Work::EveryOtherFails,
         ),
         waiters(),
@@ -54,7 +54,7 @@ struct Growth {
     values: Vec<(u64, f64)>,
 }
 
-/// The contenders are sizes. Awaited in a task where they can be.
+/// Measures one contender per size, in a task if it can run in one.
 fn measured(
     sizes: &[u64],
     mut made: Vec<Contender>,
@@ -84,9 +84,9 @@ fn clones(effort: Effort) -> Growth {
         })
     };
     Growth {
-        what: "clones of one stack of five with two timeouts, called in turns by hand; ns per call"
+        what: "clones of one stack of five with two timeouts, called in turn by hand; ns per call"
             .to_owned(),
-        expected: "O(1), and the cache misses of as many instances",
+        expected: "O(1), plus the cache misses of that many instances",
         values: measured(&sizes, sizes.map(in_turns).into(), Work::None, effort),
     }
 }
@@ -115,7 +115,7 @@ fn count_windows(effort: Effort, how: &str, expected: &'static str, work: Work) 
         }
     });
     Growth {
-        what: format!("a breaker's window of N calls, {how}; ns per call in a task"),
+        what: format!("a circuit breaker with a window of N calls, {how}; ns per call in a task"),
         expected,
         values: measured(&sizes, made.into(), work, effort),
     }
@@ -123,14 +123,14 @@ fn count_windows(effort: Effort, how: &str, expected: &'static str, work: Work) 
 
 const WAITERS: [u64; 5] = [1, 10, 100, 1000, 10_000];
 
-/// A limit with nothing at hand, whose 10 000th next turn comes within the longest wait.
+/// A rate limit that is used up. Its next 10 000 turns come within the longest wait.
 fn limited() -> impl Called + Clone {
     let mut limited = ours::rate_limit_without_burst(20_000, AtOnce);
     call_by_hand(&mut limited, 0);
     limited
 }
 
-/// One clone's call that waits.
+/// A call that waits, on a clone of its own.
 fn waiting<S: Service<u64> + Clone>(limited: &S) -> S::Future {
     let mut cx = Context::from_waker(Waker::noop());
     let mut clone = limited.clone();
@@ -151,13 +151,13 @@ fn waiters() -> Growth {
         }
         start.elapsed().as_nanos() as f64 / waiters as f64
     };
-    // The smallest of a few: there are not many of them.
+    // Take the shortest of five runs: they are too few for a median.
     let best = |waiters| {
         let runs = (0..5).map(|_| start_waiting(waiters));
         (waiters, runs.fold(f64::INFINITY, f64::min))
     };
     Growth {
-        what: "calls that wait for one rate limit; ns to start waiting, each".to_owned(),
+        what: "calls that wait for one rate limit; ns per call to start waiting".to_owned(),
         expected: "O(1)",
         values: WAITERS.map(best).into(),
     }
@@ -181,18 +181,18 @@ fn wakes() -> Growth {
                 .await
                 .expect("every turn comes");
         });
-        // The first poll of each is not a wake.
+        // The first poll of each call is not a wakeup.
         let wakes = wakes.load(Relaxed) - waiters;
         (waiters, wakes as f64 / waiters as f64)
     };
     Growth {
-        what: "the same; wakes each, until its turn has come".to_owned(),
+        what: "the same; wakeups per call until its turn".to_owned(),
         expected: "1",
         values: WAITERS.map(wakes).into(),
     }
 }
 
-/// A call whose polls are counted.
+/// A call that counts its polls.
 struct Counted {
     call: Pin<Box<dyn Future<Output = ()> + Send>>,
     polls: Arc<AtomicU64>,

@@ -1,4 +1,4 @@
-//! What must be reached, and what is aimed at, with the ratios of this run.
+//! The targets, and whether this run met them.
 
 use crate::case::Way;
 use crate::contenders::{
@@ -17,13 +17,14 @@ struct Target {
 }
 
 enum Quantity {
-    /// Our time by theirs.
+    /// The time of buttress divided by the time of this contender.
     Time(&'static str),
-    /// Our throughput by theirs, on two threads that share one service. At least.
+    /// The throughput of buttress divided by that of this contender, on two threads that share one
+    /// service. The bounds are minima.
     Throughput(&'static str),
-    /// Of our future.
+    /// The size of the future of buttress.
     Bytes,
-    /// Of our call.
+    /// The allocations of a call through buttress.
     Allocations,
 }
 use Quantity::{Allocations, Bytes, Throughput, Time};
@@ -46,7 +47,7 @@ const fn target(
 
 const TARGETS: &[Target] = &[
     target(
-        "stack of five, two timeouts, by assembled",
+        "stack of five, two timeouts: buttress / assembled",
         stack::TWO_TIMEOUTS,
         Time(ASSEMBLED),
         1.15,
@@ -60,41 +61,47 @@ const TARGETS: &[Target] = &[
         Some(1.25),
     ),
     target(
-        "load shed accepted, by tower",
+        "load shed accepted: buttress / tower",
         "load shed, accepted",
         Time(TOWER),
         1.8,
         None,
     ),
     target(
-        "load shed rejected, by tower",
+        "load shed rejected: buttress / tower",
         "load shed, rejected",
         Time(TOWER),
         1.5,
         Some(1.2),
     ),
     target(
-        "breaker, count window, by recloser",
+        "breaker, count window: buttress / recloser",
         "breaker closed, ok, count window",
         Time(RECLOSER),
         1.6,
         Some(1.3),
     ),
     target(
-        "breaker, time window, by seatbelt",
+        "breaker, time window: buttress / seatbelt",
         "breaker closed, ok, time window",
         Time(SEATBELT),
         0.5,
         Some(0.3),
     ),
     target(
-        "rate limit accepted, by governor and a clock read",
+        "rate limit accepted: buttress / governor and a clock read",
         "rate limit, accepted",
         Time(GOVERNOR_AND_CLOCK),
         1.2,
         Some(1.1),
     ),
-    target("timeout, by tower", "timeout", Time(TOWER), 0.3, Some(0.2)),
+    target(
+        "timeout: buttress / tower",
+        "timeout",
+        Time(TOWER),
+        0.3,
+        Some(0.2),
+    ),
     target(
         "the same, pending once",
         "timeout, pending once",
@@ -110,28 +117,28 @@ const TARGETS: &[Target] = &[
         Some(1.0),
     ),
     target(
-        "retry with a budget, by tower with a budget",
+        "retry with a budget: buttress / tower with a budget",
         "retry with a budget, first attempt succeeds",
         Time(TOWER),
         0.45,
         Some(0.3),
     ),
     target(
-        "bytes of the stack's future, requests of 8 bytes",
+        "size of the stack's future in bytes, requests of 8 bytes",
         stack::TWO_TIMEOUTS,
         Bytes,
         176.0,
         Some(128.0),
     ),
     target(
-        "two threads that share the stack, together, by assembled",
+        "throughput of two threads that share the stack: buttress / assembled",
         stack::TWO_TIMEOUTS,
         Throughput(ASSEMBLED),
         1.5,
         Some(2.0),
     ),
     target(
-        "allocations of the stack, a call that does not wait",
+        "allocations per call that does not wait, through the stack",
         stack::TWO_TIMEOUTS,
         Allocations,
         0.0,
@@ -139,17 +146,17 @@ const TARGETS: &[Target] = &[
     ),
 ];
 
-/// The table, of the cases that were measured. Nothing if there are none.
+/// The table of the targets whose cases were measured, or `None` if there are none.
 pub fn table(rows: &[Row], shared: &[Row]) -> Option<String> {
     let lines: String = TARGETS
         .iter()
         .filter_map(|target| line(target, rows, shared))
         .collect();
-    let head = "| what | ours | theirs | must | aim | in a task | on the current thread | by hand \
-                | reached |\n|---|---|---|---|---|---|---|---|---|\n";
-    let about = "\nOurs and theirs are medians in a task: nanoseconds per call, or million calls per \
-                 second in all. The other columns are ratios of this run, ours by theirs, for each \
-                 way to call. What is reached is judged in a task alone.\n";
+    let head = "| what | buttress | peer | bound | goal | in a task | on the current thread | by hand \
+                | met |\n|---|---|---|---|---|---|---|---|---|\n";
+    let about = "\nThe columns buttress and peer are medians in a task, in nanoseconds per call or in \
+                 millions of calls per second. The next columns are ratios, buttress / peer, for each \
+                 way to call. Only the ratio in a task decides whether a target is met.\n";
     (!lines.is_empty()).then(|| format!("{head}{lines}{about}"))
 }
 
@@ -211,7 +218,7 @@ fn line(target: &Target, rows: &[Row], shared: &[Row]) -> Option<String> {
     ))
 }
 
-/// Ours alone.
+/// The cells of a target that is not a ratio.
 fn absolute(target: &Target, ours: f64) -> (f64, [String; 7]) {
     let aim = target.aim.map_or_else(none, |aim| aim.to_string());
     let must = target.must.to_string();
@@ -234,7 +241,7 @@ impl Target {
             _ => value <= bound,
         };
         match self.aim {
-            Some(aim) if within(aim) => "aim",
+            Some(aim) if within(aim) => "goal",
             _ if within(self.must) => "yes",
             _ => "**no**",
         }

@@ -1,4 +1,4 @@
-//! Calls in a row, awaited in spawned tasks, as users make them.
+//! Series of calls that are awaited in spawned tasks, as users make them.
 
 use crate::calls::{Run, StartingLine, Stopwatch, all_waited_for_cores, spanning};
 use std::hint::black_box;
@@ -9,39 +9,38 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 use tower::{Service, ServiceExt};
 
-/// The service of a contender. [`Clone`] is asked for where clones are made.
+/// The service of a contender. Functions that clone it also require [`Clone`].
 pub trait Called: Service<u64, Response = u64, Future: Send> + Send + 'static {}
 
 impl<S> Called for S where S: Service<u64, Response = u64, Future: Send> + Send + 'static {}
 
-/// The runtime on the main thread. `main` enters it, so that calls polled by hand find its timers.
+/// The runtime of the main thread. `main` enters it, so that calls polled by hand find its timer.
 pub fn main_runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(current_thread)
 }
 
-/// A runtime on the thread that blocks on it, with timers and sockets as services have them.
+/// A current-thread runtime with timers and sockets, as services have them.
 pub fn current_thread() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
     with_a_timer(runtime.expect("a runtime"))
 }
 
-/// Starts a timer that fires each second. In a runtime without any timer, each timer that is
-/// registered wakes the driver, which is a call of the system. Whether there is one must not depend
-/// on the other contenders.
+/// Starts a timer that fires every second. In a runtime without a timer, registering one wakes the
+/// driver, which costs a system call. This cost must not depend on the other contenders.
 fn with_a_timer(runtime: Runtime) -> Runtime {
     runtime.spawn(async {
         loop {
             sleep(Duration::from_secs(1)).await;
         }
     });
-    // Lets the driver see it.
+    // Give the driver time to register it.
     runtime.block_on(async { sleep(Duration::from_millis(1)).await });
     runtime
 }
 
-/// The runtime with so many workers: one or two. Each has a core of its own, which the system would
-/// give to them only after a while.
+/// The runtime with one or two workers. Each worker is pinned to a core, because the system would
+/// spread them over the cores only after a while.
 pub fn workers(workers: usize) -> &'static Runtime {
     static RUNTIMES: [OnceLock<Runtime>; 2] = [const { OnceLock::new() }; 2];
     RUNTIMES[workers - 1].get_or_init(|| {
@@ -60,8 +59,7 @@ pub fn workers(workers: usize) -> &'static Runtime {
     })
 }
 
-/// Makes the calls, each awaited before the next. Returns how many responses are what the request
-/// was.
+/// Makes the calls one after the other. Returns how many responses equal their request.
 pub async fn calls<S: Called>(service: &mut S, calls: u64) -> u64 {
     let mut succeeded = 0;
     for n in 0..calls {
@@ -75,7 +73,7 @@ pub async fn calls<S: Called>(service: &mut S, calls: u64) -> u64 {
     succeeded
 }
 
-/// As [`calls`], each on a fresh clone.
+/// Like [`calls`], but makes each call on a fresh clone.
 pub async fn calls_of_clones<S: Called + Clone>(service: &mut S, calls: u64) -> u64 {
     let mut succeeded = 0;
     for n in 0..calls {
@@ -97,13 +95,14 @@ pub async fn timed(calls: u64, work: impl Future<Output = u64>) -> Run {
     stopwatch.stop(calls, succeeded)
 }
 
-/// Spawns a task for each service, all at once, and makes so many calls in each. The time is from
-/// the start of the first one to the end of the last one. It is chance which worker serves a call,
-/// so the threads' counts say nothing: a call whose response is its request was served.
+/// Spawns one task per service, all at once, and makes this many calls in each. The time runs from
+/// the start of the first task to the end of the last one. Any worker may serve a call, so the
+/// per-thread counts mean nothing here. Instead, a call counts as served if its response equals its
+/// request.
 pub fn in_tasks<S: Called>(workers: usize, services: Vec<S>, calls_each: u64) -> Run {
     let runtime = self::workers(workers);
     let tasks = services.len();
-    // They wait for each other without a break, and stay on their workers.
+    // Then each task has a worker to itself, and the tasks can wait for each other in a loop.
     let together = tasks <= workers;
     let line = Arc::new(StartingLine::new(tasks));
     let spawn = |mut service| {

@@ -14,17 +14,17 @@ thread_local! {
     static SERVED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Sets this thread's count to zero.
+/// Resets the count of this thread to zero.
 pub fn start_counting() {
     SERVED.set(0);
 }
 
-/// The calls that reached a service on this thread since then.
+/// How many calls reached a service on this thread since [`start_counting`].
 pub fn served() -> u64 {
     SERVED.get()
 }
 
-// Never inlined: it would be for some contenders, by how the compiler happens to divide the program.
+// Never inlined. Otherwise the compiler would inline it for some contenders and not for others.
 #[inline(never)]
 fn count() -> u64 {
     SERVED.with(|served| {
@@ -33,7 +33,7 @@ fn count() -> u64 {
     })
 }
 
-/// What all contenders are put around.
+/// A service that contenders wrap.
 pub trait Upstream:
     Service<u64, Response = u64, Error = Failure, Future: Send + 'static> + Copy + Send + Sync + 'static
 {
@@ -48,7 +48,7 @@ impl<S> Upstream for S where
 {
 }
 
-/// The upstream's own error.
+/// The error of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure;
 
@@ -60,10 +60,10 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A response or an error that is there at once.
+/// A response or an error that is ready immediately.
 type AtOnceFuture = Ready<Result<u64, Failure>>;
 
-/// Responds at once, with the request.
+/// Responds immediately with the request.
 #[derive(Clone, Copy, Debug)]
 pub struct AtOnce;
 
@@ -82,7 +82,7 @@ impl Service<u64> for AtOnce {
     }
 }
 
-/// Fails every odd call that reaches it, at once.
+/// Fails every odd call that reaches it, immediately.
 #[derive(Clone, Copy, Debug)]
 pub struct FailsOddCalls;
 
@@ -104,7 +104,7 @@ impl Service<u64> for FailsOddCalls {
     }
 }
 
-/// Fails every call, at once.
+/// Fails every call immediately.
 #[derive(Clone, Copy, Debug)]
 pub struct Fails;
 
@@ -123,7 +123,7 @@ impl Service<u64> for Fails {
     }
 }
 
-/// As the service within, but each call's first poll is pending and wakes its task at once.
+/// Wraps a service so that the first poll of each call is pending and immediately wakes its task.
 #[derive(Clone, Copy, Debug)]
 pub struct PendingOnce<S>(pub S);
 
@@ -163,7 +163,7 @@ impl<F: Future + Unpin> Future for SecondPoll<F> {
     }
 }
 
-/// Yields to the runtime once before it responds, so that the runtime looks at its timers and
+/// Yields to the runtime once before it responds, so that the runtime checks its timers and
 /// sockets.
 pub fn yielding() -> impl Upstream {
     tower::service_fn(|n| {
@@ -175,10 +175,10 @@ pub fn yielding() -> impl Upstream {
     })
 }
 
-/// A request with a body that can be copied.
+/// A request with a body that can be cloned.
 pub type HttpRequest = Request<Full<Bytes>>;
 
-/// An HTTP client, for the sizes of futures. Its own future is boxed, as that of hyper-util's client.
+/// An HTTP client, used to measure sizes. Its future is boxed, like the one of hyper-util's client.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpUpstream;
 

@@ -1,4 +1,4 @@
-//! What is set by hand, and the settings.
+//! Forced states, resets, and settings.
 
 use super::{
     DAY, MS, SECOND, brittle, brittle_for_seconds, calls, just_before, open_and_wait, rejected,
@@ -9,7 +9,7 @@ use buttress::circuit_breaker::{Circuit, CircuitState, Window};
 use std::time::Duration;
 use tokio::time::advance;
 
-// By hand.
+// Forced states and resets
 
 #[tokio::test(start_paused = true)]
 async fn a_circuit_forced_open_ignores_time() {
@@ -20,7 +20,7 @@ async fn a_circuit_forced_open_ignores_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_forced_closed_rejects_nobody() {
+async fn a_circuit_forced_closed_rejects_no_call() {
     let circuit = brittle().build().unwrap();
     circuit.force_closed();
     calls(&circuit, &"F".repeat(100));
@@ -47,7 +47,7 @@ async fn reset_ends_a_forced_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reset_makes_a_circuit_as_new() {
+async fn a_reset_circuit_behaves_like_a_new_one() {
     for window in [Window::count(10), Window::time(10 * SECOND)] {
         let circuit = Circuit::builder().consecutive_failures(4).window(window);
         let circuit = circuit.build().unwrap();
@@ -59,7 +59,7 @@ async fn reset_makes_a_circuit_as_new() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reset_starts_open_times_at_the_base_again() {
+async fn a_reset_starts_open_times_at_open_for_again() {
     let circuit = brittle_for_seconds().build().unwrap();
     for _ in 0..3 {
         open_and_wait(&circuit).await;
@@ -70,7 +70,7 @@ async fn reset_starts_open_times_at_the_base_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_outcome_undoes_what_was_done_by_hand() {
+async fn no_outcome_of_an_older_call_undoes_a_forced_state_or_a_reset() {
     let hands = [
         (
             Circuit::force_open as fn(&Circuit),
@@ -94,7 +94,7 @@ async fn no_outcome_undoes_what_was_done_by_hand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_before_a_state_set_by_hand_is_not_counted_in_it() {
+async fn calls_from_before_a_forced_state_or_a_reset_are_not_counted() {
     let hands: [fn(&Circuit); 3] = [Circuit::force_open, Circuit::force_closed, Circuit::reset];
     for hand in hands {
         let circuit = Circuit::builder().build().unwrap();
@@ -115,10 +115,10 @@ async fn the_name_is_in_snapshot_and_debug() {
     assert_eq!(circuit.snapshot().name.as_str(), Some("payments"));
 }
 
-// Settings.
+// Settings
 
 #[test]
-fn a_setting_out_of_its_range_is_named() {
+fn an_invalid_setting_is_named_in_the_error() {
     let new = Circuit::builder;
     let cases = [
         ("failure_rate", new().failure_rate(0.0)),
@@ -153,7 +153,7 @@ fn a_setting_out_of_its_range_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_legal_extreme_panics() {
+async fn extreme_valid_settings_do_not_panic() {
     let new = || Circuit::builder().min_calls(1);
     let builders = [
         new().failure_rate(0.000_001),

@@ -1,4 +1,4 @@
-//! What opens a circuit.
+//! What opens a closed circuit.
 
 use super::{DAY, MS, SECOND, brittle, call_cancelled_after, call_lasting, calls, just_before};
 use buttress::Verdict;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_opens_the_circuit_from_its_threshold_and_min_calls_on() {
+async fn a_failure_rate_opens_the_circuit_at_its_threshold_and_min_calls() {
     let cases = [
         ("SSSSSSSSSS", CircuitState::Closed),
         ("SSSSSSSSSF", CircuitState::Open),
@@ -49,7 +49,7 @@ async fn a_fast_success_never_opens_the_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_opens_what_a_success_left_above_the_threshold() {
+async fn a_failure_opens_a_circuit_that_a_success_left_above_the_threshold() {
     let circuit = half_of_five();
     calls(&circuit, "FFFSSF");
     assert_eq!(circuit.state(), CircuitState::Open);
@@ -104,7 +104,7 @@ async fn a_count_window_forgets_its_oldest_call_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_time_of_success_does_not_outweigh_a_count_window() {
+async fn many_earlier_successes_do_not_delay_a_count_window() {
     let circuit = Circuit::builder().window(Window::count(10));
     let circuit = circuit.failure_rate(0.5).build().unwrap();
     calls(&circuit, &"S".repeat(10_000));
@@ -116,10 +116,11 @@ async fn a_long_time_of_success_does_not_outweigh_a_count_window() {
     assert_eq!(failures, 5);
 }
 
-/// Calls and failures in a window of 10 s: three failures, then a success so much later.
+/// The numbers of calls and failures in a window of 10 s after three failures, `pause`, and a
+/// success.
 async fn counted_after(pause: Duration) -> Vec<(u64, u64)> {
     let mut counted = Vec::new();
-    // From every tenth of the window, for what is special about its first and last.
+    // Start in each tenth of the window, in case the first or the last one is special.
     for tenth in 0..10 {
         let circuit = Circuit::builder().window(Window::time(10 * SECOND));
         let circuit = circuit.build().unwrap();
@@ -134,7 +135,7 @@ async fn counted_after(pause: Duration) -> Vec<(u64, u64)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_window_forgets_what_is_older_than_itself() {
+async fn a_time_window_drops_calls_older_than_the_window() {
     for seconds in [10, 14] {
         let counted = counted_after(seconds * SECOND).await;
         assert_eq!(counted, [(1, 0); 10], "after {seconds} s");
@@ -142,16 +143,16 @@ async fn a_time_window_forgets_what_is_older_than_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_window_remembers_what_is_younger_than_itself() {
+async fn a_time_window_keeps_calls_younger_than_the_window() {
     let counted = counted_after(just_before(10 * SECOND)).await;
     assert_eq!(counted, [(4, 3); 10]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_window_trips_after_any_idling_as_on_the_first_day() {
+async fn a_time_window_still_trips_after_days_without_calls() {
     for days in [0, 1, 2, 3, 30] {
         let circuit = half_of_five();
-        // Two rounds over all buckets, so that each holds something old.
+        // Go around all buckets twice, so that each one holds old counts.
         for _ in 0..20 {
             calls(&circuit, "SSSSS");
             advance(SECOND).await;
@@ -167,54 +168,54 @@ async fn a_time_window_trips_after_any_idling_as_on_the_first_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_ends_a_row_of_failures() {
+async fn a_success_resets_consecutive_failures() {
     let circuit = Circuit::builder().consecutive_failures(2).build().unwrap();
     calls(&circuit, "FSF");
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_of_failures_opens_the_circuit() {
+async fn consecutive_failures_open_the_circuit() {
     let circuit = Circuit::builder().consecutive_failures(2).build().unwrap();
     calls(&circuit, "FSFF");
     assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_of_failures_is_not_ended_by_a_call_without_a_verdict() {
+async fn ignored_and_throttled_calls_do_not_reset_consecutive_failures() {
     let circuit = Circuit::builder().consecutive_failures(2).build().unwrap();
     calls(&circuit, "FITF");
     assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_on_failures_in_a_row_alone_takes_the_place_of_the_rate() {
+async fn a_limit_on_consecutive_failures_alone_replaces_the_failure_rate() {
     let circuit = Circuit::builder().consecutive_failures(3).build().unwrap();
     calls(&circuit, &"FFS".repeat(40)); // 67 %
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
-fn row_of_three_and_window_of_ten() -> Circuit {
+fn three_consecutive_failures_and_window_of_ten() -> Circuit {
     let circuit = Circuit::builder().consecutive_failures(3);
     circuit.window(Window::count(10)).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn beside_a_window_a_row_of_failures_opens_the_circuit() {
-    let circuit = row_of_three_and_window_of_ten();
-    calls(&circuit, "FFF"); // too few for a rate
+async fn consecutive_failures_open_a_circuit_that_also_has_a_window() {
+    let circuit = three_consecutive_failures_and_window_of_ten();
+    calls(&circuit, "FFF"); // fewer than `min_calls`
     assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn beside_failures_in_a_row_a_window_opens_the_circuit() {
-    let circuit = row_of_three_and_window_of_ten();
+async fn a_window_opens_a_circuit_that_also_limits_consecutive_failures() {
+    let circuit = three_consecutive_failures_and_window_of_ten();
     calls(&circuit, "SFSFSFSFSF");
     assert_eq!(circuit.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_of_slow_calls_of_all_can_open_the_circuit() {
+async fn a_rate_of_slow_calls_can_open_the_circuit() {
     let circuit = Circuit::builder().slow_calls(100 * MS, 1.0).min_calls(3);
     let circuit = circuit.build().unwrap();
     for _ in 0..3 {
@@ -241,7 +242,7 @@ async fn a_call_just_below_the_duration_of_slow_calls_is_not_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_failure_counts_as_both() {
+async fn a_slow_failure_counts_as_slow_and_as_a_failure() {
     let circuit = Circuit::builder().slow_calls(100 * MS, 1.0);
     let circuit = circuit.build().unwrap();
     let permit = circuit.try_acquire().unwrap();
@@ -269,7 +270,7 @@ async fn a_call_cancelled_just_before_abandoned_after_is_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_cancelled_when_it_is_slow_is_not_a_failure_yet() {
+async fn a_slow_call_cancelled_before_abandoned_after_is_not_a_failure() {
     let circuit = Circuit::builder().slow_calls(3 * SECOND, 1.0);
     let circuit = circuit.build().unwrap();
     call_cancelled_after(&circuit, 3 * SECOND).await;
@@ -279,7 +280,7 @@ async fn a_call_cancelled_when_it_is_slow_is_not_a_failure_yet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn abandoned_after_goes_before_the_duration_of_slow_calls() {
+async fn abandoned_after_alone_decides_about_cancelled_calls() {
     let circuit = Circuit::builder().slow_calls(3 * SECOND, 1.0);
     let circuit = circuit.abandoned_after(5 * SECOND).build().unwrap();
     call_cancelled_after(&circuit, just_before(5 * SECOND)).await;

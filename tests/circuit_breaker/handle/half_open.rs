@@ -1,4 +1,4 @@
-//! The probes, and what they decide.
+//! Probes, and how they decide whether the circuit closes.
 
 use super::{
     DAY, MS, SECOND, brittle, call_cancelled_after, call_lasting, calls, just_before,
@@ -34,7 +34,7 @@ async fn the_majority_of_three_probes_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_all_probes_out_a_call_is_rejected_without_a_time() {
+async fn a_call_rejected_while_all_probes_are_in_flight_has_no_retry_after() {
     let circuit = Circuit::builder().consecutive_failures(1).probes(3);
     let circuit = circuit.build().unwrap();
     open_and_wait(&circuit).await;
@@ -72,7 +72,7 @@ async fn a_probe_of_an_earlier_round_does_not_decide_a_later_one() {
         open_and_wait(&circuit).await;
         let stale = circuit.try_acquire().unwrap();
         open_and_wait(&circuit).await;
-        calls(&circuit, "S"); // one of two
+        calls(&circuit, "S"); // one of two needed successes
         let before = circuit.snapshot();
         stale.settle(verdict);
         assert_eq!(circuit.snapshot(), before, "{verdict:?}");
@@ -80,7 +80,7 @@ async fn a_probe_of_an_earlier_round_does_not_decide_a_later_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_call_without_a_verdict_does_not_free_a_probe() {
+async fn a_stale_ignored_call_does_not_release_a_probe() {
     let circuit = brittle().build().unwrap();
     let stale = circuit.try_acquire().unwrap();
     open_and_wait(&circuit).await;
@@ -90,7 +90,7 @@ async fn a_stale_call_without_a_verdict_does_not_free_a_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_cancellation_does_not_free_a_probe() {
+async fn a_stale_cancelled_call_does_not_release_a_probe() {
     let circuit = brittle().build().unwrap();
     let stale = circuit.try_acquire().unwrap();
     open_and_wait(&circuit).await;
@@ -110,7 +110,7 @@ async fn a_failure_from_before_an_outage_does_not_count_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_closes_counts_from_nothing() {
+async fn a_circuit_that_closes_starts_with_an_empty_window() {
     for window in [Window::count(4), Window::time(60 * SECOND)] {
         let circuit = Circuit::builder().window(window).min_calls(4);
         let circuit = circuit.probes(1).build().unwrap();
@@ -122,7 +122,7 @@ async fn a_circuit_that_closes_counts_from_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_cancelled_young_is_free_in_the_same_tick() {
+async fn a_probe_cancelled_before_abandoned_after_is_released_at_once() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
     drop(circuit.try_acquire().unwrap());
@@ -131,7 +131,7 @@ async fn a_probe_cancelled_young_is_free_in_the_same_tick() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_cancelled_just_before_abandoned_after_is_no_result() {
+async fn a_probe_cancelled_just_before_abandoned_after_is_not_counted() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
     call_cancelled_after(&circuit, just_before(10 * SECOND)).await;
@@ -139,7 +139,7 @@ async fn a_probe_cancelled_just_before_abandoned_after_is_no_result() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_cancelled_at_abandoned_after_is_bad() {
+async fn a_probe_cancelled_at_abandoned_after_counts_as_a_failure() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
     call_cancelled_after(&circuit, 10 * SECOND).await;
@@ -147,7 +147,7 @@ async fn a_probe_cancelled_at_abandoned_after_is_bad() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_dropped_by_a_thread_that_panics_is_only_cancelled() {
+async fn a_probe_dropped_by_an_unwinding_thread_counts_as_cancelled() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
     let probe = circuit.try_acquire().unwrap();
@@ -160,7 +160,7 @@ async fn a_probe_dropped_by_a_thread_that_panics_is_only_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_never_answers_is_written_off_after_the_lease() {
+async fn a_probe_that_never_ends_is_written_off_after_the_probe_lease() {
     let circuit = brittle().probe_lease(30 * SECOND).build().unwrap();
     open_and_wait(&circuit).await;
     let _hung = circuit.try_acquire().unwrap();
@@ -195,7 +195,7 @@ async fn a_failure_after_the_lease_does_not_reopen_the_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_writes_off_every_probe_that_is_out() {
+async fn a_lease_writes_off_every_probe_in_flight() {
     let circuit = Circuit::builder().consecutive_failures(1).probes(3);
     let circuit = circuit.build().unwrap();
     open_and_wait(&circuit).await;
@@ -230,7 +230,7 @@ async fn a_lapsed_lease_keeps_the_results_so_far() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn good_calls_further_apart_than_the_lease_close_the_circuit() {
+async fn successful_probes_further_apart_than_the_lease_close_the_circuit() {
     let circuit = Circuit::builder().consecutive_failures(1);
     let circuit = circuit.probe_lease(30 * SECOND).probe_successes(2);
     let circuit = circuit.build().unwrap();
@@ -242,7 +242,7 @@ async fn good_calls_further_apart_than_the_lease_close_the_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_lease_lapses_while_another_probe_may_go() {
+async fn no_lease_lapses_while_another_probe_is_available() {
     let circuit = Circuit::builder().consecutive_failures(1).probes(3);
     let circuit = circuit.probe_successes(2).build().unwrap();
     open_and_wait(&circuit).await;
@@ -263,7 +263,7 @@ async fn a_lease_without_end_never_lapses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn probes_without_a_verdict_do_not_decide() {
+async fn ignored_probes_do_not_decide() {
     for undecided in ["IIII", "TTTT"] {
         let circuit = Circuit::builder().consecutive_failures(1).build().unwrap();
         open_and_wait(&circuit).await;
@@ -275,7 +275,7 @@ async fn probes_without_a_verdict_do_not_decide() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_probe_is_bad() {
+async fn a_slow_probe_counts_as_a_failure() {
     let circuit = brittle().slow_calls(100 * MS, 1.0).build().unwrap();
     open_and_wait(&circuit).await;
     call_lasting(&circuit, 100 * MS).await;
@@ -283,7 +283,7 @@ async fn a_slow_probe_is_bad() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_just_below_the_duration_of_slow_calls_is_good() {
+async fn a_probe_just_below_the_duration_of_slow_calls_counts_as_a_success() {
     let circuit = brittle().slow_calls(100 * MS, 1.0).build().unwrap();
     open_and_wait(&circuit).await;
     call_lasting(&circuit, 99 * MS).await;

@@ -1,4 +1,4 @@
-//! The circuit through its handle: when it opens, for how long, and how it closes again.
+//! The circuit through its handle: when it opens, how long it stays open, and how it closes again.
 
 mod by_hand;
 mod closed;
@@ -15,12 +15,12 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A millisecond earlier.
+/// One millisecond less.
 fn just_before(duration: Duration) -> Duration {
     duration.saturating_sub(MS)
 }
 
-/// One call after the other: good `S`, bad `F`, without a verdict `I`, throttled `T`.
+/// Records one call per letter: `S` healthy, `F` transient failure, `I` ignored, `T` throttled.
 fn calls(circuit: &Circuit, outcomes: &str) {
     for outcome in outcomes.chars() {
         let verdict = match outcome {
@@ -35,21 +35,21 @@ fn calls(circuit: &Circuit, outcomes: &str) {
     }
 }
 
-/// A good call that takes this long.
+/// A successful call that takes this long.
 async fn call_lasting(circuit: &Circuit, duration: Duration) {
     let permit = circuit.try_acquire().expect("the call may go");
     advance(duration).await;
     permit.settle(Verdict::Healthy);
 }
 
-/// A call that its caller gives up after this long.
+/// A call that its caller cancels after this long.
 async fn call_cancelled_after(circuit: &Circuit, duration: Duration) {
     let permit = circuit.try_acquire().expect("the call may go");
     advance(duration).await;
     drop(permit);
 }
 
-/// The `retry_after` of a call that is rejected.
+/// The `retry_after` of a rejected call.
 fn rejected(circuit: &Circuit) -> Option<Duration> {
     match circuit.try_acquire() {
         Err(Rejected(Rejection::CircuitOpen { retry_after, .. })) => retry_after,
@@ -57,17 +57,17 @@ fn rejected(circuit: &Circuit) -> Option<Duration> {
     }
 }
 
-/// A circuit that one failure opens, and one probe decides.
+/// A circuit that opens on the first failure. One probe decides whether it closes.
 fn brittle() -> CircuitBuilder {
     Circuit::builder().consecutive_failures(1).probes(1)
 }
 
-/// The same, open for 5 s, doubled up to a minute.
+/// The same, with an open time of 5 s that doubles up to a minute.
 fn brittle_for_seconds() -> CircuitBuilder {
     brittle().open_for(5 * SECOND).max_open_for(60 * SECOND)
 }
 
-/// Opens a circuit that one failure opens, and waits until probes may go.
+/// Opens the circuit with one failure and waits until it admits a probe.
 async fn open_and_wait(circuit: &Circuit) {
     calls(circuit, "F");
     advance(circuit.snapshot().retry_after.unwrap()).await;

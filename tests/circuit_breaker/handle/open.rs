@@ -1,4 +1,4 @@
-//! For how long a circuit is open.
+//! How long a circuit stays open.
 
 use super::{
     DAY, MS, SECOND, brittle, brittle_for_seconds, calls, just_before, open_and_wait, rejected,
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_says_what_remains_of_the_open_time() {
+async fn a_rejection_reports_the_remaining_open_time() {
     let circuit = brittle_for_seconds().build().unwrap();
     calls(&circuit, "F");
     let open = circuit.snapshot().retry_after.unwrap();
@@ -33,7 +33,7 @@ async fn an_open_circuit_rejects_up_to_the_last_millisecond() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_goes_at_the_very_end_of_the_open_time() {
+async fn a_probe_is_admitted_exactly_at_the_end_of_the_open_time() {
     let circuit = brittle().build().unwrap();
     calls(&circuit, "F");
     advance(circuit.snapshot().retry_after.unwrap()).await;
@@ -75,7 +75,7 @@ async fn open_times_double_up_to_their_maximum() {
 
 #[tokio::test(start_paused = true)]
 async fn open_times_of_months_double_without_overflow() {
-    // A power of two, which would come out as zero where it wraps: 208 days.
+    // 208 days. A power of two, because doubling it would wrap around to zero.
     let base = Duration::from_nanos(1 << 54);
     let circuit = brittle().open_for(base).max_open_for(Duration::MAX);
     let circuit = circuit.build().unwrap();
@@ -88,7 +88,7 @@ async fn open_times_of_months_double_without_overflow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_close_open_times_start_at_the_base_again() {
+async fn after_the_circuit_closed_open_times_start_at_open_for_again() {
     let circuit = brittle_for_seconds().build().unwrap();
     for _ in 0..3 {
         open_and_wait(&circuit).await;
@@ -98,7 +98,7 @@ async fn after_a_close_open_times_start_at_the_base_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn circuits_that_open_together_probe_apart_even_at_the_longest_open_time() {
+async fn circuits_that_open_together_probe_at_different_times_even_at_the_longest_open_time() {
     let mut open = HashSet::new();
     for _ in 0..100 {
         let circuit = brittle().open_for(60 * SECOND).max_open_for(60 * SECOND);
@@ -106,7 +106,7 @@ async fn circuits_that_open_together_probe_apart_even_at_the_longest_open_time()
         calls(&circuit, "F");
         open.insert(circuit.snapshot().retry_after.unwrap());
     }
-    // Of 6000 values that a millisecond tells apart; twenty would be coarse already.
+    // There are 6000 possible values. Twenty different ones would already mean coarse jitter.
     assert!(open.len() > 80, "{} open times of 100", open.len());
 }
 
@@ -121,7 +121,7 @@ fn open_times_of(seed: u64) -> Vec<Duration> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seed_repeats_its_open_times() {
+async fn the_same_seed_draws_the_same_open_times() {
     assert_eq!(open_times_of(7), open_times_of(7));
 }
 
@@ -131,7 +131,7 @@ async fn another_seed_draws_other_open_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callees_wish_lengthens_the_open_time() {
+async fn a_retry_after_lengthens_the_open_time() {
     let circuit = brittle_for_seconds().build().unwrap();
     let permit = circuit.try_acquire().unwrap();
     permit.settle(transient(20 * SECOND));
@@ -139,7 +139,7 @@ async fn the_callees_wish_lengthens_the_open_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callees_wish_does_not_shorten_the_open_time() {
+async fn a_retry_after_does_not_shorten_the_open_time() {
     let circuit = brittle_for_seconds().build().unwrap();
     let permit = circuit.try_acquire().unwrap();
     permit.settle(transient(SECOND));
@@ -147,7 +147,7 @@ async fn the_callees_wish_does_not_shorten_the_open_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_of_ages_opens_the_circuit_for_no_longer_than_max_open_for() {
+async fn a_very_long_retry_after_opens_the_circuit_for_no_longer_than_max_open_for() {
     for wish in [Duration::from_secs(u64::MAX), Duration::MAX] {
         let circuit = brittle().max_open_for(60 * SECOND).build().unwrap();
         let permit = circuit.try_acquire().unwrap();
@@ -157,7 +157,7 @@ async fn a_wish_of_ages_opens_the_circuit_for_no_longer_than_max_open_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probes_wish_lengthens_the_open_time_too() {
+async fn the_retry_after_of_a_probe_lengthens_the_open_time_too() {
     let circuit = brittle_for_seconds().build().unwrap();
     open_and_wait(&circuit).await;
     let probe = circuit.try_acquire().unwrap();
@@ -166,14 +166,14 @@ async fn a_probes_wish_lengthens_the_open_time_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_is_open_for_ever_knows_no_time() {
+async fn a_rejection_has_no_retry_after_if_the_open_time_is_infinite() {
     let circuit = brittle().open_for(Duration::MAX).build().unwrap();
     calls(&circuit, "F");
     assert_eq!(rejected(&circuit), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_is_open_for_ever_never_closes_by_itself() {
+async fn a_circuit_with_an_infinite_open_time_stays_open() {
     let circuit = brittle().open_for(Duration::MAX).build().unwrap();
     calls(&circuit, "F");
     for _ in 0..10 {
@@ -183,7 +183,7 @@ async fn a_circuit_that_is_open_for_ever_never_closes_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_time_that_is_over_reads_as_half_open_without_traffic() {
+async fn the_state_is_half_open_after_the_open_time_even_without_calls() {
     let circuit = brittle().build().unwrap();
     calls(&circuit, "F");
     let open = circuit.snapshot().retry_after.unwrap();
@@ -197,7 +197,7 @@ async fn an_open_time_that_is_over_reads_as_half_open_without_traffic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_of_an_open_time_that_is_over_knows_no_wait() {
+async fn a_snapshot_after_the_open_time_has_no_retry_after() {
     let circuit = brittle().build().unwrap();
     open_and_wait(&circuit).await;
     advance(DAY).await;

@@ -1,4 +1,4 @@
-//! The circuit breaker as a Tower service: readiness, cancellation, panics, and its events.
+//! The circuit breaker as a Tower service: readiness, cancellation, panics and events.
 
 mod not_ready;
 mod outcomes;
@@ -15,7 +15,7 @@ use tokio::time::advance;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A millisecond earlier.
+/// One millisecond less.
 fn just_before(duration: Duration) -> Duration {
     duration.saturating_sub(MS)
 }
@@ -23,42 +23,42 @@ fn just_before(duration: Duration) -> Duration {
 type Failure = Error<&'static str>;
 const DOWN: Failure = Error::Service("down");
 
-/// Answers with what it is asked to answer.
-async fn echo(answer: Result<(), Failure>) -> Result<(), Failure> {
-    answer
+/// Returns its request as the outcome.
+async fn echo(outcome: Result<(), Failure>) -> Result<(), Failure> {
+    outcome
 }
 
-/// Never answers.
+/// Never responds.
 fn hang((): ()) -> Pending<Result<(), Failure>> {
     pending()
 }
 
-/// A layer whose circuit opens on one failure, and which one probe decides.
+/// A layer whose circuit opens on the first failure. One probe decides whether it closes.
 fn brittle() -> CircuitBreakerLayer {
     let layer = CircuitBreakerLayer::builder().consecutive_failures(1);
     layer.probes(1).build().unwrap()
 }
 
-/// As `brittle`, not ready while open.
+/// Like `brittle`, but not ready while the circuit is open.
 fn brittle_not_ready() -> CircuitBreakerLayer {
     let layer = CircuitBreakerLayer::builder().consecutive_failures(1);
     let layer = layer.probes(1).when_open(WhenOpen::NotReady);
     layer.build().unwrap()
 }
 
-/// Opens a circuit that one failure opens; how long it is open.
+/// Opens the circuit with one failure and returns how long it stays open.
 fn trip(circuit: &Circuit) -> Duration {
     let permit = circuit.try_acquire().unwrap();
     permit.settle(Verdict::TRANSIENT);
     circuit.snapshot().retry_after.unwrap()
 }
 
-/// Opens a circuit that one failure opens, and waits until probes may go.
+/// Opens the circuit with one failure and waits until it admits a probe.
 async fn trip_and_wait(circuit: &Circuit) {
     advance(trip(circuit)).await;
 }
 
-/// What the breaker says that rejected a call.
+/// The `retry_after` of a call that the circuit breaker rejected.
 fn retry_after<E: StackError + Debug>(outcome: &Result<(), E>) -> Option<Duration> {
     match outcome.as_ref().map_err(StackError::rejection) {
         Err(Some(Rejection::CircuitOpen { retry_after, .. })) => retry_after,

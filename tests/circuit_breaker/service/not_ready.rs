@@ -1,4 +1,4 @@
-//! Instances that are not ready while the circuit is open.
+//! Services that are not ready while the circuit is open.
 
 use super::{MS, SECOND, brittle_not_ready, echo, hang, just_before, trip, trip_and_wait};
 use buttress::circuit_breaker::{CircuitBreakerLayer, WhenOpen};
@@ -17,7 +17,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::Spawn;
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_waits_sleeps_up_to_the_last_millisecond() {
+async fn an_instance_that_waits_is_not_woken_before_the_end_of_the_open_time() {
     let layer = brittle_not_ready();
     let open = trip(layer.circuit());
     let mut service = Spawn::new(layer.layer(service_fn(echo)));
@@ -60,7 +60,7 @@ async fn an_instance_that_waits_is_woken_when_the_circuit_is_forced_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_waits_is_woken_by_a_probe_that_is_given_back() {
+async fn an_instance_that_waits_is_woken_when_a_probe_is_released() {
     let layer = brittle_not_ready();
     trip_and_wait(layer.circuit()).await;
     let mut probe = spawn(layer.layer(service_fn(hang)).oneshot(()));
@@ -92,13 +92,13 @@ async fn an_instance_that_waits_is_woken_when_the_lease_lapses() {
     advance(10 * SECOND).await;
     let mut service = Spawn::new(layer.layer(service_fn(echo)));
     assert_pending!(service.poll_ready());
-    advance(20 * SECOND).await; // 30 s from the issue of the probe
+    advance(20 * SECOND).await; // 30 s after the probe was admitted
     assert!(service.is_woken());
     assert_ready_ok!(service.poll_ready());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_waits_follows_a_reopening() {
+async fn an_instance_that_waits_keeps_waiting_if_the_circuit_reopens() {
     let layer = brittle_not_ready();
     trip_and_wait(layer.circuit()).await;
     let probe = layer.circuit().try_acquire().unwrap();
@@ -161,26 +161,26 @@ async fn a_wait_that_moves_to_another_task_is_woken_there_by_a_reset() {
     assert!(after.is_woken());
 }
 
-/// Sends 400 calls through a balancer over five endpoints, each behind a breaker of its own, the
-/// first of which is down. How many calls a breaker rejected.
+/// Sends 400 calls through a balancer with five endpoints, each behind its own circuit breaker. The
+/// first endpoint is down. Returns how many calls the circuit breakers rejected.
 async fn rejected_below_a_balancer(when_open: WhenOpen) -> usize {
     let endpoints = [0, 1, 2, 3, 4].map(|endpoint| {
         let layer = CircuitBreakerLayer::builder().consecutive_failures(1);
         let layer = layer.open_for(3_600 * SECOND).when_open(when_open);
-        let answer = service_fn(move |()| async move {
+        let respond = service_fn(move |()| async move {
             if endpoint == 0 {
                 return Err(BoxError::from("down"));
             }
             sleep(10 * MS).await;
             Ok(())
         });
-        let service = layer.build().unwrap().layer(answer);
+        let service = layer.build().unwrap().layer(respond);
         PendingRequests::new(service, CompleteOnResponse::default())
     });
     let mut balance = Balance::new(ServiceList::new(endpoints));
     let mut calls = JoinSet::new();
     for call in 0..400 {
-        // Twenty at a time, so that those who answer are seen to be busy.
+        // Twenty calls at a time, so that the balancer sees load on the endpoints that respond.
         if call % 20 == 0 {
             sleep(10 * MS).await;
         }
@@ -198,7 +198,7 @@ async fn below_a_balancer_a_breaker_that_is_not_ready_rejects_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn below_a_balancer_a_breaker_that_rejects_attracts_more_than_its_share() {
+async fn below_a_balancer_a_breaker_that_rejects_attracts_too_many_calls() {
     let rejected = rejected_below_a_balancer(WhenOpen::Reject).await;
     assert!(rejected > 400 / 5, "{rejected} of 400 calls to 5 endpoints");
 }

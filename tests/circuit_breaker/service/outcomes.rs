@@ -1,4 +1,4 @@
-//! Calls, and what becomes of them.
+//! How the outcome of a call is counted.
 
 use super::{
     DOWN, Failure, MS, SECOND, brittle, echo, hang, just_before, retry_after, trip_and_wait,
@@ -20,14 +20,14 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::Spawn;
 
 async fn panic_in_poll((): ()) -> Result<(), Failure> {
-    panic!("the callee panics")
+    panic!("the upstream panics")
 }
 
 fn panic_in_call((): ()) -> Pending<Result<(), Failure>> {
-    panic!("the callee panics")
+    panic!("the upstream panics")
 }
 
-// Calls, and what becomes of them.
+// Outcomes
 
 #[tokio::test(start_paused = true)]
 async fn failures_of_the_service_open_the_circuit() {
@@ -44,7 +44,7 @@ async fn failures_of_the_service_open_the_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_good_probe_through_the_service_closes_the_circuit() {
+async fn a_successful_probe_through_the_service_closes_the_circuit() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let outcome = layer.layer(service_fn(echo)).oneshot(Ok(())).await;
@@ -55,7 +55,7 @@ async fn a_good_probe_through_the_service_closes_the_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_classifier_decides_what_fails() {
+async fn the_classifier_decides_what_counts_as_a_failure() {
     let teapot = |outcome: Result<&u16, &Failure>| match outcome {
         Ok(503) => Verdict::Permanent,
         Ok(429) => Verdict::THROTTLED,
@@ -64,16 +64,16 @@ async fn the_classifier_decides_what_fails() {
     };
     let layer = CircuitBreakerLayer::builder().classify(teapot);
     let layer = layer.build().unwrap();
-    let answer = service_fn(|answer: Result<u16, Failure>| ready(answer));
+    let echo = service_fn(|outcome: Result<u16, Failure>| ready(outcome));
     for outcome in [Ok(200), Ok(404), Ok(429), Ok(503), Err(DOWN)] {
-        let _same = layer.layer(answer).oneshot(outcome).await;
+        let _same = layer.layer(echo).oneshot(outcome).await;
     }
     let snapshot = layer.circuit().snapshot();
     assert_eq!((snapshot.calls, snapshot.failures), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_as_slow_as_it_was_in_flight() {
+async fn the_duration_of_a_call_is_its_time_in_flight() {
     let layer = CircuitBreakerLayer::builder().slow_calls(100 * MS, 1.0);
     let layer = layer.min_calls(1).build().unwrap();
     let nap = service_fn(|duration| async move {
@@ -82,7 +82,7 @@ async fn a_call_is_as_slow_as_it_was_in_flight() {
     });
     let mut fast = layer.layer(nap);
     let call = fast.ready().await.unwrap().call(99 * MS);
-    advance(SECOND).await; // a future that is not polled is not in flight
+    advance(SECOND).await; // the call is in flight only once its future is polled
     call.await.unwrap();
     let before = layer.circuit().snapshot().slow_calls;
     layer.layer(nap).oneshot(100 * MS).await.unwrap();
@@ -105,7 +105,7 @@ async fn an_outer_timeout_of_ten_seconds_opens_the_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_in_a_hurry_do_not_open_the_circuit_of_a_slow_upstream() {
+async fn callers_with_short_timeouts_do_not_open_the_circuit_of_a_slow_upstream() {
     let layer = CircuitBreakerLayer::default();
     let slow = service_fn(|()| async {
         sleep(2 * SECOND).await;
@@ -121,7 +121,7 @@ async fn callers_in_a_hurry_do_not_open_the_circuit_of_a_slow_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_cancelled_young_are_not_counted() {
+async fn calls_cancelled_before_abandoned_after_are_not_counted() {
     let layer = CircuitBreakerLayer::default();
     for _ in 0..20 {
         let call = layer.layer(service_fn(hang)).oneshot(());
@@ -132,12 +132,12 @@ async fn calls_cancelled_young_are_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_dropped_before_its_first_poll_is_free() {
+async fn a_probe_dropped_before_its_first_poll_is_released() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut service = layer.layer(service_fn(hang));
     let call = service.ready().await.unwrap().call(());
-    advance(3_600 * SECOND).await; // kept for long, but never sent
+    advance(3_600 * SECOND).await; // kept for a long time, but never sent
     drop(call);
     let snapshot = layer.circuit().snapshot();
     assert_eq!(
@@ -147,7 +147,7 @@ async fn a_probe_dropped_before_its_first_poll_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_dropped_young_in_flight_is_free() {
+async fn a_probe_dropped_in_flight_before_abandoned_after_is_released() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut call = spawn(layer.layer(service_fn(hang)).oneshot(()));
@@ -162,7 +162,7 @@ async fn a_probe_dropped_young_in_flight_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_dropped_at_abandoned_after_is_bad() {
+async fn a_probe_dropped_at_abandoned_after_counts_as_a_failure() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut call = spawn(layer.layer(service_fn(hang)).oneshot(()));
@@ -184,7 +184,7 @@ async fn the_next_call_after_a_cancelled_probe_is_a_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_panics_in_call_is_bad() {
+async fn a_probe_that_panics_in_call_counts_as_a_failure() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut service = layer.layer(service_fn(panic_in_call));
@@ -194,18 +194,18 @@ async fn a_probe_that_panics_in_call_is_bad() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_panics_in_poll_is_bad() {
+async fn a_probe_that_panics_in_poll_counts_as_a_failure() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut call = spawn(layer.layer(service_fn(panic_in_poll)).oneshot(()));
     catch_unwind(AssertUnwindSafe(|| call.poll())).unwrap_err();
-    // After the unwinding: whether the thread panics says nothing here.
+    // The panic is over when the call is dropped, so `thread::panicking` returns false here.
     drop(call);
     assert_eq!(layer.circuit().state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_dropped_by_the_panic_of_another_is_only_cancelled() {
+async fn a_probe_dropped_by_an_unrelated_panic_counts_as_cancelled() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut call = spawn(layer.layer(service_fn(hang)).oneshot(()));
@@ -254,9 +254,9 @@ async fn panics_lose_no_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn exactly_the_probes_reach_the_callee_however_many_clones_call_at_once() {
+async fn only_the_probes_reach_the_upstream_however_many_clones_call_at_once() {
     let runtime = Handle::current();
-    // Many rounds, since threads seldom meet at the word that decides.
+    // Many rounds, because threads seldom race on the deciding atomic.
     for _ in 0..300 {
         let layer = CircuitBreakerLayer::builder().consecutive_failures(1);
         let layer = layer.probes(3).build().unwrap();
@@ -281,7 +281,8 @@ async fn exactly_the_probes_reach_the_callee_however_many_clones_call_at_once() 
                         let _rejected_or_pending = call.poll();
                         call
                     });
-                    // A probe dropped while others still call would be free again.
+                    // Keep the probe until all threads have called: a dropped probe becomes
+                    // available again.
                     together.wait();
                 });
             }
@@ -290,9 +291,9 @@ async fn exactly_the_probes_reach_the_callee_however_many_clones_call_at_once() 
     }
 }
 
-// Rejections of ours, from below.
+// Rejections by layers below the circuit breaker
 
-/// Says of every error, ours included, that the callee failed.
+/// Classifies every error as a failure, rejections included.
 fn every_error_is_a_failure(outcome: Result<&(), &Failure>) -> Verdict {
     if outcome.is_ok() {
         Verdict::Healthy
@@ -317,7 +318,7 @@ const NOT_SENT: [Rejection; 3] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_of_ours_is_not_counted_whatever_the_classifier_says() {
+async fn a_rejection_by_a_lower_layer_is_not_counted_whatever_the_classifier_says() {
     let layer = CircuitBreakerLayer::builder().classify(every_error_is_a_failure);
     let layer = layer.build().unwrap();
     for rejection in NOT_SENT {
@@ -328,7 +329,7 @@ async fn a_rejection_of_ours_is_not_counted_whatever_the_classifier_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_ours_is_a_failure_whatever_the_classifier_says() {
+async fn a_timeout_of_a_lower_layer_counts_as_a_failure_whatever_the_classifier_says() {
     let all_is_well = |_: Result<&(), &Failure>| Verdict::Healthy;
     let layer = CircuitBreakerLayer::builder().classify(all_is_well);
     let layer = layer.build().unwrap();
@@ -341,7 +342,7 @@ async fn a_timeout_of_ours_is_a_failure_whatever_the_classifier_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_of_ours_is_not_retried_whatever_the_classifier_says() {
+async fn a_rejection_is_not_retried_whatever_the_classifier_says() {
     for rejection in NOT_SENT {
         let sent = AtomicUsize::new(0);
         let layer = RetryLayer::builder().replay(Cloned);
@@ -355,13 +356,13 @@ async fn a_rejection_of_ours_is_not_retried_whatever_the_classifier_says() {
     }
 }
 
-// One layer, one circuit.
+// One layer value, one circuit
 
 #[tokio::test(start_paused = true)]
 async fn one_layer_value_is_one_breaker_however_often_it_is_applied() {
     let layer = brittle();
     let other = layer.layer(service_fn(|()| ready(Ok::<_, Failure>(()))));
-    // As axum does: the layer is applied for each connection.
+    // Apply the layer once per connection, as axum does.
     let connection = layer.clone().layer(service_fn(echo));
     connection.clone().oneshot(Err(DOWN)).await.unwrap_err();
     let next_connection = layer.layer(service_fn(echo));

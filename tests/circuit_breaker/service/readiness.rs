@@ -1,4 +1,4 @@
-//! When an instance is ready.
+//! When the service is ready.
 
 use super::{
     DOWN, Failure, MS, brittle, brittle_not_ready, echo, retry_after, trip, trip_and_wait,
@@ -17,7 +17,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock::Spawn;
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_rejects_at_once_over_a_service_that_is_never_ready() {
+async fn an_open_circuit_rejects_at_once_even_if_the_service_is_never_ready() {
     let layer = brittle();
     let open = trip(layer.circuit());
     let (mock, mut handle) = tower_test::mock::pair::<(), ()>();
@@ -53,7 +53,7 @@ async fn a_closed_circuit_is_as_ready_as_the_inner_service() {
 async fn an_instance_polled_while_open_rejects_though_the_circuit_was_reset() {
     let layer = brittle();
     trip(layer.circuit());
-    // It panics when called unready.
+    // The mock panics if it is called before it is ready.
     let (mock, mut handle) = tower_test::mock::pair::<(), ()>();
     handle.allow(0);
     let mut service = Spawn::new(layer.layer(mock));
@@ -64,7 +64,7 @@ async fn an_instance_polled_while_open_rejects_though_the_circuit_was_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_says_what_remained_when_readiness_was_asked_for() {
+async fn a_rejection_reports_the_open_time_that_remained_at_poll_ready() {
     let layer = brittle();
     let open = trip(layer.circuit());
     let mut service = Spawn::new(layer.layer(service_fn(echo)));
@@ -100,7 +100,7 @@ async fn ready_clones_that_are_never_called_hold_no_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ready_clone_that_comes_after_the_last_probe_is_rejected() {
+async fn a_ready_clone_called_after_the_last_probe_is_rejected() {
     let layer = brittle();
     trip_and_wait(layer.circuit()).await;
     let mut late = Spawn::new(layer.layer(service_fn(echo)));
@@ -150,7 +150,7 @@ async fn an_instance_that_became_unready_forgets_that_it_was_ready() {
     let _call = service.call(Ok(()));
 }
 
-/// Its readiness fails every time.
+/// A service whose `poll_ready` always fails.
 #[derive(Clone)]
 struct Gone;
 
@@ -169,7 +169,7 @@ impl Service<()> for Gone {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_readiness_pass_and_are_not_counted() {
+async fn readiness_errors_are_passed_on_and_not_counted() {
     let layer = brittle();
     let mut service = Spawn::new(layer.layer(Gone));
     for _ in 0..100 {

@@ -1,4 +1,4 @@
-//! The events.
+//! Events.
 
 use super::{DOWN, SECOND, echo, trip, trip_and_wait};
 use crate::events;
@@ -9,14 +9,15 @@ use std::thread;
 use tokio::time::advance;
 use tower::{Layer, ServiceExt, service_fn};
 
-/// As `brittle`, with a name.
+/// Like `brittle`, with a name.
 fn named(name: &str) -> CircuitBreakerLayer {
     let layer = CircuitBreakerLayer::builder().consecutive_failures(1);
     layer.probes(1).name(name).build().unwrap()
 }
 
-/// The level, the name and the fields of the events of the circuit of this name, all from `work`.
-async fn told_by(name: &str, work: impl Future) -> Vec<String> {
+/// The level, name and fields of the events that `work` emits. All of them must belong to the
+/// circuit with this name.
+async fn events_of(name: &str, work: impl Future) -> Vec<String> {
     let of_name = format!(" name=\"{name}\"");
     let told = |line: String| {
         assert!(line.contains(&of_name), "of another circuit: {line}");
@@ -27,10 +28,10 @@ async fn told_by(name: &str, work: impl Future) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_rate_that_opens_the_circuit_is_told_with_its_counts() {
+async fn the_event_for_a_failure_rate_that_opens_the_circuit_has_its_counts() {
     let layer = CircuitBreakerLayer::builder().min_calls(4).name("rate");
     let layer = layer.build().unwrap();
-    let told = told_by("rate", async {
+    let told = events_of("rate", async {
         for outcome in [Ok(()), Ok(()), Err(DOWN), Err(DOWN)] {
             let _same = layer.layer(service_fn(echo)).oneshot(outcome).await;
         }
@@ -40,10 +41,10 @@ async fn a_failure_rate_that_opens_the_circuit_is_told_with_its_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_rate_that_opens_the_circuit_is_told_with_its_counts() {
+async fn the_event_for_a_slow_rate_that_opens_the_circuit_has_its_counts() {
     let layer = CircuitBreakerLayer::builder().min_calls(2).name("slow");
     let layer = layer.slow_calls(SECOND, 1.0).build().unwrap();
-    let told = told_by("slow", async {
+    let told = events_of("slow", async {
         let permits = [(); 2].map(|()| layer.circuit().try_acquire().unwrap());
         advance(SECOND).await;
         for permit in permits {
@@ -55,11 +56,11 @@ async fn a_slow_rate_that_opens_the_circuit_is_told_with_its_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_way_through_all_states_is_told_once_for_each_transition() {
+async fn each_transition_emits_one_event() {
     let layer = CircuitBreakerLayer::builder().consecutive_failures(2);
     let layer = layer.probes(3).name("way").build().unwrap();
     let circuit = layer.circuit();
-    let told = told_by("way", async {
+    let told = events_of("way", async {
         for verdict in [Verdict::TRANSIENT, Verdict::TRANSIENT, Verdict::Healthy] {
             for _ in 0..2 {
                 circuit.try_acquire().unwrap().settle(verdict);
@@ -78,12 +79,12 @@ async fn a_way_through_all_states_is_told_once_for_each_transition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lapsed_lease_is_told() {
+async fn a_lapsed_lease_emits_an_event() {
     let layer = named("lease");
     let circuit = layer.circuit();
     trip_and_wait(circuit).await;
     let _hung = circuit.try_acquire().unwrap();
-    let told = told_by("lease", async {
+    let told = events_of("lease", async {
         advance(30 * SECOND).await;
         let _probe = circuit.try_acquire().unwrap();
     });
@@ -92,9 +93,9 @@ async fn a_lapsed_lease_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_done_by_hand_is_told() {
+async fn forcing_and_resetting_emit_events() {
     let layer = named("hand");
-    let told = told_by("hand", async {
+    let told = events_of("hand", async {
         layer.circuit().force_open();
         layer.circuit().force_closed();
         layer.circuit().reset();
@@ -108,30 +109,30 @@ async fn what_is_done_by_hand_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_is_told_with_the_time_that_remains() {
+async fn the_event_for_a_rejection_has_the_remaining_time() {
     let layer = named("rejected");
     let open = trip(layer.circuit());
     let rejected = layer.layer(service_fn(echo)).oneshot(Ok(()));
     let line = format!("DEBUG rejected retry_after_ms={}", open.as_millis());
-    assert_eq!(told_by("rejected", rejected).await, [line]);
+    assert_eq!(events_of("rejected", rejected).await, [line]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_without_a_time_is_told_without_one() {
+async fn the_event_for_a_rejection_without_a_retry_after_has_none() {
     let layer = named("forced");
     layer.circuit().force_open();
     let rejected = layer.layer(service_fn(echo)).oneshot(Ok(()));
-    assert_eq!(told_by("forced", rejected).await, ["DEBUG rejected"]);
+    assert_eq!(events_of("forced", rejected).await, ["DEBUG rejected"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_outcomes_are_not_told() {
+async fn stale_outcomes_emit_no_event() {
     let layer = named("stale");
     let circuit = layer.circuit();
     let [good, bad, cancelled] = [(); 3].map(|()| circuit.try_acquire().unwrap());
     trip_and_wait(circuit).await;
     let _probe = circuit.try_acquire().unwrap();
-    let told = told_by("stale", async {
+    let told = events_of("stale", async {
         good.settle(Verdict::Healthy);
         bad.settle(Verdict::TRANSIENT);
         advance(SECOND).await;
@@ -141,10 +142,10 @@ async fn stale_outcomes_are_not_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reading_the_state_is_not_told() {
+async fn reading_the_state_emits_no_event() {
     let layer = named("read");
     trip_and_wait(layer.circuit()).await;
-    let told = told_by("read", async {
+    let told = events_of("read", async {
         let seen = (layer.circuit().state(), layer.circuit().snapshot().state);
         assert_eq!(seen, (CircuitState::HalfOpen, CircuitState::HalfOpen));
     });
@@ -152,15 +153,15 @@ async fn reading_the_state_is_not_told() {
 }
 
 #[test]
-fn failures_of_many_threads_that_open_the_circuit_are_told_once() {
+fn many_threads_that_open_the_circuit_emit_one_event() {
     let layer = named("threads");
     for _ in 0..100 {
         let permits = [(); 4].map(|()| layer.circuit().try_acquire().unwrap());
         let together = &Barrier::new(permits.len());
-        // Each thread has the events of its own.
+        // Events are recorded per thread.
         let told = thread::scope(|threads| {
             let settling = permits.map(|permit| {
-                let told = told_by("threads", async {
+                let told = events_of("threads", async {
                     together.wait();
                     permit.settle(Verdict::TRANSIENT);
                 });

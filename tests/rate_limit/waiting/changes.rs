@@ -1,4 +1,4 @@
-//! Changes while calls wait.
+//! Changes of the quota and pauses while calls wait.
 
 use super::{SECOND, STEADY, TENTHS, denied, patient, tenths, waiting, waits_up_to};
 use crate::events;
@@ -16,7 +16,7 @@ use tower::{Layer, ServiceExt, service_fn};
 // Changes
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_ends_leaves_no_trace_of_a_waiter_that_left() {
+async fn a_waiter_cancelled_during_a_pause_does_not_delay_later_calls() {
     let limiter = waits_up_to(Duration::MAX, TENTHS);
     limiter.pause_until(Instant::now() + 30 * SECOND);
     let waiter = waiting(&limiter, 1);
@@ -26,7 +26,7 @@ async fn a_pause_that_ends_leaves_no_trace_of_a_waiter_that_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_go_at_the_end_of_a_pause_one_by_one() {
+async fn waiters_are_granted_one_by_one_at_the_end_of_a_pause() {
     let limiter = patient(TENTHS.burst(3));
     let mut waiters = [(); 3].map(|()| waiting(&limiter, 1));
     limiter.pause_until(Instant::now() + 5 * SECOND);
@@ -44,13 +44,13 @@ async fn those_who_wait_go_at_the_end_of_a_pause_one_by_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_for_the_end_of_a_pause_is_rejected() {
+async fn a_waiter_that_would_wait_too_long_for_the_end_of_a_pause_is_rejected() {
     let limiter = waits_up_to(SECOND, TENTHS);
     limiter.try_acquire(1).unwrap();
     let mut waiters = [(); 2].map(|()| waiting(&limiter, 1));
     limiter.pause_until(Instant::now() + SECOND);
     assert!(!waiters[0].is_woken() && waiters[1].is_woken());
-    // At the end of the pause goes the first.
+    // The first waiter goes when the pause ends.
     let error = assert_ready_err!(waiters[1].poll());
     assert_eq!(error, denied(SECOND + tenths(1)));
     time::advance(SECOND).await;
@@ -58,7 +58,7 @@ async fn who_would_wait_too_long_for_the_end_of_a_pause_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resume_wakes_those_who_wait() {
+async fn a_resume_wakes_the_waiters() {
     let limiter = waits_up_to(Duration::MAX, TENTHS);
     limiter.pause_until(Instant::now() + 30 * SECOND);
     let start = Instant::now();
@@ -78,7 +78,7 @@ async fn a_resume_wakes_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_faster_quota_serves_those_who_wait_sooner() {
+async fn a_faster_quota_grants_waiters_sooner() {
     let limiter = patient(STEADY);
     let start = Instant::now();
     let mut tasks = JoinSet::new();
@@ -97,13 +97,13 @@ async fn a_faster_quota_serves_those_who_wait_sooner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slower_quota_rejects_those_for_whom_it_is_too_slow_and_no_more() {
+async fn a_slower_quota_rejects_only_the_waiters_that_would_wait_too_long() {
     let limiter = waits_up_to(SECOND, TENTHS.burst(3));
     limiter.try_acquire(3).unwrap();
     let mut waiters = [1, 2, 1, 3, 1].map(|cost| waiting(&limiter, cost));
     time::advance(SECOND / 20).await;
     limiter.set_quota(Quota::per_second(5).burst(2));
-    // Turns every 0.2 s from 0 on, and 0.95 s are left.
+    // Turns come every 0.2 s from 0 on. Each waiter may wait for another 0.95 s.
     let [first, second, third, fourth, fifth] = &mut waiters;
     let rejected = assert_ready_err!(fourth.poll());
     assert!(matches!(
@@ -127,7 +127,7 @@ async fn a_slower_quota_rejects_those_for_whom_it_is_too_slow_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_of_none_rejects_those_who_wait() {
+async fn a_quota_of_zero_rejects_the_waiters() {
     let limiter = patient(STEADY);
     let mut waiter = waiting(&limiter, 1);
     limiter.set_quota(Quota::per_second(0));
@@ -140,7 +140,7 @@ async fn a_quota_of_none_rejects_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_whose_deadline_a_pause_puts_out_of_reach_is_rejected_and_told_of() {
+async fn a_call_that_a_pause_delays_past_its_deadline_is_rejected_with_an_event() {
     let layer = RateLimitLayer::builder(STEADY).name("payments");
     let layer = layer.max_wait(Duration::MAX).carrier(InExtensions);
     let layer = layer.build().unwrap();
@@ -167,13 +167,13 @@ async fn a_call_whose_deadline_a_pause_puts_out_of_reach_is_rejected_and_told_of
 
 // The burst
 
-/// The share of calls that are rejected, if they come at random (as a Poisson process) at 80 % of
-/// so many per second.
+/// The share of calls that are rejected if calls arrive at random (a Poisson process) at 80 % of
+/// `per_second`.
 async fn lost(per_second: u32, quota: Quota, max_wait: Duration, of: u32) -> f64 {
     let (limiter, mut calls) = (waits_up_to(max_wait, quota), JoinSet::new());
     let (mut seed, mut at) = (7_u64, Instant::now());
     for _ in 0..of {
-        // SplitMix64.
+        // SplitMix64, a random number generator.
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -188,7 +188,7 @@ async fn lost(per_second: u32, quota: Quota, max_wait: Duration, of: u32) -> f64
 }
 
 #[tokio::test(start_paused = true)]
-async fn usual_load_loses_less_than_one_call_in_a_thousand() {
+async fn at_80_percent_load_less_than_one_call_in_a_thousand_is_rejected() {
     for per_second in [7, 10, 30] {
         let quota = Quota::per_second(per_second);
         let lost = lost(per_second, quota, SECOND, 20_000).await;
@@ -197,7 +197,7 @@ async fn usual_load_loses_less_than_one_call_in_a_thousand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn usual_load_that_never_waits_loses_what_the_docs_say() {
+async fn at_80_percent_load_without_waiting_the_documented_share_is_rejected() {
     let quota = Quota::per_second(10);
     for (quota, says) in [
         (quota, 0.004),

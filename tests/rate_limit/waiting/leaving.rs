@@ -1,4 +1,4 @@
-//! Those who leave.
+//! Waiters that give up.
 
 use super::{SECOND, STEADY, TENTHS, denied, patient, tenths, unpolled, waiting};
 use buttress::rate_limit::RateLimiter;
@@ -16,11 +16,11 @@ use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
-/// Who was granted, and when.
+/// Which calls got a turn, and when.
 type Grants = Arc<Mutex<Vec<(u32, Duration)>>>;
 
-/// So many calls a second for so long, each by a task of its own that leaves if it waits for too
-/// long. Every call ends.
+/// Makes `per_second` calls for `secs` seconds. Each one runs in its own task, which gives up after
+/// `patience`. Returns when all calls have ended.
 async fn callers<F>(
     per_second: u32,
     secs: u32,
@@ -49,7 +49,7 @@ fn assert_in_order(grants: &[(u32, Duration)]) {
     assert!(grants.is_sorted(), "somebody overtook: {grants:?}");
 }
 
-/// In no window of up to a minute more than the burst and one per interval.
+/// Asserts that no window of up to a minute has more turns than the burst plus one per interval.
 fn assert_bound(grants: &[(u32, Duration)], burst: usize, interval: Duration) {
     for (i, &(_, from)) in grants.iter().enumerate() {
         let within = grants[i..]
@@ -83,7 +83,7 @@ const QUOTAS: [(Quota, usize, Duration); 4] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn those_who_stay_use_the_quota_however_many_leave() {
+async fn remaining_waiters_use_the_whole_quota_however_many_give_up() {
     for (quota, burst, interval) in QUOTAS {
         for secs in [20, 600] {
             let limiter = RateLimiter::new(quota);
@@ -102,7 +102,7 @@ async fn those_who_stay_use_the_quota_however_many_leave() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_so_many_in_any_window_however_many_leave() {
+async fn no_window_exceeds_the_quota_however_many_waiters_give_up() {
     for burst in [1, 2, 5] {
         let limiter = RateLimiter::new(Quota::at_most(10, SECOND).burst(burst));
         let grants = callers(30, 60, 3 * tenths(1), || {
@@ -120,7 +120,7 @@ async fn at_most_so_many_in_any_window_however_many_leave() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_stay_use_the_quota_through_the_layer() {
+async fn remaining_waiters_use_the_whole_quota_through_the_layer() {
     for (quota, burst, interval) in QUOTAS {
         let service = RateLimitLayer::new(quota).layer(echo());
         let grants = callers(11, 60, 3 * tenths(1), || {
@@ -140,7 +140,7 @@ fn echo() -> impl Service<(), Response = (), Error = Error<Infallible>, Future: 
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_stay_use_the_quota_of_a_stack() {
+async fn remaining_waiters_use_the_whole_quota_of_a_stack() {
     let stack = buttress::http::stack().no_retry().rate_limit(TENTHS);
     let client =
         service_fn(|_: Request<()>| async { Ok::<_, Infallible>(http::Response::new(())) });
@@ -154,7 +154,7 @@ async fn those_who_stay_use_the_quota_of_a_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_leaves_gives_its_place_to_those_behind_it() {
+async fn a_cancelled_waiter_gives_its_place_to_those_behind_it() {
     let limiter = patient(STEADY);
     let first = waiting(&limiter, 1);
     let mut second = waiting(&limiter, 1);
@@ -164,7 +164,7 @@ async fn a_waiter_that_leaves_gives_its_place_to_those_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_weighted_waiter_that_leaves_gives_all_that_it_cost() {
+async fn a_cancelled_costly_waiter_gives_its_whole_cost_back() {
     let limiter = patient(STEADY.burst(5));
     let first = waiting(&limiter, 5);
     let second = waiting(&limiter, 2);
@@ -175,7 +175,7 @@ async fn a_weighted_waiter_that_leaves_gives_all_that_it_cost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_moves_up_is_woken_for_its_new_turn() {
+async fn a_waiter_that_moves_up_is_woken_for_its_new_turn() {
     let limiter = patient(STEADY);
     let first = waiting(&limiter, 1);
     let limiter_too = limiter.clone();
@@ -188,12 +188,12 @@ async fn who_moves_up_is_woken_for_its_new_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_is_not_used_is_the_next_ones_at_once() {
+async fn an_unused_turn_goes_to_the_next_waiter_at_once() {
     let limiter = patient(STEADY);
     let first = waiting(&limiter, 1);
     let mut second = waiting(&limiter, 1);
     time::advance(SECOND).await;
-    // Handed out by a newcomer, and not looked at.
+    // The newcomer hands the turn to the first waiter, which does not take it.
     limiter.try_acquire(1).unwrap_err();
     assert!(first.is_woken() && !second.is_woken());
     drop(first);
@@ -202,7 +202,7 @@ async fn a_turn_that_is_not_used_is_the_next_ones_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_is_not_used_does_not_add_to_a_burst_later() {
+async fn an_unused_turn_does_not_enlarge_a_later_burst() {
     let limiter = patient(STEADY.burst(3));
     let unused = waiting(&limiter, 1);
     time::advance(SECOND).await;
@@ -246,7 +246,7 @@ async fn a_waiter_that_is_dropped_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_and_is_dropped_gives_its_place_up_polled_or_not() {
+async fn a_dropped_call_gives_its_place_up_whether_it_was_polled_or_not() {
     for polled in [false, true] {
         let layer = RateLimitLayer::builder(STEADY).max_wait(Duration::MAX);
         let layer = layer.build().unwrap();
@@ -265,7 +265,7 @@ async fn a_call_that_waits_and_is_dropped_gives_its_place_up_polled_or_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_dropped_while_readying_hands_its_turn_on() {
+async fn a_call_dropped_while_waiting_for_readiness_hands_its_turn_on() {
     let layer = RateLimitLayer::builder(STEADY).max_wait(Duration::MAX);
     let layer = layer.build().unwrap();
     let (inner, mut handle) = mock::pair::<(), ()>();

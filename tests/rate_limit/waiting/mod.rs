@@ -1,4 +1,4 @@
-//! What the rate limit promises to those who wait, and to those behind them.
+//! Calls that wait for the rate limit, and the calls behind them.
 
 mod changes;
 mod leaving;
@@ -16,10 +16,10 @@ use tokio_test::task::{self, Spawn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One call per second, one at once: its turns are easy to read.
+/// One call per second with a burst of one, so that turns are easy to compute.
 const STEADY: Quota = Quota::per_second(1).burst(1);
 
-/// A turn every tenth of a second.
+/// One turn every tenth of a second.
 const TENTHS: Quota = Quota::per_second(10).burst(1);
 
 fn tenths(n: u32) -> Duration {
@@ -38,7 +38,7 @@ fn waits_up_to(max_wait: Duration, quota: Quota) -> RateLimiter {
     layer.unwrap().limiter().clone()
 }
 
-/// As long as it takes, and nothing is left at once.
+/// A limiter whose burst is used up and whose waits have no limit.
 fn patient(quota: Quota) -> RateLimiter {
     let limiter = waits_up_to(Duration::MAX, quota);
     while limiter.try_acquire(1).is_ok() {}
@@ -47,7 +47,7 @@ fn patient(quota: Quota) -> RateLimiter {
 
 type Acquire = Spawn<Pin<Box<dyn Future<Output = Result<(), Rejected>> + Send>>>;
 
-/// Waits, and was polled.
+/// A waiter that was polled once.
 fn waiting(limiter: &RateLimiter, cost: u32) -> Acquire {
     let mut acquire = unpolled(limiter, cost);
     assert_pending!(acquire.poll());

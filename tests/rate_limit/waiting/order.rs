@@ -1,4 +1,4 @@
-//! Who goes first, and who is told at once.
+//! The order of calls, and calls that are decided without waiting.
 
 use super::{SECOND, STEADY, TENTHS, denied, patient, tenths, unpolled, waiting, waits_up_to};
 use buttress::Quota;
@@ -17,7 +17,7 @@ const NANO: Duration = Duration::from_nanos(1);
 // Order
 
 #[tokio::test(start_paused = true)]
-async fn a_cheap_call_does_not_overtake_a_dear_one() {
+async fn a_cheap_call_does_not_overtake_a_costly_one() {
     let limiter = patient(STEADY.burst(5));
     let mut dear = waiting(&limiter, 5);
     let mut cheap = waiting(&limiter, 1);
@@ -36,7 +36,7 @@ async fn a_cheap_call_does_not_overtake_a_dear_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_served_in_order_whatever_they_cost() {
+async fn calls_are_granted_in_order_whatever_they_cost() {
     let limiter = patient(Quota::per_second(10).burst(5));
     let (start, mut tasks) = (Instant::now(), JoinSet::new());
     let served = Arc::new(Mutex::new(Vec::new()));
@@ -55,7 +55,7 @@ async fn calls_are_served_in_order_whatever_they_cost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_does_not_overtake_even_when_there_is_enough() {
+async fn a_new_call_does_not_overtake_waiters_even_if_it_could_be_granted() {
     let limiter = patient(STEADY.burst(5));
     let mut dear = waiting(&limiter, 5);
     time::advance(3 * SECOND).await;
@@ -64,7 +64,7 @@ async fn a_newcomer_does_not_overtake_even_when_there_is_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_waiter_is_woken_once_though_newcomers_look_in() {
+async fn each_waiter_is_woken_once_even_if_new_calls_arrive() {
     let limiter = patient(TENTHS);
     let mut tasks = JoinSet::new();
     for _ in 0..10 {
@@ -99,7 +99,7 @@ async fn a_future_that_moved_to_another_task_is_woken_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_future_that_moved_is_woken_there_by_those_who_hand_over() {
+async fn a_future_that_moved_to_another_task_is_woken_there_by_a_cancelled_waiter() {
     let limiter = patient(STEADY);
     let first = waiting(&limiter, 1);
     let mut second = pin!(limiter.acquire(1));
@@ -112,10 +112,10 @@ async fn a_future_that_moved_is_woken_there_by_those_who_hand_over() {
     assert_eq!(tasks.map(|task| task.is_woken()), [false, false, true]);
 }
 
-// Told at once
+// Decided without waiting
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_is_told_exactly_when_it_would_be_granted_behind_the_others() {
+async fn a_rejected_call_is_told_when_it_would_be_granted_behind_the_waiters() {
     let limiter = patient(TENTHS.burst(3));
     let (start, mut tasks) = (Instant::now(), JoinSet::new());
     for cost in [2, 3, 0, 1] {
@@ -135,7 +135,7 @@ async fn a_newcomer_is_told_exactly_when_it_would_be_granted_behind_the_others()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_whose_turn_comes_too_late_is_rejected_at_once_and_changes_nothing() {
+async fn a_call_whose_turn_comes_too_late_is_rejected_at_once_and_delays_no_other() {
     let limiter = waits_up_to(tenths(2), TENTHS);
     limiter.try_acquire(1).unwrap();
     let _waiters = [waiting(&limiter, 1), waiting(&limiter, 1)];
@@ -147,7 +147,7 @@ async fn a_newcomer_whose_turn_comes_too_late_is_rejected_at_once_and_changes_no
 }
 
 #[test]
-fn nothing_needs_a_runtime_where_nothing_waits() {
+fn calls_that_do_not_wait_need_no_runtime() {
     let limiter = RateLimiter::new(Quota::new(1, 3600 * SECOND).burst(2));
     let mut acquire = unpolled(&limiter, 1);
     assert_ready_ok!(acquire.poll());

@@ -1,4 +1,4 @@
-//! Those who are stuck, and wakers, which are user code.
+//! Waiters that are never polled again, and wakers, which run user code.
 
 use super::{SECOND, STEADY, TENTHS, patient, tenths, unpolled, waiting, waits_up_to};
 use buttress::rate_limit::RateLimiter;
@@ -21,13 +21,13 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-// Those who are stuck
+// Waiters that are never polled again
 
 #[tokio::test(start_paused = true)]
-async fn those_who_are_stuck_cost_others_their_own_turns_and_no_more() {
+async fn waiters_that_are_never_polled_delay_others_only_by_their_own_turns() {
     let limiter = patient(TENTHS);
     let start = Instant::now();
-    // Polled once, and never again; or not at all.
+    // Five waiters are polled once and never again.
     let _stuck: Vec<_> = (0..5).map(|_| waiting(&limiter, 1)).collect();
     let mut waiter = pin!(limiter.acquire(1));
     waiter.as_mut().await.unwrap();
@@ -35,7 +35,7 @@ async fn those_who_are_stuck_cost_others_their_own_turns_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_is_never_looked_at_does_not_hold_up_the_next_one() {
+async fn a_turn_that_is_never_taken_does_not_delay_the_next_one() {
     let limiter = patient(TENTHS);
     let start = Instant::now();
     let stuck = waiting(&limiter, 1);
@@ -49,7 +49,7 @@ async fn a_turn_that_is_never_looked_at_does_not_hold_up_the_next_one() {
 }
 
 #[test]
-fn a_runtime_that_ended_does_not_hold_others_up() {
+fn a_waiter_on_a_runtime_that_ended_does_not_delay_others() {
     let (limiter, ended) = (waits_up_to(Duration::MAX, TENTHS), runtime());
     limiter.try_acquire(1).unwrap();
     let left: Vec<_> = ended.block_on(async { (0..3).map(|_| waiting(&limiter, 1)).collect() });
@@ -64,14 +64,14 @@ fn a_runtime_that_ended_does_not_hold_others_up() {
 }
 
 #[test]
-fn a_future_may_leave_its_runtime_for_another_one() {
+fn a_waiter_may_move_to_another_runtime() {
     for ends in [true, false] {
         let (limiter, first) = (waits_up_to(Duration::MAX, TENTHS), runtime());
         limiter.try_acquire(1).unwrap();
         let entered = first.enter();
         let mut future = waiting(&limiter, 1);
         drop(entered);
-        // Either it has ended, or nobody drives its timers.
+        // The first runtime has ended, or nothing drives its timers.
         let kept = (!ends).then_some(first);
         runtime().block_on(async {
             let granted = poll_fn(|cx| pin!(&mut *future).poll(cx));
@@ -81,9 +81,9 @@ fn a_future_may_leave_its_runtime_for_another_one() {
     }
 }
 
-// Wakers are user code
+// Wakers run user code
 
-/// Looks at the limiter whenever it is woken or dropped.
+/// A waker that uses the limiter whenever it is woken or dropped.
 struct Nosy {
     limiter: RateLimiter,
     looks: Arc<AtomicUsize>,
@@ -118,7 +118,7 @@ impl Drop for Nosy {
 
 #[test]
 fn wakers_may_use_the_limiter() {
-    // On a thread of its own: a deadlock must not be waited for.
+    // Use a separate thread, so that a deadlock fails the test instead of blocking it.
     let (done, end) = mpsc::channel();
     thread::spawn(move || {
         runtime().block_on(async {
@@ -135,12 +135,12 @@ fn wakers_may_use_the_limiter() {
             }
             let replaced = looks.load(SeqCst);
             assert!(replaced >= 6, "{replaced}");
-            drop(waiters.remove(2)); // leaves
+            drop(waiters.remove(2)); // gives up
             time::advance(SECOND).await;
-            limiter.try_acquire(1).unwrap_err(); // hands over
-            drop(waiters.remove(0)); // hands over too
+            limiter.try_acquire(1).unwrap_err(); // hands a turn to a waiter
+            drop(waiters.remove(0)); // hands the turn to the next one
             limiter.set_quota(TENTHS);
-            limiter.pause_until(Instant::now() + 60 * SECOND); // rejects
+            limiter.pause_until(Instant::now() + 60 * SECOND); // rejects the waiters
             limiter.resume();
             drop(waiters);
             assert!(looks.load(SeqCst) >= replaced + 6);
@@ -151,10 +151,10 @@ fn wakers_may_use_the_limiter() {
         .expect("a deadlock, or a panic");
 }
 
-// Seeing
+// Snapshots
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_counts_those_who_wait() {
+async fn a_snapshot_counts_the_waiters() {
     let limiter = patient(TENTHS);
     let counts = |limiter: &RateLimiter| {
         let snapshot = limiter.snapshot();

@@ -24,9 +24,9 @@ pub const CASES: &[Case] = &[
         NOT_TOWER,
         (
             TOWER_RESILIENCE,
-            "a call costs more the more calls the window holds: see the cases that hold some",
+            "the cost grows with the calls in the window: see the cases with a filled window",
         ),
-        (RECLOSER, "counts calls"),
+        (RECLOSER, "has count windows only"),
     ]),
     Case::new("breaker closed, ok, count window", Work::Succeeds, || {
         count_window(AtOnce)
@@ -43,7 +43,11 @@ pub const CASES: &[Case] = &[
         || in_a_row(AtOnce),
     )
     .pending(|| in_a_row(PendingOnce(AtOnce)))
-    .without(&[NOT_TOWER, (SEATBELT, ONLY_TIME), (RECLOSER, "counts calls")]),
+    .without(&[
+        NOT_TOWER,
+        (SEATBELT, ONLY_TIME),
+        (RECLOSER, "has count windows only"),
+    ]),
     Case::new(
         "breaker closed, every other call fails",
         Work::EveryOtherFails,
@@ -54,7 +58,7 @@ pub const CASES: &[Case] = &[
     Case::new("breaker open", Work::Rejected, open).without(&[NOT_TOWER]),
 ];
 
-/// How the cost of a call grows with the calls that a time window holds.
+/// How the cost of a call grows with the number of calls in a time window.
 pub const HOLDING: &[Case] = &[
     Case::new(
         "breaker, time window holding 100 calls",
@@ -116,7 +120,7 @@ fn in_a_row(upstream: impl Upstream) -> Vec<Contender> {
     ]
 }
 
-/// Half of the calls fail, and nine in ten would have to.
+/// Half of the calls fail. The threshold is nine in ten, so the circuit stays closed.
 fn failing(upstream: impl Upstream) -> Vec<Contender> {
     let resilience = || resilience::CircuitBreakerLayer::standard().failure_rate_threshold(0.9);
     let thirty = Duration::from_secs(30);
@@ -136,7 +140,7 @@ fn failing(upstream: impl Upstream) -> Vec<Contender> {
     ]
 }
 
-/// Opened by calls that fail.
+/// The circuits are opened by failing calls.
 fn open() -> Vec<Contender> {
     let resilience = || resilience::CircuitBreakerLayer::standard().wait_duration_in_open(LONG);
     let recloser = || recloser(Recloser::custom().open_wait(LONG), Fails);
@@ -155,7 +159,7 @@ fn open() -> Vec<Contender> {
     ]
 }
 
-/// The window is so long that the calls stay in it while they are measured.
+/// The window is so long that no call leaves it during the measurement.
 fn holding(calls: u64, upstream: impl Upstream) -> Vec<Contender> {
     let resilience = move || {
         let breaker = resilience::CircuitBreakerLayer::standard()

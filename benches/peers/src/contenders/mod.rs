@@ -1,4 +1,4 @@
-//! Each layer, by everybody who has one, set up as their own documentation does.
+//! Each layer of each library that has one, set up as its documentation shows.
 
 pub mod breaker;
 pub mod ours;
@@ -25,7 +25,7 @@ pub const RECLOSER: &str = "recloser";
 pub const FAILSAFE: &str = "failsafe";
 pub const ASSEMBLED: &str = "assembled";
 
-/// The cases of one thread, in the order of the table, but for those of [`breaker::HOLDING`].
+/// All cases on one thread except [`breaker::HOLDING`], in the order of the tables.
 pub fn cases() -> impl Iterator<Item = Case> {
     let layers = [
         timeout::CASES,
@@ -42,15 +42,15 @@ pub fn cases() -> impl Iterator<Item = Case> {
         .flat_map(Case::variants)
 }
 
-/// Of the whole call, and of one attempt. Never reached.
+/// The timeouts of the whole call and of one attempt. They never fire.
 const DEADLINE: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// Longer than anything that is measured.
+/// Longer than any measurement.
 const LONG: Duration = Duration::from_hours(1);
-/// More calls than anybody makes in a second.
+/// More calls per second than any contender can make.
 const PLENTY: u32 = 1_000_000_000;
 
-/// What seatbelt's layers are made with. Its clock belongs to the current runtime.
+/// The context of seatbelt's layers. Its clock belongs to the current runtime.
 fn seatbelt() -> ResilienceContext<u64, Result<u64, Failure>> {
     ResilienceContext::new(Clock::new_tokio()).name("peers")
 }

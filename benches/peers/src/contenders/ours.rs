@@ -1,4 +1,4 @@
-//! Every service of buttress that is compared. Nothing else here names what buttress exports.
+//! The services of buttress that are compared. Only this file uses the API of buttress.
 
 use super::{ATTEMPT, DEADLINE, LONG, PLENTY};
 use crate::tasks::Called;
@@ -37,24 +37,24 @@ pub fn retry_without_budget(upstream: impl Upstream) -> impl Called + Clone {
         .service(upstream)
 }
 
-/// With its defaults, which have a time window.
+/// With its defaults, which include a time window.
 pub fn breaker(upstream: impl Upstream) -> impl Called + Clone {
     built(CircuitBreakerLayer::builder(), upstream)
 }
 
-/// With a window of so many calls.
+/// With a window of this many calls.
 pub fn breaker_counting(calls: u32, upstream: impl Upstream) -> impl Called + Clone {
     let breaker = CircuitBreakerLayer::builder().window(Window::count(calls));
     built(breaker, upstream)
 }
 
-/// As [`breaker_counting`], open only if nine in ten fail.
+/// Like [`breaker_counting`], but opens only if nine in ten calls fail.
 pub fn tolerant_breaker_counting(calls: u32, upstream: impl Upstream) -> impl Called + Clone {
     let breaker = CircuitBreakerLayer::builder().window(Window::count(calls));
     built(breaker.failure_rate(0.9), upstream)
 }
 
-/// As [`breaker`], open only if nine in ten fail.
+/// Like [`breaker`], but opens only if nine in ten calls fail.
 pub fn tolerant_breaker(upstream: impl Upstream) -> impl Called + Clone {
     built(CircuitBreakerLayer::builder().failure_rate(0.9), upstream)
 }
@@ -64,12 +64,12 @@ pub fn breaker_consecutive(failures: u32, upstream: impl Upstream) -> impl Calle
     built(breaker, upstream)
 }
 
-/// As [`breaker`], open for longer than anything that is measured.
+/// Like [`breaker`], but stays open for longer than any measurement.
 pub fn breaker_open_long(upstream: impl Upstream) -> impl Called + Clone {
     built(CircuitBreakerLayer::builder().open_for(LONG), upstream)
 }
 
-/// With a time window longer than anything that is measured.
+/// With a time window that is longer than any measurement.
 pub fn breaker_long_window(upstream: impl Upstream) -> impl Called + Clone {
     let breaker = CircuitBreakerLayer::builder().window(Window::time(LONG));
     built(breaker, upstream)
@@ -87,12 +87,12 @@ pub fn rate_limit(upstream: impl Upstream) -> impl Called + Clone {
     limited(Quota::per_second(PLENTY), upstream)
 }
 
-/// One call in a time longer than anything that is measured.
+/// One call in a period that is longer than any measurement.
 pub fn rate_limit_of_one(upstream: impl Upstream) -> impl Called + Clone {
     limited(Quota::new(1, LONG), upstream)
 }
 
-/// Without a burst, so that calls wait for each other's turn.
+/// A limit without a burst, so that each call waits for its turn.
 pub fn rate_limit_without_burst(
     calls_per_second: u32,
     upstream: impl Upstream,
@@ -150,7 +150,7 @@ pub fn stack(limit: usize, upstream: impl Upstream) -> impl Called + Clone {
         .service(upstream)
 }
 
-/// The README's stack: one timeout for the whole call, one for each attempt.
+/// The stack of the README: one timeout for the whole call and one for each attempt.
 pub fn stack_with_two_timeouts(limit: usize, upstream: impl Upstream) -> impl Called + Clone {
     ServiceBuilder::new()
         .layer(TimeoutLayer::new(DEADLINE))
@@ -163,7 +163,7 @@ pub fn stack_with_two_timeouts(limit: usize, upstream: impl Upstream) -> impl Ca
         .service(upstream)
 }
 
-/// As [`stack_with_two_timeouts`], for HTTP.
+/// Like [`stack_with_two_timeouts`], for HTTP.
 pub fn http_stack(limit: usize) -> impl Service<HttpRequest, Future: Send> + Clone {
     let retry = RetryLayer::builder()
         .classify(StatusClassifier::default())

@@ -49,7 +49,7 @@ fn accepted(upstream: impl Upstream) -> Vec<Contender> {
     ]
 }
 
-/// What tower needs to be shared needs a runtime that runs.
+/// In tasks only: tower's `Buffer`, which makes its limit `Clone`, needs a running runtime.
 fn shared(upstream: impl Upstream) -> Vec<Contender> {
     let tower = || {
         ServiceBuilder::new()
@@ -59,7 +59,7 @@ fn shared(upstream: impl Upstream) -> Vec<Contender> {
     };
     vec![
         Contender::in_tasks_only(BUTTRESS, || ours::rate_limit(upstream)),
-        Contender::in_tasks_only(TOWER, tower).note("behind its `Buffer`, which makes it `Clone`"),
+        Contender::in_tasks_only(TOWER, tower).note("inside its `Buffer`, which is `Clone`"),
         Contender::in_tasks_only(TOWER_RESILIENCE, || {
             tower_resilience(RateLimiterLayer::per_second(PLENTY as usize), upstream)
         }),
@@ -67,7 +67,7 @@ fn shared(upstream: impl Upstream) -> Vec<Contender> {
     ]
 }
 
-/// One call an hour, which has been made.
+/// One call per hour is allowed, and it has already been made.
 fn rejected() -> Vec<Contender> {
     let tower = || {
         let tower = ServiceBuilder::new().load_shed().rate_limit(1, LONG);
@@ -82,9 +82,10 @@ fn rejected() -> Vec<Contender> {
     let hourly = governor::Quota::with_period(LONG).expect("above zero");
     vec![
         Contender::new(BUTTRESS, || after_calls(1, ours::rate_limit_of_one(AtOnce))),
-        Contender::new(TOWER, tower).note("by its `LoadShed`"),
-        Contender::new(TOWER_RESILIENCE, resilience)
-            .note("with a timeout of zero; its default sleeps for 100 ms before it rejects"),
+        Contender::new(TOWER, tower).note("its `LoadShed` rejects"),
+        Contender::new(TOWER_RESILIENCE, resilience).note(
+            "with a timeout of zero, because its default sleeps for 100 ms before it rejects",
+        ),
         Contender::new(GOVERNOR, || after_calls(1, governor(hourly, AtOnce))),
     ]
 }

@@ -56,7 +56,7 @@ fn second_attempt(upstream: impl Upstream) -> Vec<Contender> {
         Contender::new(BUTTRESS, || ours::retry_without_budget(upstream)),
         Contender::new(TOWER, || tower(upstream)),
         Contender::in_tasks_only(TOWER_RESILIENCE, || tower_resilience(upstream)).note(
-            "sleeps for a tick of the timer even if the backoff is zero, so that it needs a runtime",
+            "sleeps for one tick of the timer even if the backoff is zero, so it needs a runtime",
         ),
         Contender::new(SEATBELT, || seatbelt(upstream)),
     ]
@@ -103,7 +103,7 @@ fn seatbelt(upstream: impl Upstream) -> impl Called + Clone {
     ServiceBuilder::new().layer(retry).service(upstream)
 }
 
-/// The policy of the documentation of `tower::retry::Policy`: retries left.
+/// Counts the retries that are left, as the documentation of `tower::retry::Policy` does.
 #[derive(Clone)]
 struct Attempts(usize);
 
@@ -123,7 +123,7 @@ impl<E> Policy<u64, u64, E> for Attempts {
     }
 }
 
-/// The policy of the documentation of `tower::retry::budget`.
+/// Uses a budget, as the documentation of `tower::retry::budget` does.
 #[derive(Clone, Default)]
 pub(super) struct Budgeted {
     budget: Arc<TpsBudget>,

@@ -1,4 +1,4 @@
-//! One layer or stack, shared by threads that do nothing but call.
+//! One layer or stack, shared by threads that do nothing but call it.
 
 use super::breaker::{failsafe, recloser, seatbelt, tower_resilience};
 use super::{
@@ -14,10 +14,10 @@ use tower_resilience_circuitbreaker as resilience;
 use tower_resilience_ratelimiter::RateLimiterLayer;
 
 pub const ABOUT: &str = "\n\
-Two threads that share nothing do twice what one does. Where the first lines say less, the machine \
-was busy with something else, and the others mean little.\n";
+Two threads that share nothing make twice as many calls as one thread. If the first lines show less, \
+the machine was busy with something else, and the other lines are not reliable.\n";
 
-/// The cases of two threads, in the order of the table.
+/// The cases with two threads, in the order of the tables.
 pub fn cases() -> impl Iterator<Item = Case> {
     CASES.iter().copied().flat_map(Case::variants)
 }
@@ -47,7 +47,7 @@ const CASES: &[Case] = &[
     .without(&[
         (
             TOWER,
-            "not `Clone`; behind its `Buffer` one task makes all calls",
+            "not `Clone`; inside its `Buffer`, a single task makes all calls",
         ),
         (SEATBELT, "has no rate limit"),
     ]),

@@ -13,7 +13,7 @@ pub const CASES: &[Case] = &[
     Case::new("load shed, rejected", Work::Rejected, rejected).without(&[NOT_SEATBELT]),
 ];
 
-const NOT_SEATBELT: (&str, &str) = (SEATBELT, "has no limit of calls in flight");
+const NOT_SEATBELT: (&str, &str) = (SEATBELT, "has no concurrency limit");
 
 fn accepted(upstream: impl Upstream) -> Vec<Contender> {
     vec![
@@ -23,18 +23,18 @@ fn accepted(upstream: impl Upstream) -> Vec<Contender> {
     ]
 }
 
-/// The one call that may be in flight is.
+/// One call may be in flight, and one is.
 fn rejected() -> Vec<Contender> {
     let upstream = PendingOnce(AtOnce);
     vec![
         Contender::new(BUTTRESS, || full(ours::load_shed(1, upstream))),
         Contender::new(TOWER, || full(tower(1, upstream))),
         Contender::in_tasks_only(TOWER_RESILIENCE, || full(tower_resilience(1, upstream)))
-            .note("a rejection sleeps for a tick of the timer, so that it needs a runtime"),
+            .note("a rejection sleeps for one tick of the timer, so it needs a runtime"),
     ]
 }
 
-/// The service with one call in flight, for ever.
+/// The service with one call that stays in flight for ever.
 fn full<S: Called>(mut service: S) -> S {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut cx).is_ready());

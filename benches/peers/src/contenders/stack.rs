@@ -41,18 +41,18 @@ pub const CASES: &[Case] = &[
 
 pub const TWO_TIMEOUTS: &str = "the stack of five, two timeouts";
 
-/// Whose stacks are not compared with two timeouts.
+/// The contenders whose stacks are not compared with two timeouts.
 pub const ONLY_ASSEMBLED: &[(&str, &str)] =
     &[(TOWER, ONLY), (TOWER_RESILIENCE, ONLY), (SEATBELT, ONLY)];
-const ONLY: &str = "compared with one timeout only";
+const ONLY: &str = "measured with one timeout only";
 
-pub const TOWER_HAS: &str = "four layers: no breaker, and its rate limit is not `Clone`, so that \
-    it cannot stand below retry; timeout, retry with `TpsBudget`, load shed, limit";
+pub const TOWER_HAS: &str = "four layers: timeout, retry with `TpsBudget`, load shed, concurrency \
+    limit; it has no breaker, and its rate limit is not `Clone` and cannot be below retry";
 pub const SEATBELT_HAS: &str = "three layers: retry without a budget, breaker, timeout";
-pub const ASSEMBLED_OF: &str = "tower's timeouts, retry with `TpsBudget`, load shed and limit, \
-    governor, recloser, and some hundred lines of glue";
+pub const ASSEMBLED_OF: &str = "tower's timeouts, retry with `TpsBudget`, load shed and concurrency limit, \
+    governor, recloser, and about a hundred lines of glue";
 
-/// Of calls in flight. Never reached.
+/// The concurrency limit. It is never reached.
 pub const LIMIT: usize = 256;
 
 fn one_timeout(upstream: impl Upstream) -> Vec<Contender> {
@@ -89,10 +89,10 @@ fn fresh_clones_with_two_timeouts(upstream: impl Upstream) -> Vec<Contender> {
     ]
 }
 
-/// The sizes of both stacks with two timeouts.
+/// The sizes of both stacks with two timeouts, in bytes.
 pub struct StackSizes {
     pub requests: &'static str,
-    /// Of one request.
+    /// The size of one request.
     pub request: usize,
     pub ours: Sizes,
     pub assembled: Sizes,
@@ -187,7 +187,7 @@ pub fn assembled(upstream: impl Upstream) -> impl Called + Clone {
     assembled!(upstream)
 }
 
-/// One timeout for the whole call, one for each attempt, as ours has.
+/// One timeout for the whole call and one for each attempt, like the stack of buttress.
 pub fn assembled_with_two_timeouts(upstream: impl Upstream) -> impl Called + Clone {
     assembled!(ServiceBuilder::new().timeout(ATTEMPT).service(upstream))
 }

@@ -1,4 +1,4 @@
-//! The layers in their moods, and what each makes of what it stands on.
+//! Layers in the setups that the tests use, and the outcome that each setup must produce.
 
 use super::{Boxed, Res, TICK};
 use buttress::circuit_breaker::Circuit;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service};
 
-/// Every request has a deadline that it does not meet.
+/// Gives every request a deadline that is far away.
 #[derive(Clone)]
 struct FarAway;
 
@@ -27,9 +27,9 @@ impl Carrier<u32> for FarAway {
     fn set(&self, _: &mut u32, _: Deadline) {}
 }
 
-/// A layer in one of its moods.
+/// A layer in one particular setup.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Mood {
+pub(crate) enum Setup {
     Timeout,
     TimesOut,
     Deadline,
@@ -45,29 +45,29 @@ pub(crate) enum Mood {
     Queues,
 }
 
-pub(crate) const ALL: [Mood; 13] = [
-    Mood::Timeout,
-    Mood::TimesOut,
-    Mood::Deadline,
-    Mood::Retry,
-    Mood::RetriesOnce,
-    Mood::Breaker,
-    Mood::Open,
-    Mood::Limit,
-    Mood::OverLimit,
-    Mood::WaitsForTurn,
-    Mood::Shed,
-    Mood::Full,
-    Mood::Queues,
+pub(crate) const ALL: [Setup; 13] = [
+    Setup::Timeout,
+    Setup::TimesOut,
+    Setup::Deadline,
+    Setup::Retry,
+    Setup::RetriesOnce,
+    Setup::Breaker,
+    Setup::Open,
+    Setup::Limit,
+    Setup::OverLimit,
+    Setup::WaitsForTurn,
+    Setup::Shed,
+    Setup::Full,
+    Setup::Queues,
 ];
 
-/// What the layers share, to see that nothing is left in it.
+/// The handles of the layers, to check that nothing leaks.
 #[derive(Default)]
 pub(crate) struct Handles {
     pub(crate) limits: Vec<ConcurrencyLimit>,
     pub(crate) circuits: Vec<Circuit>,
     pub(crate) budgets: Vec<Budget>,
-    /// Held for one tick by each call.
+    /// Each call holds one slot of these for one tick.
     pub(crate) queues: Vec<ConcurrencyLimit>,
 }
 
@@ -94,7 +94,7 @@ impl Handles {
     }
 }
 
-impl Mood {
+impl Setup {
     pub(crate) fn over(self, inner: Boxed, handles: &mut Handles) -> Boxed {
         match self {
             Self::Timeout => box_of(TimeoutLayer::new(Duration::MAX).layer(inner)),
@@ -109,7 +109,7 @@ impl Mood {
                 box_of(layer.layer(inner))
             }
             Self::RetriesOnce => {
-                // Every other outcome is called transient: each call is sent twice.
+                // Classify every other outcome as transient, so that each call is sent twice.
                 let first = Arc::new(AtomicBool::new(false));
                 let judge = move |_: Result<&u32, &Error<&'static str>>| {
                     let first = !first.fetch_xor(true, SeqCst);
@@ -169,9 +169,9 @@ impl Mood {
         }
     }
 
-    /// What the layer makes of what it stands on.
+    /// The outcome of this layer, given the outcome of the service below it.
     pub(crate) fn expected(self, below: Expected) -> Expected {
-        let answer = |outcome| Expected { outcome, ..below };
+        let outcome_of = |outcome| Expected { outcome, ..below };
         let at_once = |outcome| Expected {
             readiness: Now,
             outcome: (Now, outcome),
@@ -183,21 +183,22 @@ impl Mood {
         match self {
             Self::Timeout | Self::Deadline | Self::Retry | Self::Breaker | Self::Limit => below,
             Self::TimesOut => match below {
-                // An answer that is there at once beats the timer.
+                // A response on the first poll beats the timer.
                 Expected {
                     readiness: Now,
                     outcome: (Now, outcome),
                 } => at_once(outcome),
                 _ => at_once(Outcome::TimedOut),
             },
-            // Sent again, unless a rejection of another kind than a timeout says it was not sent.
+            // The call is retried, unless it was rejected. A timeout is the one rejection that is
+            // retried.
             Self::RetriesOnce => match below.outcome.1 {
-                Outcome::Ok | Outcome::TimedOut => answer((Later, below.outcome.1)),
+                Outcome::Ok | Outcome::TimedOut => outcome_of((Later, below.outcome.1)),
                 _ => below,
             },
             Self::Open => at_once(Outcome::CircuitOpen),
-            Self::OverLimit => answer((Now, Outcome::RateLimited)),
-            Self::WaitsForTurn => answer((Later, below.outcome.1)),
+            Self::OverLimit => outcome_of((Now, Outcome::RateLimited)),
+            Self::WaitsForTurn => outcome_of((Later, below.outcome.1)),
             Self::Shed => Expected {
                 readiness: Now,
                 outcome: shed,
