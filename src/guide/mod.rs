@@ -16,3 +16,7 @@ pub mod reqwest {}
 
 #[doc = include_str!("tower.md")]
 pub mod tower {}
+
+#[doc = include_str!("tonic.md")]
+#[cfg(feature = "http-body")]
+pub mod tonic {}
