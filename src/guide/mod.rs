@@ -20,3 +20,7 @@ pub mod tower {}
 #[doc = include_str!("tonic.md")]
 #[cfg(feature = "http-body")]
 pub mod tonic {}
+
+#[doc = include_str!("axum.md")]
+#[cfg(feature = "hyper-util")]
+pub mod axum {}
