@@ -24,3 +24,6 @@ pub mod tonic {}
 #[doc = include_str!("axum.md")]
 #[cfg(feature = "hyper-util")]
 pub mod axum {}
+
+#[doc = include_str!("tests.md")]
+pub mod tests {}
