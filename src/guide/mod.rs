@@ -27,3 +27,6 @@ pub mod axum {}
 
 #[doc = include_str!("tests.md")]
 pub mod tests {}
+
+#[doc = include_str!("traps.md")]
+pub mod traps {}
