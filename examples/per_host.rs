@@ -1,4 +1,5 @@
-//! One stack per host, made from a template: a host that is down does not affect the others.
+//! One stack per host, made from a template: a host that is down does not affect the others. The hosts are
+//! a fixed list: each stays in the map, and its name stays in the process.
 //!
 //! `cargo run --example per_host`
 
