@@ -1,4 +1,6 @@
-//! A circuit that opens when the callee fails, and closes when probes find it well.
+//! A circuit opens when its upstream fails, and closes when probes succeed.
+//!
+//! `cargo run --example circuit_breaker`
 
 use buttress::circuit_breaker::{CircuitState, Window};
 use buttress::{CircuitBreakerLayer, Error, ErrorLayer, Rejection};
@@ -8,10 +10,10 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layer = CircuitBreakerLayer::builder()
+        .name("payments")
         .window(Window::count(10))
         .failure_rate(0.3)
         .open_for(Duration::from_millis(100))
-        .name("payments")
         .build()?;
     let circuit = layer.circuit().clone();
     let client = ServiceBuilder::new()
@@ -21,33 +23,29 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             if up { Ok("paid") } else { Err("down") }
         }));
 
-    // Seven good calls and three that fail: 30 %.
-    for up in [
-        true, true, true, true, true, true, true, false, false, false,
-    ] {
-        assert_ne!(circuit.state(), CircuitState::Open);
-        let _outcome = client.clone().oneshot(up).await;
+    // Seven calls succeed and three fail: the failure rate is 30 %.
+    for number in 1..=10 {
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        let _outcome = client.clone().oneshot(number <= 7).await;
     }
-    println!("{circuit:?}");
+    println!("3 of 10 calls failed: {:?}", circuit.state());
     assert_eq!(circuit.state(), CircuitState::Open);
 
-    // Nothing is sent now. The rejection says when to come back.
+    // An open circuit rejects every call. The rejection says when it lets a probe through.
     let outcome = client.clone().oneshot(true).await;
-    let Err(Error::Rejected(Rejection::CircuitOpen {
-        retry_after: Some(wait),
-        ..
-    })) = outcome
-    else {
+    let Err(Error::Rejected(rejection @ Rejection::CircuitOpen { .. })) = outcome else {
         panic!("{outcome:?}");
     };
-    println!("rejected; a probe may go in {wait:?}");
+    println!("the next call was not sent: {rejection}");
 
+    let wait = rejection.retry_after().ok_or("no time is known")?;
     tokio::time::sleep(wait).await;
+    println!("the open time is over: {:?}", circuit.state());
     assert_eq!(circuit.state(), CircuitState::HalfOpen);
     for _ in 0..2 {
         assert_eq!(client.clone().oneshot(true).await, Ok("paid"));
     }
-    println!("{circuit:?}");
+    println!("2 probes succeeded: {:?}", circuit.state());
     assert_eq!(circuit.state(), CircuitState::Closed);
     Ok(())
 }

@@ -1,20 +1,20 @@
-//! A layer of your own that rejects, waits and learns: calls wait for one of two slots, and after three
-//! failures in a row all calls are rejected.
+//! A layer of your own, paired with a limit of this crate: two calls are in flight at a time, and after
+//! three failures in a row every call is rejected. `cargo run --example own_layer`
 
 use buttress::gate::{Admission, Admit, Admitted, AtOnce, Finish, GateLayer, Sent};
 use buttress::load_shed::{ConcurrencyLimit, LoadShedSettings};
-use buttress::{Deadline, Error, ErrorLayer, Name, Rejection};
-use std::convert::Infallible;
+use buttress::{Deadline, ErrorLayer, Name, Rejection};
 use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering::Relaxed};
+use std::{convert::Infallible, time::Duration};
 use tower::{Layer, ServiceExt, service_fn};
 
-/// Counts failures in a row.
+/// Counts the failures in a row.
 #[derive(Clone, Default)]
 struct Patience(Arc<AtomicU32>);
 
 impl Admission for Patience {
     type Local = ();
-    type Waits = AtOnce; // the waiting is left to the limit below
+    type Waits = AtOnce; // calls wait in the limit only
     type Wait = Infallible;
     type Ticket = ();
     type Sent = Self;
@@ -43,17 +43,17 @@ impl<Res, E> Sent<Res, E> for Patience {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut slots = LoadShedSettings::new(2);
-    (slots.queue, slots.max_wait) = (8, std::time::Duration::from_secs(1));
-    let gate = (ConcurrencyLimit::with(slots).unwrap(), Patience::default());
-    let client = service_fn(|()| async { Err::<(), _>("down") });
-    let service = GateLayer::of(gate).layer(ErrorLayer.layer(client));
-    for _ in 0..3 {
-        let failed = service.clone().oneshot(()).await;
-        assert_eq!(failed, Err(Error::Service("down")));
+    (slots.queue, slots.max_wait) = (8, Duration::from_secs(1));
+    let gate = (ConcurrencyLimit::with(slots)?, Patience::default());
+    let upstream = service_fn(|()| async { Err::<(), _>("down") });
+    let client = GateLayer::of(gate).layer(ErrorLayer.layer(upstream));
+    for expected in ["down", "down", "down", "circuit \"patience\" open"] {
+        let error = client.clone().oneshot(()).await.unwrap_err().to_string();
+        println!("{error}");
+        assert_eq!(error, expected);
     }
-    let rejected = service.oneshot(()).await.unwrap_err();
-    assert_eq!(rejected.to_string(), "circuit \"patience\" open");
+    Ok(())
 }

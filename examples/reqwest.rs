@@ -1,4 +1,4 @@
-//! The recommended stack around reqwest's client, and a server that is down.
+//! The recommended stack around reqwest's client, and an upstream that is down.
 //!
 //! `cargo run --example reqwest --features reqwest`
 
@@ -8,14 +8,16 @@ use tower::Service;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The listener is dropped at once, so that the port refuses connections.
     let down = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
 
-    // Its hidden retries off: the stack counts every attempt.
+    // reqwest's own retries are off: no layer would see those attempts.
     let http = reqwest::Client::builder()
         .retry(reqwest::retry::never())
         .no_proxy()
         .build()?;
     let mut client = buttress::http::stack()
+        .name("orders")
         .no_retry()
         .circuit_breaker(|breaker| breaker.consecutive_failures(3))
         .service(http.clone())?;
@@ -24,8 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let request = http.get(format!("http://{down}/orders/7")).build()?;
         match client.ready().await?.call(request).await {
             Ok(response) => println!("call {number}: {}", response.status()),
-            Err(Error::Rejected(Rejection::CircuitOpen { retry_after, .. })) => {
-                println!("call {number}: not sent, may be tried again in {retry_after:?}");
+            Err(Error::Rejected(rejection @ Rejection::CircuitOpen { .. })) => {
+                println!("call {number} was not sent: {rejection}");
                 assert_eq!(number, 4);
             }
             Err(Error::Rejected(rejection)) => println!("call {number}: {rejection}"),
