@@ -20,6 +20,8 @@
 //! # }
 //! ```
 //!
+//! # Settings
+//!
 //! | setting | default | meaning |
 //! |---|---|---|
 //! | `new`, `builder` | required | the longest time that a call may take |
@@ -27,17 +29,23 @@
 //! | `per_request` | off | whether a request may carry a timeout that replaces this one |
 //! | `name` | none | the name in errors, events and `Debug` |
 //!
-//! **What is measured.** The clock starts at the first poll that finds the call pending; with a
+//! # What is measured
+//!
+//! The clock starts at the first poll that finds the call pending; with a
 //! carrier, it starts at `call`. The time that the caller waited in `poll_ready` is subtracted; the
 //! time from readiness to `call` is not. `Duration::MAX` never times out. `Duration::ZERO` times out
 //! at the first pending poll or, if a timeout below has the same carrier, at once.
 //!
-//! **Readiness.** If the time runs out while the inner service is not ready, `poll_ready` returns
+//! # Readiness
+//!
+//! If the time runs out while the inner service is not ready, `poll_ready` returns
 //! ready and the next call is rejected, without a call of the inner service. Each clone starts with
 //! the full time. Drop an instance that you stop polling: what it has reserved in the inner service
 //! stays reserved until the instance is polled, called or dropped.
 //!
-//! **Deadlines.** With a carrier, such as [`InExtensions`](crate::http::InExtensions), the timeout puts
+//! # Deadlines
+//!
+//! With a carrier, such as [`InExtensions`](crate::http::InExtensions), the timeout puts
 //! its deadline into the request, where the layers below find it. If the request already carries an
 //! earlier deadline, the timeout keeps to that one, and rejects a call that comes after it without
 //! calling the inner service. [`deadline`](crate::deadline) lists the layers that use a deadline.
@@ -56,7 +64,9 @@
 //! | reading the body | the client or your code: tokio's `timeout`, or reqwest's `read_timeout` between two reads | depends on its size; this layer's calls have ended by then |
 //! | the server's work | the server, by a layer of its own | less than its callers wait: later responses are of no use; pass the deadline on to the calls that the server makes |
 //!
-//! **Errors.** Errors of the inner service pass unchanged, with the exception in the second row.
+//! # Errors
+//!
+//! Errors of the inner service pass unchanged, with the exception in the second row.
 //!
 //! | error | when | verdict |
 //! |---|---|---|
@@ -67,10 +77,14 @@
 //! If the response and the end of the time come in one poll, the response wins. If the inner service
 //! becomes ready when no time is left, the timeout wins.
 //!
-//! **Cancellation.** Dropping the future drops the inner future. After a timeout the inner future is
+//! # Cancellation
+//!
+//! Dropping the future drops the inner future. After a timeout the inner future is
 //! dropped before the error is returned: when the caller sees the error, what the call held is free.
 //!
-//! **Events and counters.** Target `buttress::timeout`, at DEBUG: `timed_out` with `name` and
+//! # Events and counters
+//!
+//! Target `buttress::timeout`, at DEBUG: `timed_out` with `name` and
 //! `after_ms`; `deadline_passed` with `name`. There are no counters, because the layer has no state.
 //!
 //! A call or a caller that waits needs a tokio runtime with time enabled.

@@ -49,6 +49,8 @@
 //! [`force_open`](Circuit::force_open), [`force_closed`](Circuit::force_closed) and
 //! [`reset`](Circuit::reset) change the state by hand, from every state.
 //!
+//! # Settings
+//!
 //! | setting | default | meaning |
 //! |---|---|---|
 //! | `failure_rate` | 0.5 | the share of failed calls in the window that opens the circuit, above 0 to 1 |
@@ -68,7 +70,9 @@
 //! | `seed` | random | makes the random part of open times repeatable |
 //! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **What counts.** The verdict, the classification of an outcome, decides:
+//! # What counts
+//!
+//! The verdict, the classification of an outcome, decides:
 //!
 //! | outcome | counts as |
 //! |---|---|
@@ -84,20 +88,28 @@
 //! An error of the inner service's `poll_ready` is returned and counts as nothing: it says that the
 //! service is unusable, not how a call went.
 //!
-//! **Windows.** A time window advances by a tenth of its length. Its cost does not depend on the
+//! # Windows
+//!
+//! A time window advances by a tenth of its length. Its cost does not depend on the
 //! number of calls. A count window holds exactly the last N calls if calls do not overlap; an
 //! overlapping failure may count as a success for a moment.
 //!
-//! **Open times.** The verdict that opens the circuit can ask for a longer open time by its
+//! # Open times
+//!
+//! The verdict that opens the circuit can ask for a longer open time by its
 //! `retry_after`, up to `max_open_for`. With an `open_for` above 2^35 ms (1.09 years) the circuit
 //! stays open until it is reset. Otherwise a probe may pass as soon as the open time ends: `state()`
 //! returns half-open from then on, even if no call has come yet.
 //!
-//! **Shared state.** All services made by one layer value, and their clones, share its circuit. So a
+//! # Shared state
+//!
+//! All services made by one layer value, and their clones, share its circuit. So a
 //! server that applies its layers once per connection has one circuit.
 //! [`CircuitBreakerLayer::new`] puts several layers on one circuit.
 //!
-//! **Readiness.** While the circuit is open, the service is ready at once, in order to reject the
+//! # Readiness
+//!
+//! While the circuit is open, the service is ready at once, in order to reject the
 //! call, and does not poll the inner service. A load balancer sees such an endpoint as the fastest
 //! one and sends it more calls: below a balancer, give each endpoint its own breaker with
 //! [`WhenOpen::NotReady`].
@@ -107,15 +119,21 @@
 //! already waits for the inner service to become ready is not woken when the circuit opens: put
 //! services that queue above the breaker, or a timeout around it.
 //!
-//! **Bodies.** By default a call ends when the response head arrives. With
+//! # Bodies
+//!
+//! By default a call ends when the response head arrives. With
 //! [`until`](CircuitBreakerBuilder::until) it ends with the body: a body that fails is a failure,
 //! and a body that is dropped before its end is a cancelled call. The head alone still decides a
 //! probe; if that closes the circuit, the body counts as the body of any other call.
 //!
-//! **Errors.** [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen). Errors of the inner
+//! # Errors
+//!
+//! [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen). Errors of the inner
 //! service pass unchanged.
 //!
-//! **Cancellation.** A call is cancelled when its future is dropped or when the
+//! # Cancellation
+//!
+//! A call is cancelled when its future is dropped or when the
 //! [deadline](crate::deadline) of its request passes. A cancelled call that is younger than
 //! `abandoned_after` counts as nothing, and its probe becomes free at once. An older one counts as
 //! failed. So impatient callers do not open the circuit of a slow upstream. An upstream that hangs is
@@ -124,7 +142,9 @@
 //! Raise `abandoned_after` if your callers stop healthy calls, such as long streams and calls of
 //! language models.
 //!
-//! **Events and counters.** The target is `buttress::circuit_breaker`. `opened` (WARN),
+//! # Events and counters
+//!
+//! The target is `buttress::circuit_breaker`. `opened` (WARN),
 //! `half_opened` and `closed` (INFO) are emitted once per transition; `rejected` (DEBUG) once per
 //! rejected call.
 //!

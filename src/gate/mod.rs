@@ -52,7 +52,8 @@
 //! | `carrier` | `()`: none | where requests carry their [deadline](crate::deadline) |
 //! | `until` | [`UntilHead`] | when a call ends: with the response head, or with `UntilBodyEnd` (feature `http-body`) |
 //!
-//! **The life of a call.**
+//! # The life of a call
+//!
 //!
 //! 1. `poll_ready` asks [`Admission::poll_look`], and then readies the inner service.
 //! 2. `call` asks [`Admission::look`] and [`Admit::admit`]. A call that may go now gets a *ticket*.
@@ -62,11 +63,15 @@
 //!    the inner service is called.
 //! 4. [`Sent::settle`] gets the outcome.
 //!
-//! **Several admissions in one gate.** A pair `(A, B)` is an admission too; `A` is the outer one. The
+//! # Several admissions in one gate
+//!
+//! A pair `(A, B)` is an admission too; `A` is the outer one. The
 //! gate looks at `B` first: the rejection of the inner admission wins, and a call that `B` rejects
 //! takes nothing of `A`. `Option<A>` is an admission that may be absent. `()` admits everything.
 //!
-//! **Errors.** The rejections that the admission returns. Errors of the inner service pass unchanged.
+//! # Errors
+//!
+//! The rejections that the admission returns. Errors of the inner service pass unchanged.
 //!
 //! **Cancellation and other ends of a call**, as the admission sees them:
 //!
@@ -77,7 +82,9 @@
 //! | the call was cancelled before it was sent | drops the wait, or calls [`Admission::give_back`] with the ticket |
 //! | the call was cancelled after it was sent | drops the `Sent` |
 //!
-//! **Events and counters.** None of its own: an admission reports its rejections itself.
+//! # Events and counters
+//!
+//! None of its own: an admission reports its rejections itself.
 
 mod call_end;
 mod layer;

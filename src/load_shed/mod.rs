@@ -29,6 +29,8 @@
 //!
 //! A *slot* is one place of the limit. Each call in flight holds one.
 //!
+//! # Settings
+//!
 //! | setting | default | meaning |
 //! |---|---|---|
 //! | `new`, `builder` | required | the calls in flight, 0 to 2^24 − 1; change it by [`set_limit`](ConcurrencyLimit::set_limit) |
@@ -38,10 +40,14 @@
 //! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a slot or a place in the queue; when it opens, waiting calls are rejected too |
 //! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **Shared state.** All services made by one layer value, and their clones, share its limit. So a
+//! # Shared state
+//!
+//! All services made by one layer value, and their clones, share its limit. So a
 //! server that applies its layers once per connection has one limit.
 //!
-//! **Readiness.** If no slot is free, the service is ready at once, in order to reject the call, and
+//! # Readiness
+//!
+//! If no slot is free, the service is ready at once, in order to reject the call, and
 //! does not poll the inner service. If the inner service is not ready, the call is rejected too, even
 //! with a queue. The instance is then replaced by a clone, so that it does not get a permit of the
 //! inner service that it would not use. `call` takes the slot, not `poll_ready`: a ready service that
@@ -56,13 +62,19 @@
 //! instance had reserved is free meanwhile. If a slot and the end of the wait come in one poll, the
 //! call goes. No call waits beyond its deadline; if that has passed, it is rejected at once.
 //!
-//! **Errors.** [`Rejection::Overloaded`](crate::Rejection::Overloaded). Retry does not send the call
+//! # Errors
+//!
+//! [`Rejection::Overloaded`](crate::Rejection::Overloaded). Retry does not send the call
 //! again, and circuit breakers do not count it. Errors of the inner service pass unchanged.
 //!
-//! **Cancellation.** Dropping the future of a call frees its slot or its place in the queue. With
+//! # Cancellation
+//!
+//! Dropping the future of a call frees its slot or its place in the queue. With
 //! `UntilBodyEnd` a slot is free when the body ends, fails or is dropped.
 //!
-//! **Events and counters.** `overloaded` at DEBUG, target `buttress::load_shed`, with `name`, `limit`
+//! # Events and counters
+//!
+//! `overloaded` at DEBUG, target `buttress::load_shed`, with `name`, `limit`
 //! and `reason`: `full`, `inner_not_ready`, `waited_too_long` or `deadline`.
 //! [`ConcurrencyLimit::snapshot`] counts the rejections by reason.
 //!

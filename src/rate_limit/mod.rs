@@ -28,6 +28,8 @@
 //!
 //! A *turn* is a permit of the limiter: the right to make one call.
 //!
+//! # Settings
+//!
 //! | setting | default | meaning |
 //! |---|---|---|
 //! | `new`, `builder` | required | the [`Quota`], calls per time; change it by [`set_quota`](RateLimiter::set_quota) |
@@ -38,7 +40,9 @@
 //! | `unless_open` | none | the circuit of a breaker below: while it is open, calls are rejected before they take a turn; when it opens, waiting calls are rejected too |
 //! | `name` | none | the name in errors, events, snapshots and `Debug` |
 //!
-//! **Algorithm.** The generic cell rate algorithm (GCRA, ITU-T I.371), a form of the leaky bucket, in
+//! # Algorithm
+//!
+//! The generic cell rate algorithm (GCRA, ITU-T I.371), a form of the leaky bucket, in
 //! nanoseconds. Let `T` be the time per call, rounded up. Any window of length `W` gets at most
 //! `burst + ⌊W / T⌋` turns; with [`Quota::at_most`], any window of `per` gets at most `n`. The call
 //! is sent when its task runs and the inner service is ready, usually right after it gets its turn.
@@ -48,27 +52,39 @@
 //! before its deadline. If the quota changes or a pause begins, the waiting calls keep their order, and
 //! those whose turn would now come too late are rejected.
 //!
-//! **Readiness.** A waiting call has an unready clone of the inner service and readies it when its turn
+//! # Readiness
+//!
+//! A waiting call has an unready clone of the inner service and readies it when its turn
 //! comes; a permit that the caller's instance had reserved is free meanwhile. `call` takes the turn,
 //! not `poll_ready`: a ready service that is never called costs nothing.
 //!
-//! **Shared state.** All services made by one layer value, and their clones, share its limiter. So a
+//! # Shared state
+//!
+//! All services made by one layer value, and their clones, share its limiter. So a
 //! server that applies its layers once per connection has one quota.
 //!
-//! **Pauses.** A 429 can pause the limiter for the time that the upstream asks for, see
+//! # Pauses
+//!
+//! A 429 can pause the limiter for the time that the upstream asks for, see
 //! [`http::PauseOn429`](crate::http::PauseOn429). [`RateLimiter::pause_until`] pauses it by hand.
 //!
-//! **Errors.** [`Rejection::RateLimited`](crate::Rejection::RateLimited) and
+//! # Errors
+//!
+//! [`Rejection::RateLimited`](crate::Rejection::RateLimited) and
 //! [`Rejection::TooCostly`](crate::Rejection::TooCostly), if a call costs more than the burst. Retry
 //! does not send the call again, and circuit breakers do not count it. Errors of the inner service
 //! pass unchanged.
 //!
-//! **Cancellation.** A waiting call that is dropped gives its place to the calls behind it. If it had
+//! # Cancellation
+//!
+//! A waiting call that is dropped gives its place to the calls behind it. If it had
 //! its turn but was not sent, the turn goes to the next waiting call or back to the limiter. The turn
 //! is lost if later turns were handed out and it is older than a burst can hold: otherwise the quota
 //! would be exceeded.
 //!
-//! **Events and counters.** Target `buttress::rate_limit`, at DEBUG. [`RateLimiter::snapshot`] counts
+//! # Events and counters
+//!
+//! Target `buttress::rate_limit`, at DEBUG. [`RateLimiter::snapshot`] counts
 //! the same three.
 //!
 //! | event | when | fields |
