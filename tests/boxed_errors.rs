@@ -49,6 +49,28 @@ async fn every_layer_that_classifies_can_be_spawned_around_a_boxed_error() {
     assert_spawns!(layers.layer(ErrorLayer).service(client()));
 }
 
+/// A reset connection is a transient failure, so the error of the client was recognized in its box.
+#[tokio::test(start_paused = true)]
+async fn the_boxed_stack_judges_the_error_in_the_box() {
+    let layer = stack().boxed().build().unwrap();
+    let circuit = layer.circuit().unwrap().clone();
+    let stack = ServiceBuilder::new().layer(layer).service(client());
+    assert_spawns!(BoxCloneSyncService::new(stack));
+    assert!(circuit.snapshot().failures > 0);
+}
+
+/// A socket that cannot be opened is a local shortage, which says nothing about the upstream.
+#[tokio::test(start_paused = true)]
+async fn the_boxed_stack_does_not_count_a_local_shortage() {
+    let shortage = || BoxError::from(io::Error::from_raw_os_error(24));
+    let layer = stack().boxed().build().unwrap();
+    let circuit = layer.circuit().unwrap().clone();
+    let client = Client::new(service_fn(move |_| ready(Err(shortage()))));
+    let stack = ServiceBuilder::new().layer(layer).service(client);
+    assert_spawns!(BoxCloneSyncService::new(stack));
+    assert_eq!(circuit.snapshot().failures, 0);
+}
+
 #[cfg(feature = "http-body")]
 #[tokio::test(start_paused = true)]
 async fn a_body_whose_error_is_boxed_can_be_held_in_a_task() {

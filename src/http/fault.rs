@@ -1,7 +1,7 @@
 //! Whose fault an error is.
 
 use super::StatusClassifier;
-use crate::error::{Error as Lifted, Rejection};
+use crate::error::{BoxedError, Error as Lifted, Rejection};
 use crate::verdict::{Verdict, of_rejection};
 use http::StatusCode;
 use std::convert::Infallible;
@@ -113,20 +113,30 @@ impl ClientError for reqwest::Error {
 // prints.
 impl ClientError for Box<dyn Error + Send + Sync + '_> {
     fn verdict(&self) -> Verdict {
-        judge_chain(by_words(&**self), self.source()).unwrap_or_else(|| {
-            static TOLD: Once = Once::new();
-            TOLD.call_once(|| {
-                tracing::event!(
-                    name: "unknown_client_error",
-                    target: "buttress::http",
-                    Level::WARN,
-                    error = %self,
-                    "unknown_client_error"
-                );
-            });
-            Verdict::TRANSIENT
-        })
+        judge_chain(by_words(&**self), self.source()).unwrap_or_else(|| unknown(self))
     }
+}
+
+impl ClientError for BoxedError {
+    fn verdict(&self) -> Verdict {
+        let error = self.get_ref();
+        judge_chain(by_type(error), below(error)).unwrap_or_else(|| unknown(error))
+    }
+}
+
+/// Reports the first boxed error that no known client made.
+fn unknown(error: &dyn fmt::Display) -> Verdict {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::event!(
+            name: "unknown_client_error",
+            target: "buttress::http",
+            Level::WARN,
+            error = %error,
+            "unknown_client_error"
+        );
+    });
+    Verdict::TRANSIENT
 }
 
 /// Returns the verdict on an error of an HTTP client, or on an error that has one among its sources.

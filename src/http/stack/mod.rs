@@ -371,6 +371,10 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
     /// Adapts the stack to a client whose error is a box. The error of the stack is then
     /// `Error<BoxedError>`. It implements `std::error::Error`, which
     /// `Error<Box<dyn std::error::Error + Send + Sync>>` does not.
+    ///
+    /// If the compiler says inside `tokio::spawn` that an implementation "is not general enough",
+    /// give the stack a type without the box: `tower::util::BoxCloneSyncService::new(stack)`. The
+    /// compiler does not know the lifetime of a box in an `async` block.
     pub fn boxed(self) -> StackBuilder<C, R, K, D, U, BoxedErrorLayer, P> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate, discard))
     }
