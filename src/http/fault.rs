@@ -120,7 +120,7 @@ impl ClientError for Box<dyn Error + Send + Sync + '_> {
 impl ClientError for BoxedError {
     fn verdict(&self) -> Verdict {
         let error = self.get_ref();
-        judge_chain(by_type(error), below(error)).unwrap_or_else(|| unknown(error))
+        judge_chain(by_type(error), below(error)).unwrap_or_else(|| unknown(&error))
     }
 }
 
