@@ -26,17 +26,17 @@ async fn upstream(_: Request<String>) -> Result<Response<()>, Infallible> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = stack().name("payments").service(service_fn(upstream))?;
 
-    let without = Request::post("/payments").body("7 EUR".to_owned())?;
-    let status = client.clone().oneshot(without).await?.status();
+    let no_key = Request::post("/payments").body("7 EUR".to_owned())?;
+    let status = client.clone().oneshot(no_key).await?.status();
     let sends = SENDS.swap(0, Relaxed);
     println!("without a key: {status}, sends: {sends}");
     assert_eq!((status.as_u16(), sends), (503, 1));
 
     // Every attempt carries the key, so that the upstream can tell that it is the same payment.
-    let with = Request::post("/payments")
+    let payment = Request::post("/payments")
         .header("idempotency-key", "f3a1-order-7")
         .body("7 EUR".to_owned())?;
-    let status = client.oneshot(with).await?.status();
+    let status = client.oneshot(payment).await?.status();
     let sends = SENDS.swap(0, Relaxed);
     println!("with a key:    {status}, sends: {sends}");
     assert_eq!((status.as_u16(), sends), (201, 2));

@@ -143,17 +143,17 @@ fn overload(claims: &mut Claims, act: &ActFigures) {
     for kind in [Bare, Naive, Careful] {
         let ahead = buttress.whole.success() - act.side(kind).whole.success();
         let claim = format!(
-            "is at least 3 points ahead of {} over the whole act",
+            "is at least 3 points ahead of {} over the whole run",
             kind.name()
         );
         claims.at_least(Buttress, &claim, ahead, 3.0);
     }
     let behind = bare.whole.success() - act.side(Defaults).whole.success();
-    let claim = "is at most 2 points behind bare over the whole act";
+    let claim = "is at most 2 points behind bare (less than 0: ahead) over the whole run";
     claims.at_most(Defaults, claim, behind, 2.0);
-    let goodput = buttress.during.succeeded as f64 / bare.during.succeeded as f64;
-    let claim = "has at least 0.95 of the goodput of bare during the trouble";
-    claims.at_least(Buttress, claim, goodput, 0.95);
+    let successes = buttress.during.succeeded as f64 / bare.during.succeeded as f64;
+    let claim = "has at least 0.95 of the successes of bare during the trouble";
+    claims.at_least(Buttress, claim, successes, 0.95);
     let limited = buttress.during.overloaded + buttress.during.rate_limited;
     let open = buttress.during.circuit_open;
     claims.add(

@@ -34,13 +34,21 @@ use crate::figures::ActFigures;
 use crate::run::Record;
 use crate::scenario::Act;
 
+const HELP: &str = "Usage: cargo run --release --example outage -- [--quick]
+
+  --quick  plays the overload alone, with a shorter time after it, and leaves out the three outages";
+
 /// One thread, so that the machine either serves all clients or none.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let is_quick = match std::env::args().nth(1).as_deref() {
         None => false,
         Some("--quick") => true,
-        Some(other) => return Err(format!("{other}: the only option is --quick").into()),
+        Some("--help") => {
+            println!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(other) => return Err(format!("unknown option: {other}\n{HELP}").into()),
     };
     for (what, words) in report::settings() {
         println!("{what:<14} {words}");
@@ -67,13 +75,21 @@ struct Played {
 
 impl Played {
     async fn play(is_quick: bool) -> Result<Self, Box<dyn Error>> {
-        println!("\nEach second, the calls that succeeded, of all that ended:");
+        println!("\nEach second, the calls that succeeded, of all that ended.");
         let mut records = Vec::new();
         if is_quick {
-            records.push(run::play(Act::quick_overload()).await?);
+            let overload = Act::quick_overload();
+            println!("The overload lasts {}:", overload.trouble_in_words());
+            records.push(run::play(overload).await?);
         } else {
-            records.push(run::play(Act::overload()).await?);
-            let [slow, failing, refused] = Act::outages().map(run::play);
+            let (overload, outages) = (Act::overload(), Act::outages());
+            println!("The overload lasts {}:", overload.trouble_in_words());
+            records.push(run::play(overload).await?);
+            println!(
+                "Three outages. Each lasts {}:",
+                outages[0].trouble_in_words()
+            );
+            let [slow, failing, refused] = outages.map(run::play);
             let (slow, failing, refused) = tokio::try_join!(slow, failing, refused)?;
             records.extend([slow, failing, refused]);
         }

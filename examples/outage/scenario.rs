@@ -141,6 +141,10 @@ impl Act {
         self.end.saturating_sub(self.start)
     }
 
+    pub fn trouble_in_words(&self) -> String {
+        format!("from {:?} to {:?}", self.start, self.end)
+    }
+
     /// When the last call is made.
     pub fn length(&self) -> Duration {
         self.judged + TAIL

@@ -26,6 +26,9 @@ pub fn text(acts: &[ActFigures]) -> String {
     for act in acts {
         if act.act.trouble == Trouble::Overload {
             text += &tables::totals(act).text();
+            text += "\n";
+            text += &wrapped(words::totals());
+            text += "\n";
         }
         let trouble = act.act.trouble;
         let words = words::what_happened(act).join(" ");
@@ -111,12 +114,12 @@ fn page(
 }
 
 fn overload(record: &Record, act: &ActFigures) -> Result<String, Box<dyn Error>> {
-    let [goodput, sends, wasted] = words::what_happened(act);
+    let [successes, sends, wasted] = words::what_happened(act);
     let plots = [
         (
             "Successful calls per second",
-            goodput,
-            plot::goodput(record)?,
+            successes,
+            plot::successes(record)?,
         ),
         ("Requests sent per second", sends, plot::sends(record)?),
         ("Work that nobody waited for", wasted, plot::wasted(record)?),
@@ -126,10 +129,11 @@ fn overload(record: &Record, act: &ActFigures) -> Result<String, Box<dyn Error>>
         format!("<h3>{title}</h3>\n<p>{words}</p>\n{legend}{svg}\n")
     });
     Ok(format!(
-        "<h1>An overload of {} s, and who comes back from it</h1>\n<p>{}</p>\n{}{}",
+        "<h1>An overload of {} s, and who comes back from it</h1>\n<p>{}</p>\n{}<p class=\"key\">{}</p>\n{}",
         act.act.trouble_lasts().as_secs(),
         words::introduction(),
         tables::totals(act).html(),
+        words::totals(),
         plots.concat(),
     ))
 }
@@ -144,7 +148,7 @@ fn outage(record: &Record, act: &ActFigures) -> Result<String, Box<dyn Error>> {
             .map(|words| format!("<p>{words}</p>\n"))
             .concat(),
         legend(act.act.kinds),
-        plot::goodput(record)?,
+        plot::successes(record)?,
         plot::circuits(record)?,
     ))
 }

@@ -22,7 +22,7 @@ struct Curve {
 }
 
 /// Successful calls per second, by when they ended.
-pub fn goodput(record: &Record) -> Result<String, Box<dyn Error>> {
+pub fn successes(record: &Record) -> Result<String, Box<dyn Error>> {
     per_second(record, |call| call.succeeded().then_some((call.ended, 1)))
 }
 

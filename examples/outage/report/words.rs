@@ -26,14 +26,21 @@ pub fn settings() -> [(&'static str, String); 6] {
     [("server", server), bare, naive, careful, defaults, buttress]
 }
 
+/// What the columns of the totals mean.
+pub fn totals() -> &'static str {
+    "A call is lost if it failed, timed out or was rejected. A rejected call is not sent, so there can be less \
+     than one send per call. Back to normal: at least 99 % of the calls succeed for 2 s. The \
+     calls of the last second only keep up the load, and are not counted."
+}
+
 pub fn after(back: Option<Duration>) -> String {
     back.map_or("never".into(), |back| {
         format!("after {:.1} s", back.as_secs_f64())
     })
 }
 
-/// Three paragraphs: for an overload one for each plot, for an outage about the trouble, the time
-/// after it, and what it cost.
+/// Three paragraphs: for an overload one for each plot; for an outage about the outage, the recovery,
+/// and what the crate cost.
 pub fn what_happened(act: &ActFigures) -> [String; 3] {
     match act.act.trouble {
         Trouble::Overload => overload(act),
@@ -47,15 +54,16 @@ fn overload(act: &ActFigures) -> [String; 3] {
         .sides
         .iter()
         .map(|side| format!("{} {}", side.kind.name(), after(side.back)));
-    let goodput = format!(
-        "For {} s there are twice as many calls as usual. Back to normal afterwards: {}. In the last {} s, {:.0} % \
-         of the calls of naive retry and {:.0} % of those of careful retry succeed. The limits of buttress \
-         rejected {} of {} calls during the overload, half of them within {:.0?}, so its server worked only on \
-         calls that could still succeed: {} did, {} with bare. stack() alone has no limits, so it loses about \
-         what bare loses: {:.1} % of its calls succeeded over the whole act, {:.1} % with bare.",
+    let late = act.act.judged.saturating_sub(act.act.metastable).as_secs();
+    let successes = format!(
+        "For {} s there are twice as many calls as usual. Back to normal afterwards: {}. In the last {late} s, \
+         {:.0} % of the calls of naive retry and {:.0} % of those of careful retry succeed. The limits of \
+         buttress rejected {} of {} calls during the overload, half of them within {:.0?}. So its server \
+         worked only on calls whose callers still waited: {} succeeded, and {} with bare. stack() alone has \
+         no limits, and loses about as many calls as bare: {:.1} % of its calls succeeded over the whole \
+         run, {:.1} % with bare.",
         act.act.trouble_lasts().as_secs(),
         back.collect::<Vec<_>>().join(", "),
-        act.act.judged.saturating_sub(act.act.metastable).as_secs(),
         naive.late.success(),
         careful.late.success(),
         buttress.during.rejected(),
@@ -68,32 +76,33 @@ fn overload(act: &ActFigures) -> [String; 3] {
     );
     let rate = |side: &SideFigures| side.late.sends_per_call() * USUAL_LOAD;
     let sends = format!(
-        "After the overload there are {USUAL_LOAD} calls a second again, which the server could do. At the end \
-         naive retry turns them into {:.0} requests a second and careful retry into {:.0}, so the retries keep \
-         the server overloaded. Backoff and jitter only spread them. buttress and stack() alone sent {:.2} and {:.2} \
-         requests per call after the overload, because their budget allows few retries while few calls \
-         succeed.",
+        "After the overload there are {USUAL_LOAD} calls a second again, and the server could do {CAPACITY}. But \
+         clients that retry send each failed call again. In the last {late} s naive retry makes {:.0} \
+         requests a second and careful retry {:.0}, so the server stays overloaded. Backoff and jitter \
+         spread the requests, but do not reduce them. stack() alone sent {:.2} requests per call after the \
+         overload: its retry budget allows few retries while few calls succeed. buttress sent {:.2}: its \
+         limits let {:.1} % of its calls succeed, so there was little to retry.",
         rate(naive),
         rate(careful),
-        buttress.after.sends_per_call(),
         defaults.after.sends_per_call(),
+        buttress.after.sends_per_call(),
+        buttress.after.success(),
     );
     let wasted = format!(
         "Work is wasted if the caller has left before the response, or if the response is a refusal. Over the whole \
-         act this is {:.0} % of the work for bare, {:.0} % for naive retry, {:.0} % for careful retry, {:.0} % for \
+         run this is {:.0} % of the work for bare, {:.0} % for naive retry, {:.0} % for careful retry, {:.0} % for \
          stack() alone and {:.0} % for buttress.",
         bare.wasted, naive.wasted, careful.wasted, defaults.wasted, buttress.wasted,
     );
-    [goodput, sends, wasted]
+    [successes, sends, wasted]
 }
 
 fn outage(act: &ActFigures) -> [String; 3] {
     let [bare, buttress] = [Bare, Buttress].map(|kind| act.side(kind));
     let during = format!(
-        "Of {} calls {} succeeded with bare and {} with buttress. The first \
-         circuit of buttress opened {}, the last of {CLIENTS} {}. Open circuits rejected {} calls and \
-         the limits {}; half of the rejected callers were told within {:.0?}. buttress sent {} requests \
-         to the server, bare {}.",
+        "Of {} calls {} succeeded with bare and {} with buttress. The first circuit of buttress opened {}, \
+         the last of {CLIENTS} {}. Open circuits rejected {} calls, and the limits {}. Half of the rejected \
+         callers knew within {:.0?}. buttress sent {} requests to the server, and bare {}.",
         bare.during.calls,
         bare.during.succeeded,
         buttress.during.succeeded,
@@ -106,20 +115,22 @@ fn outage(act: &ActFigures) -> [String; 3] {
         bare.during.sends,
     );
     let recovery = format!(
-        "After the trouble bare was back to normal {}, buttress {}.",
+        "When the outage had ended, bare was back to normal {}, and buttress {}.",
         after(bare.back),
         after(buttress.back),
     );
     let (lost, bare_lost) = (buttress.after.lost(), bare.after.lost());
     let cost = if lost > bare_lost {
         format!(
-            "Here buttress loses: {lost} calls failed after the trouble, {bare_lost} with bare. A circuit closes only \
-             after a few trial calls have succeeded, and until then it rejects the others. What that buys: {} fewer \
-             requests to a server in trouble, and callers that are told at once.",
+            "Here buttress loses: after the outage {lost} of its calls did not succeed, and {bare_lost} with bare. A \
+             circuit closes when a few trial calls have succeeded. Until then it rejects all others. In \
+             return, a server in trouble got {} fewer requests, and callers knew at once.",
             bare.during.sends.saturating_sub(buttress.during.sends),
         )
     } else {
-        format!("After the trouble {lost} calls failed with buttress, {bare_lost} with bare.")
+        format!(
+            "After the outage {lost} calls did not succeed with buttress, and {bare_lost} with bare."
+        )
     };
     [during, recovery, cost]
 }
