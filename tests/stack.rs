@@ -76,14 +76,14 @@ fn at_once(stack: StackBuilder) -> StackBuilder {
 #[test]
 fn it_prints_all_its_parts_outermost_first() {
     let expected = "\
-timeout: 30s
+timeout: 30s for the whole call
 retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
 budget of 0.1 per success of the last 5s, at least 2 (+0.1 per second)
 load shed: none
 rate limit: none
 circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 500ms to 1s, \
 3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s
-timeout: 5s";
+timeout: 5s for each attempt";
     assert_eq!(stack().build().unwrap().to_string(), expected);
     assert_eq!(stack().to_string(), expected);
 }
@@ -116,12 +116,12 @@ fn it_prints_what_was_set_and_what_was_left_out() {
     );
     let stack = stack.no_circuit_breaker();
     let expected = "\
-timeout \"orders\": 1s
+timeout \"orders\": 1s for the whole call
 retry: none
 load shed \"orders\": 256 in flight
 rate limit \"orders\": 200 per 1s, 20 at once, waits up to 1s
 circuit breaker: none
-timeout \"orders\": ∞";
+timeout \"orders\": ∞ for each attempt";
     assert_eq!(stack.build().unwrap().to_string(), expected);
 }
 

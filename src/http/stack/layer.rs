@@ -117,7 +117,7 @@ impl<C, R, K, D, U, W, P: Pauses> fmt::Debug for StackLayer<C, R, K, D, U, W, P>
 /// Prints the settings, one line for each part, for people.
 impl<C, R, K, D, U, W, P: Pauses> fmt::Display for StackLayer<C, R, K, D, U, W, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.deadline)?;
+        writeln!(f, "{} for the whole call", self.deadline)?;
         line(f, "retry", self.retry.as_ref())?;
         line(f, "load shed", self.limit())?;
         match self.limiter() {
@@ -127,7 +127,7 @@ impl<C, R, K, D, U, W, P: Pauses> fmt::Display for StackLayer<C, R, K, D, U, W, 
             limiter => line(f, "rate limit", limiter)?,
         }
         line(f, "circuit breaker", self.circuit())?;
-        write!(f, "{}", self.attempt)
+        write!(f, "{} for each attempt", self.attempt)
     }
 }
 
