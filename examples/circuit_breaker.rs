@@ -7,7 +7,8 @@ use buttress::{CircuitBreakerLayer, Error, ErrorLayer, Rejection};
 use std::time::Duration;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-#[tokio::main]
+// With a paused clock, a machine that stalls changes nothing.
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layer = CircuitBreakerLayer::builder()
         .name("payments")

@@ -37,7 +37,7 @@ async fn upstream(order: u32) -> Result<&'static str, OrderError> {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let retry = RetryLayer::builder().classify(judge).replay(Cloned);
     let breaker = CircuitBreakerLayer::builder().consecutive_failures(3);

@@ -18,7 +18,8 @@ async fn send(request: Request<String>) -> Result<Response<()>, io::Error> {
     }
 }
 
-#[tokio::main]
+// With a paused clock, a machine that stalls changes nothing.
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The stacks share the client and the settings. Each has its own circuit, budget and limits.
     let template = stack()
