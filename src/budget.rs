@@ -277,7 +277,7 @@ impl fmt::Display for Budget {
         } = self.shared.settings;
         write!(
             f,
-            "budget{} of {ratio} per success of the last {}, at least {floor} (+{reserve} per second)",
+            "budget{} of {ratio} per success of the last {}, floor {floor} (+{reserve} per second)",
             self.shared.name,
             Shown(ttl)
         )

@@ -38,7 +38,10 @@ use tower::{Layer, Service};
 ///
 /// "Sent" is about the last attempt: below a retry, earlier attempts of the call may have been sent.
 /// [`Retry`](crate::retry::Retry) sends a call again after `TimedOut`, and ends it after any other
-/// rejection. The circuit breaker counts `TimedOut` as a failure, and no other rejection.
+/// rejection. The circuit breaker counts `TimedOut` as a failure. It treats `DeadlinePassed` as a
+/// [cancelled call](crate::circuit_breaker#cancellation), and does not count the others.
+///
+/// The enum is `#[non_exhaustive]`: a `match` needs a wildcard.
 ///
 /// ```
 /// use buttress::{Error, ErrorLayer, LoadShedLayer, Rejection};
@@ -257,7 +260,8 @@ pub trait StackError: Sized {
 
 /// The error of a call: a rejection by a layer, or the client's own error.
 ///
-/// [`ErrorLayer`] makes it. The enum is exhaustive, so a `match` needs no wildcard:
+/// [`ErrorLayer`] makes it. A `match` on its two variants needs no wildcard, but one on the
+/// [`Rejection`] does:
 ///
 /// ```
 /// use buttress::{Error, Rejection};
@@ -265,7 +269,7 @@ pub trait StackError: Sized {
 /// fn status<E>(error: &Error<E>) -> u16 {
 ///     match error {
 ///         Error::Rejected(Rejection::TimedOut { .. } | Rejection::DeadlinePassed { .. }) => 504,
-///         Error::Rejected(_) => 503, // this attempt was not sent
+///         Error::Rejected(_) => 503,
 ///         Error::Service(_) => 502,  // the client's own error
 ///     }
 /// }

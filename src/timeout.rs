@@ -31,15 +31,15 @@
 //!
 //! # What is measured
 //!
-//! The clock starts at the first poll that finds the call pending; with a
-//! carrier, it starts at `call`. The time that the caller waited in `poll_ready` is subtracted; the
-//! time from readiness to `call` is not. `Duration::MAX` never times out. `Duration::ZERO` times out
-//! at the first pending poll or, if a timeout below has the same carrier, at once.
+//! The clock starts at the first poll that finds the call pending. With a carrier, it starts
+//! at `call`. The time that the caller waited in `poll_ready` counts too. The time from readiness to
+//! `call` does not. `Duration::MAX` never times out. `Duration::ZERO` times out
+//! at the first pending poll, and at once if a timeout below has the same carrier.
 //!
 //! # Readiness
 //!
 //! If the time runs out while the inner service is not ready, `poll_ready` returns
-//! ready and the next call is rejected, without a call of the inner service. Each clone starts with
+//! ready, and the layer rejects the next call without calling the inner service. Each clone starts with
 //! the full time. Drop an instance that you stop polling: what it has reserved in the inner service
 //! stays reserved until the instance is polled, called or dropped.
 //!
@@ -47,8 +47,8 @@
 //!
 //! With a carrier, such as [`InExtensions`](crate::http::InExtensions), the timeout puts
 //! its deadline into the request, where the layers below find it. If the request already carries an
-//! earlier deadline, the timeout keeps to that one, and rejects a call that comes after it without
-//! calling the inner service. [`deadline`](crate::deadline) lists the layers that use a deadline.
+//! earlier deadline, the timeout obeys that one. If that deadline has passed, the timeout rejects the
+//! call without calling the inner service. [`deadline`](crate::deadline) lists the layers that use a deadline.
 //!
 //! So an attempt gets its own timeout or the rest of the whole call, whichever is shorter, and a
 //! caller can give one call less time than the layers do.
@@ -62,7 +62,7 @@
 //! | waits for a turn or a slot | `max_wait` of rate limit and load shed | a part of an attempt; the deadline shortens them |
 //! | connecting | the client: hyper's `HttpConnector::set_connect_timeout`, reqwest's `connect_timeout` | a few round trips: a small part of an attempt, which includes it |
 //! | reading the body | the client or your code: tokio's `timeout`, or reqwest's `read_timeout` between two reads | depends on its size; this layer's calls have ended by then |
-//! | the server's work | the server, by a layer of its own | less than its callers wait: later responses are of no use; pass the deadline on to the calls that the server makes |
+//! | the server's work | the server, by a layer of its own | less than its callers wait: nobody reads a later response. Pass the deadline on to the calls that the server makes |
 //!
 //! # Errors
 //!

@@ -118,7 +118,8 @@ impl Verdict {
 /// A classifier: turns an outcome into a [`Verdict`], which says what retry and circuit breaker do.
 ///
 /// A classifier never sees a [`Rejection`] by a layer of this crate. The layers classify these
-/// themselves: [`TimedOut`](Rejection::TimedOut) is `Transient`, every other rejection is `Ignored`.
+/// themselves: [`TimedOut`](Rejection::TimedOut) is `Transient`, every other rejection is `Ignored`
+/// (for the breaker, [`DeadlinePassed`](Rejection::DeadlinePassed) is a cancelled call).
 ///
 /// Functions and closures are classifiers. A named function with explicit types gives the clearest
 /// compiler errors:

@@ -191,7 +191,7 @@ async fn invalid_requests_do_not_open_the_circuit() {
 // reqwest
 
 fn reqwest_client() -> reqwest::Client {
-    // Turn off the retries of reqwest: this test counts every attempt.
+    // No hidden retries of HTTP/2 refusals: this test counts every attempt.
     let client = reqwest::Client::builder().retry(reqwest::retry::never());
     client.no_proxy().build().unwrap()
 }

@@ -21,7 +21,7 @@ fn a_layer_prints_its_defaults() {
     let expected = [
         "timeout: 1s",
         "retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
-         budget of 0.1 per success of the last 5s, at least 2 (+0.1 per second)",
+         budget of 0.1 per success of the last 5s, floor 2 (+0.1 per second)",
         "circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 500ms to 1s, \
          3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s",
         "rate limit: 200 per 1s, 20 at once, waits up to 1s",
@@ -73,7 +73,7 @@ fn a_layer_prints_its_settings() {
     let expected = [
         "timeout \"t\": ∞",
         "retry \"a\": 5 attempts, waits of 1s to 9s, × 1.5 with equal jitter, up to ∞ if asked \
-         for, budget \"shared\" of 0.05 per success of the last ∞, at least 10 (+0 per second)",
+         for, budget \"shared\" of 0.05 per success of the last ∞, floor 10 (+0 per second)",
         "circuit breaker \"b\": opens at 12.5% failures or 90% of 2s and slower of at least 20 calls \
          in the last 100 or 7 failures in a row, until it is reset, 3 probes of which 2 close, \
          written off after ∞, cancelled calls fail from 10s, not ready while open",

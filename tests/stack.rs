@@ -78,7 +78,7 @@ fn it_prints_all_its_parts_outermost_first() {
     let expected = "\
 timeout: 30s for the whole call
 retry: 3 attempts, waits of 50ms to 5s, × 2 with full jitter, up to 60s if asked for, \
-budget of 0.1 per success of the last 5s, at least 2 (+0.1 per second)
+budget of 0.1 per success of the last 5s, floor 2 (+0.1 per second)
 load shed: none
 rate limit: none
 circuit breaker: opens at 50% failures of at least 20 calls in 10s, for 500ms to 1s, \

@@ -84,20 +84,19 @@
 //! | another rejection by a layer of this crate | nothing |
 //!
 //! Only a failed or slow call opens the circuit, never a fast success. An outcome counts only if the
-//! circuit has not changed its state since the call was let through: late outcomes change nothing.
-//! An error of the inner service's `poll_ready` is returned and counts as nothing: it says that the
-//! service is unusable, not how a call went.
+//! circuit has not changed its state since it let the call through: late outcomes change nothing. An
+//! error of the inner service's `poll_ready` passes and counts as nothing, because there was no call.
 //!
 //! # Windows
 //!
 //! A time window advances by a tenth of its length. Its cost does not depend on the
-//! number of calls. A count window holds exactly the last N calls if calls do not overlap; an
-//! overlapping failure may count as a success for a moment.
+//! number of calls. A count window holds exactly the last N calls if no two calls end at the same time.
+//! If two do, a failure may count as a success for a moment.
 //!
 //! # Open times
 //!
-//! The verdict that opens the circuit can ask for a longer open time by its
-//! `retry_after`, up to `max_open_for`. With an `open_for` above 2^35 ms (1.09 years) the circuit
+//! If the verdict that opens the circuit has a longer `retry_after` than the open time, the circuit
+//! stays open for that long, up to `max_open_for`. With an `open_for` above 2^35 ms (1.09 years) the circuit
 //! stays open until it is reset. Otherwise a probe may pass as soon as the open time ends: `state()`
 //! returns half-open from then on, even if no call has come yet.
 //!
@@ -133,7 +132,7 @@
 //!
 //! # Cancellation
 //!
-//! A call is cancelled when its future is dropped or when the
+//! A call counts as cancelled if its future is dropped or if the
 //! [deadline](crate::deadline) of its request passes. A cancelled call that is younger than
 //! `abandoned_after` counts as nothing, and its probe becomes free at once. An older one counts as
 //! failed. So impatient callers do not open the circuit of a slow upstream. An upstream that hangs is

@@ -27,7 +27,7 @@
 //! | What is logged and counted? | [`event`](crate::event) |
 //! | How do I write a layer that admits calls? | [`gate`](crate::gate) |
 //!
-//! The crate's [front page](crate) gives the order of the layers and all defaults.
+//! The crate's [front page](crate) gives the order of the layers. The page of each layer lists its defaults.
 //!
 #![cfg_attr(
     all(feature = "http-body", feature = "hyper-util"),

@@ -49,18 +49,18 @@
 //!
 //! If no slot is free, the service is ready at once, in order to reject the call, and
 //! does not poll the inner service. If the inner service is not ready, the call is rejected too, even
-//! with a queue. The instance is then replaced by a clone, so that it does not get a permit of the
-//! inner service that it would not use. `call` takes the slot, not `poll_ready`: a ready service that
+//! with a queue. A clone then replaces the instance, which would otherwise get a permit of the inner
+//! service that it does not use. `call` takes the slot, not `poll_ready`: a ready service that
 //! is never called holds none.
 //!
 //! What an instance had reserved in the inner service before it rejected a call stays reserved until
-//! the instance is polled, called or dropped. Do not put load shed above a service that becomes ready
-//! only if the same instance is polled several times: each replacement starts over.
+//! the instance is polled, called or dropped. Do not put load shed above a service whose
+//! instance must be polled several times before it is ready: each replacement starts over.
 //!
-//! **The queue** is first come, first served: no call overtakes a waiting one. A waiting call has an
-//! unready clone of the inner service and readies it when it gets its slot; a permit that the caller's
-//! instance had reserved is free meanwhile. If a slot and the end of the wait come in one poll, the
-//! call goes. No call waits beyond its deadline; if that has passed, it is rejected at once.
+//! **The queue** is first come, first served: no call overtakes a waiting one. A waiting call keeps an
+//! unready clone of the inner service, and readies it when it gets its slot. So it holds no permit of
+//! the inner service while it waits. If a slot becomes free in the poll in which the wait ends, the call
+//! is sent. No call waits beyond its deadline. A call whose deadline has passed is rejected at once.
 //!
 //! # Errors
 //!

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_of_idling_earns_one_burst() {
+    fn after_a_year_without_calls_the_burst_is_not_larger() {
         let (gcra, rate) = (Gcra::new(), per_second(1, 5));
         let year = 365 * 86_400 * SECOND;
         let granted = (0..100).filter(|_| granted(take(&gcra, rate, 1, year)));

@@ -3,8 +3,8 @@
 //! Use it if the upstream enforces or bills a rate. It limits calls per time, not calls in flight: for
 //! these see [`load_shed`](crate::load_shed). It counts the calls of this process only, so it protects
 //! an upstream only if the limits of all its clients together are below its capacity. Place it
-//! below retry, because upstream quotas count attempts, and above the circuit breaker, which would
-//! count the waits as slowness.
+//! below retry, because upstream quotas count attempts, and above the circuit breaker, because a
+//! breaker with `slow_calls` would count a wait as a slow call.
 //!
 //! ```
 //! use buttress::{Error, ErrorLayer, Quota, RateLimitLayer, Rejection};
@@ -44,8 +44,8 @@
 //!
 //! The generic cell rate algorithm (GCRA, ITU-T I.371), a form of the leaky bucket, in
 //! nanoseconds. Let `T` be the time per call, rounded up. Any window of length `W` gets at most
-//! `burst + ⌊W / T⌋` turns; with [`Quota::at_most`], any window of `per` gets at most `n`. The call
-//! is sent when its task runs and the inner service is ready, usually right after it gets its turn.
+//! `burst + ⌊W / T⌋` turns; with [`Quota::at_most`], any window of `per` gets at most `n`. A call
+//! is sent when it has its turn, its task runs, and the inner service is ready.
 //!
 //! **Waiting** is first come, first served: no call overtakes a waiting one, however little it
 //! costs. A call is rejected at once, and takes nothing, if its turn would come after `max_wait` or not
@@ -54,9 +54,9 @@
 //!
 //! # Readiness
 //!
-//! A waiting call has an unready clone of the inner service and readies it when its turn
-//! comes; a permit that the caller's instance had reserved is free meanwhile. `call` takes the turn,
-//! not `poll_ready`: a ready service that is never called costs nothing.
+//! A waiting call keeps an unready clone of the inner service, and readies it when its turn
+//! comes. So it holds no permit of the inner service while it waits. `call` takes the turn, not
+//! `poll_ready`: a ready service that is never called costs nothing.
 //!
 //! # Shared state
 //!
@@ -78,9 +78,9 @@
 //! # Cancellation
 //!
 //! A waiting call that is dropped gives its place to the calls behind it. If it had
-//! its turn but was not sent, the turn goes to the next waiting call or back to the limiter. The turn
-//! is lost if later turns were handed out and it is older than a burst can hold: otherwise the quota
-//! would be exceeded.
+//! its turn but was not sent, the turn goes to the next waiting call or back to the limiter. One kind of
+//! turn is lost, because its return would exceed the quota: later turns were handed out, and it is
+//! older than a burst can hold.
 //!
 //! # Events and counters
 //!

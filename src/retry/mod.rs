@@ -1,8 +1,8 @@
 //! Sends a failed call again, after a wait and within a budget.
 //!
 //! Use it for calls that may be sent twice and whose failures pass. Use it at one level of your
-//! system only: with three retries at each of three levels, one call becomes up to 64 sends. The
-//! layer does not hedge: an attempt is sent only after the previous one has ended.
+//! system only: with three attempts at each of three levels, one call becomes up to 27 sends. The
+//! layer does not hedge: it sends an attempt only after the previous one has ended.
 //!
 //! ```
 //! use buttress::{ErrorLayer, RetryLayer, retry::Cloned};
@@ -29,7 +29,7 @@
 //! |---|---|---|
 //! | `attempts` | 3 | sends of one call in total, the first attempt included; at least 1 |
 //! | `backoff` | [`Backoff::exponential`] from 50 ms to 5 s, [`Jitter::Full`] | the wait before each retry, measured from the end of the failed attempt |
-//! | `budget`, `no_budget` | a budget of the layer's own | the tokens that pay for retries: 0.1 per success of the last 5 s, at least 2 at first; 0.1 per second refills these 2 |
+//! | `budget`, `no_budget` | a budget of the layer's own | pays for retries: one retry per 10 successes of the last 5 s, with a floor of 2, which refills by 0.1 per second |
 //! | `max_retry_after` | 60 s | the longest `Retry-After` that the layer obeys; if the upstream asks for more, the call is not retried |
 //! | `classify` | `Ok` is healthy (a success), `Err` is transient | turns an outcome into its classification, the [`Verdict`](crate::Verdict) |
 //! | `replay` | [`Idempotent`], for HTTP requests only | decides which requests may be sent again, and copies them |
@@ -49,8 +49,8 @@
 //! * the wait would end before the [deadline](crate::deadline) that the request carries;
 //! * the budget has a token.
 //!
-//! Otherwise the layer returns the response or error of the last attempt at once and unchanged. The
-//! budget keeps its token.
+//! Otherwise the layer returns the response or error of the last attempt at once and unchanged, and
+//! takes no token.
 //!
 //! [`TimedOut`](crate::Rejection::TimedOut) is transient. Every other rejection by a layer of this
 //! crate ends the call. `Idempotent` finds the deadline in the request's extensions. For other
@@ -72,21 +72,21 @@
 //!
 //! One token pays for one retry. Over its whole life, a budget grants at most `floor + ratio ·
 //! successful first attempts + reserve · seconds` retries. Tokens above `floor` decay, so that a
-//! long healthy time does not pay for a retry storm. Successful retries earn nothing. A call
-//! without other traffic has two retries by default: for more `attempts`, set a higher `floor`.
+//! long healthy time does not pay for a retry storm. Successful retries earn nothing. By
+//! default, a client without other traffic has two retries. If you raise `attempts`, raise `floor` too.
 //!
 //! All services of a layer value and their clones share the budget. So do several layers that are
 //! given the same [`Budget`].
 //!
-//! A token goes back to the budget if its retry is not sent: the caller cancelled the call, or
-//! another layer of this crate rejected it. A retry that a timeout ended counts as sent. If retry
-//! layers are nested, the outer one learns only about the last send of the inner one. So the sends
-//! are bounded by the inner budget.
+//! A token goes back to the budget if its retry is not sent, because the caller cancelled the call or
+//! because another layer of this crate rejected it. A retry that a timeout ended counts as sent. If
+//! retry layers are nested, the outer one learns only about the last send of the inner one, so the
+//! inner budget is the one that bounds the sends.
 //!
 //! # Readiness
 //!
-//! The instance that the caller readied makes the first attempt. A fresh clone makes the retries:
-//! it is readied after each wait, so that no permit is held while waiting. A retry that waits needs
+//! The instance that the caller readied makes the first attempt. A fresh clone makes the retries. The
+//! layer readies the clone after each wait, so a call holds no permit while it waits. A retry that waits needs
 //! a tokio runtime with time enabled. The future is `Send` if the classifier and the replay policy
 //! are `Send` and `Sync`.
 //!
@@ -107,9 +107,9 @@
 //! of a retry that was not sent goes back to the budget. This covers a retry that waits for its
 //! backoff, for readiness, or in a rate limit or load shed of this crate below.
 //!
-//! Two kinds of layers below hide whether a retry was sent. Behind a layer that moves calls to
-//! another task (tower's `Buffer`), the token stays spent. Below a layer of yours that makes
-//! several calls for one, the token goes back even if one of them was sent.
+//! Two kinds of layers below retry hide whether a retry was sent. If a layer moves calls to another
+//! task (tower's `Buffer`), the token stays spent. If a layer of yours makes several calls for one, the
+//! token goes back even if one of them was sent.
 //!
 //! # Events and counters
 //!

@@ -247,7 +247,7 @@ async fn a_quota_with_a_period_of_zero_is_unlimited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_year_of_idling_earns_one_burst() {
+async fn after_a_year_without_calls_the_burst_is_not_larger() {
     let limiter = RateLimiter::new(Quota::per_second(200).burst(50));
     time::advance(YEAR).await;
     let granted = (0..1_000).filter(|_| limiter.try_acquire(1).is_ok());
