@@ -1,5 +1,5 @@
-//! A POST with an `Idempotency-Key` is sent again, and a POST without one is sent once. This is what
-//! `Idempotent` does, the replay policy of `stack()` unless you set another.
+//! A POST with an `Idempotency-Key` is sent again after a 503, and a POST without one is not. This is
+//! what `Idempotent` does, the replay policy of `stack()` unless you set another.
 //!
 //! `cargo run --example idempotency_key`
 

@@ -251,7 +251,7 @@ reasons! {
     GiveUps {
         /// All attempts were used.
         Attempts = attempts,
-        /// The request cannot be sent again.
+        /// The request could not be copied, or it may have been processed and is not idempotent.
         NotReplayable = not_replayable,
         /// The upstream asks for a wait above `max_retry_after`.
         RetryAfter = retry_after,

@@ -1,6 +1,8 @@
 //! Decides which requests may be sent again, and copies them.
 
+use crate::budget::Budget;
 use crate::deadline::{Carrier, Deadline};
+use crate::verdict::Verdict;
 
 /// A policy that decides which requests may be sent again, and copies them.
 ///
@@ -27,7 +29,7 @@ use crate::deadline::{Carrier, Deadline};
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// ```
 ///
-/// A policy that wraps another must forward all four methods.
+/// A policy that wraps another must forward all methods.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot repeat a `{Req}`",
     note = "`Idempotent`, the default, repeats `http::Request<B>` where `B: Clone`",
@@ -36,6 +38,20 @@ use crate::deadline::{Carrier, Deadline};
 pub trait Replay<Req> {
     /// Returns a copy of `req`, before `req` is sent. `None` disables retries for this request.
     fn replay(&self, req: &Req) -> Option<Req>;
+
+    /// Whether `copy` may be sent after an attempt with this verdict. Called after a failed attempt.
+    /// [`Verdict::sent`] says whether the upstream may have processed that attempt. Default: `true`.
+    fn may_resend(&self, copy: &Req, verdict: Verdict) -> bool {
+        let _ = (copy, verdict);
+        true
+    }
+
+    /// Returns the budget that pays for retries of `copy` and earns from its success. Default: `None`,
+    /// the budget of the layer.
+    fn budget<'a>(&self, copy: &'a Req) -> Option<&'a Budget> {
+        let _ = copy;
+        None
+    }
 
     /// Returns the deadline that `req` carries. Called before the wait for a retry, and again before
     /// the retry is sent. Default: none. [`Within`] adds a deadline to any policy.
@@ -125,6 +141,14 @@ where
         self.replay.replay(req)
     }
 
+    fn may_resend(&self, copy: &Req, verdict: Verdict) -> bool {
+        self.replay.may_resend(copy, verdict)
+    }
+
+    fn budget<'a>(&self, copy: &'a Req) -> Option<&'a Budget> {
+        self.replay.budget(copy)
+    }
+
     fn replayable(&self, copy: &Req) -> bool {
         self.replay.replayable(copy)
     }
@@ -138,22 +162,24 @@ where
     }
 }
 
-/// Repeats an HTTP request if its method is idempotent (RFC 9110 §9.2.2) or if it has an
-/// `Idempotency-Key` header.
+/// Repeats an HTTP request if its method is idempotent (RFC 9110 §9.2.2), if it has an
+/// `Idempotency-Key` header, or if the upstream certainly did not process it.
 ///
 /// The idempotent methods are GET, HEAD, OPTIONS, TRACE, PUT and DELETE. The key must not be empty. A
-/// POST without a key is sent once.
+/// POST without a key is sent again only after a verdict that says that it was
+/// [not sent](crate::verdict::Sent::No), such as that of a refused connection.
 ///
 /// ```
-/// use buttress::{Replay, http::Idempotent};
+/// use buttress::{Replay, Verdict, http::Idempotent};
 /// use http::Request;
 ///
 /// let get = Request::get("/orders/7").body(())?;
-/// assert!(Idempotent.replay(&get).is_some());
+/// assert!(Idempotent.may_resend(&get, Verdict::TRANSIENT));
 /// let post = Request::post("/orders").body(())?;
-/// assert!(Idempotent.replay(&post).is_none());
+/// assert!(!Idempotent.may_resend(&post, Verdict::TRANSIENT));
+/// assert!(Idempotent.may_resend(&post, Verdict::NOT_SENT));
 /// let keyed = Request::post("/orders").header("idempotency-key", "8e03978e").body(())?;
-/// assert!(Idempotent.replay(&keyed).is_some());
+/// assert!(Idempotent.may_resend(&keyed, Verdict::TRANSIENT));
 /// # Ok::<(), http::Error>(())
 /// ```
 ///

@@ -19,11 +19,11 @@ use std::time::Duration;
 /// | [`Ignored`](Self::Ignored) | says nothing about the upstream | does not count | ends |
 ///
 /// ```
-/// use buttress::{RetryAfter, Verdict};
+/// use buttress::{RetryAfter, Verdict, verdict::Sent};
 /// use std::time::Duration;
 ///
 /// let retry_after = RetryAfter::from(Duration::from_secs(7));
-/// let overloaded = Verdict::Transient { retry_after };
+/// let overloaded = Verdict::Transient { retry_after, sent: Sent::Unknown };
 /// assert_eq!(overloaded.retry_after().delay(), Some(Duration::from_secs(7)));
 /// assert_eq!(Verdict::TRANSIENT.retry_after(), RetryAfter::None);
 /// ```
@@ -36,6 +36,8 @@ pub enum Verdict {
     Transient {
         /// How long the upstream asks callers to wait.
         retry_after: RetryAfter,
+        /// Whether the upstream may have processed the call.
+        sent: Sent,
     },
     /// The upstream works, and asks for fewer calls: HTTP status 429, gRPC `RESOURCE_EXHAUSTED`.
     Throttled {
@@ -44,11 +46,25 @@ pub enum Verdict {
     },
     /// The upstream failed, and a retry would fail too.
     Permanent,
-    /// The caller ran out of a resource of its own: file descriptors, ports, memory. The outcome says
-    /// nothing about the upstream, and a retry may succeed.
+    /// The call was not sent, because the caller ran out of a resource of its own: file descriptors,
+    /// ports, memory. The outcome says nothing about the upstream, and a retry may succeed.
     Local,
     /// The outcome says nothing about the upstream. For instance, the request was invalid.
     Ignored,
+}
+
+/// Whether a failed call was sent, and so may have been processed.
+///
+/// A call that was certainly not processed may be sent again, even a POST. A call that may have been
+/// processed may be sent again only if it is idempotent. [`Replay::may_resend`](crate::Replay::may_resend)
+/// decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Sent {
+    /// The upstream certainly did not process the call. For instance, it refused the connection.
+    No,
+    /// The upstream may have processed the call.
+    #[default]
+    Unknown,
 }
 
 /// The `Retry-After` of the upstream: how long it asks callers to wait, measured from when the
@@ -84,9 +100,16 @@ impl RetryAfter {
 }
 
 impl Verdict {
-    /// [`Transient`](Self::Transient), without a `Retry-After`.
+    /// [`Transient`](Self::Transient), without a `Retry-After`. The upstream may have processed the call.
     pub const TRANSIENT: Self = Self::Transient {
         retry_after: RetryAfter::None,
+        sent: Sent::Unknown,
+    };
+    /// [`Transient`](Self::Transient), without a `Retry-After`. The upstream certainly did not process
+    /// the call.
+    pub const NOT_SENT: Self = Self::Transient {
+        retry_after: RetryAfter::None,
+        sent: Sent::No,
     };
     /// [`Throttled`](Self::Throttled), without a `Retry-After`.
     pub const THROTTLED: Self = Self::Throttled {
@@ -97,8 +120,21 @@ impl Verdict {
     #[must_use]
     pub const fn retry_after(self) -> RetryAfter {
         match self {
-            Self::Transient { retry_after } | Self::Throttled { retry_after } => retry_after,
+            Self::Transient { retry_after, .. } | Self::Throttled { retry_after } => retry_after,
             Self::Healthy | Self::Permanent | Self::Local | Self::Ignored => RetryAfter::None,
+        }
+    }
+
+    /// Whether the upstream may have processed the call. Only `Transient` and `Local` can tell that it
+    /// did not.
+    #[must_use]
+    pub const fn sent(self) -> Sent {
+        match self {
+            Self::Transient { sent, .. } => sent,
+            Self::Local => Sent::No,
+            Self::Healthy | Self::Throttled { .. } | Self::Permanent | Self::Ignored => {
+                Sent::Unknown
+            }
         }
     }
 

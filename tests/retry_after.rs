@@ -4,6 +4,7 @@ use buttress::circuit_breaker::Circuit;
 use buttress::http::StatusClassifier;
 use buttress::retry::{Backoff, RetryBuilder};
 use buttress::verdict::RetryAfter;
+use buttress::verdict::Sent;
 use buttress::{CircuitBreakerLayer, Error, RetryLayer, Verdict};
 use http::{Request, Response};
 use std::convert::Infallible;
@@ -108,7 +109,10 @@ async fn a_circuit_opens_for_open_for_if_the_retry_after_cannot_be_read() {
 fn only_transient_and_throttled_verdicts_have_a_retry_after() {
     let retry_after = RetryAfter::Delay(SECOND);
     for asking in [
-        Verdict::Transient { retry_after },
+        Verdict::Transient {
+            retry_after,
+            sent: Sent::Unknown,
+        },
         Verdict::Throttled { retry_after },
     ] {
         assert_eq!(asking.retry_after(), retry_after);

@@ -71,7 +71,7 @@ impl Call {
         }
         let mark = match verdict {
             Verdict::Healthy => Mark::Good,
-            Verdict::Transient { retry_after } => Mark::Bad {
+            Verdict::Transient { retry_after, .. } => Mark::Bad {
                 hint: retry_after.delay().map_or(0, nanos),
             },
             Verdict::Permanent => Mark::Bad { hint: 0 },

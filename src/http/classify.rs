@@ -1,7 +1,7 @@
 use super::fault::ClientError;
 use super::head::ResponseHead;
 use super::retry_after::retry_after;
-use crate::verdict::{Classify, RetryAfter, Verdict};
+use crate::verdict::{Classify, RetryAfter, Sent, Verdict};
 use http::{HeaderMap, StatusCode};
 
 /// The classifier for HTTP: the verdict depends on the status of a response, or on the kind of an
@@ -20,13 +20,13 @@ use http::{HeaderMap, StatusCode};
 /// errors and gives the reasons.
 ///
 /// ```
-/// use buttress::{Classify, RetryAfter, Verdict, http::StatusClassifier};
+/// use buttress::{Classify, RetryAfter, Verdict, http::StatusClassifier, verdict::Sent};
 /// use std::{convert::Infallible, time::Duration};
 ///
 /// let response = http::Response::builder().status(503).header("retry-after", "7").body(())?;
 /// let verdict = StatusClassifier::default().classify(Ok::<_, &Infallible>(&response));
 /// let retry_after = RetryAfter::Delay(Duration::from_secs(7));
-/// assert_eq!(verdict, Verdict::Transient { retry_after });
+/// assert_eq!(verdict, Verdict::Transient { retry_after, sent: Sent::Unknown });
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
@@ -118,11 +118,13 @@ impl StatusClassifier {
         if self.transient.contains(&status) || self.transient.contains(&recognized) {
             return Verdict::Transient {
                 retry_after: asked(),
+                sent: Sent::Unknown,
             };
         }
         match recognized {
             StatusCode::TOO_MANY_REQUESTS if self.throttled_is_failure => Verdict::Transient {
                 retry_after: asked(),
+                sent: Sent::Unknown,
             },
             StatusCode::TOO_MANY_REQUESTS => Verdict::Throttled {
                 retry_after: asked(),

@@ -146,7 +146,8 @@ fn unknown(error: &dyn fmt::Display) -> Verdict {
 /// | the caller's fault: a request that could not be built, addressed or sent; a body stream that failed | [`Ignored`](Verdict::Ignored) |
 /// | the caller is out of file descriptors, ports, buffers or memory | [`Local`](Verdict::Local) |
 /// | a response that is not HTTP; a certificate that is not trusted (as rustls and OpenSSL report it); too many redirects | [`Permanent`](Verdict::Permanent) |
-/// | all others: could not connect, reset, cut off, too slow | [`Transient`](Verdict::Transient) |
+/// | the upstream certainly did not process the request: it could not be connected to, or it refused the stream | [`Transient`](Verdict::Transient), [not sent](crate::verdict::Sent::No) |
+/// | all others: reset, cut off, too slow | [`Transient`](Verdict::Transient) |
 ///
 /// The [full table](super#verdicts) lists them all. Call the function from a classifier of your own;
 /// [`StatusClassifier`] calls it through [`ClientError`]. Without the features `hyper-util` and
@@ -171,23 +172,27 @@ enum Link {
     Says(Verdict),
     /// A known client made the error, and its sources may tell more.
     Known,
+    /// As `Known`, and the request was certainly not processed.
+    NotSent,
     Unknown,
 }
-use Link::{Known, Says, Unknown};
+use Link::{Known, NotSent, Says, Unknown};
 
 /// Returns the verdict of the outermost error that is enough for one. If there is none: transient
-/// if a known client made the chain, else `None`.
+/// if a known client made the chain, else `None`. One error of the chain is enough to say that the
+/// request was not sent.
 fn judge_chain(outermost: Link, mut next: Option<&(dyn Error + 'static)>) -> Option<Verdict> {
     let mut link = outermost;
-    let mut known = false;
+    let mut transient = None;
     loop {
         match link {
             Says(verdict) => return Some(verdict),
-            Known => known = true,
+            NotSent => transient = Some(Verdict::NOT_SENT),
+            Known => transient = transient.or(Some(Verdict::TRANSIENT)),
             Unknown => {}
         }
         let Some(error) = next else {
-            return known.then_some(Verdict::TRANSIENT);
+            return transient;
         };
         link = by_type(error);
         next = below(error);
@@ -217,6 +222,10 @@ fn by_type(error: &(dyn Error + 'static)) -> Link {
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         return of_hyper(error);
     }
+    #[cfg(feature = "hyper-util")]
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return of_h2(error);
+    }
     by_words(error)
 }
 
@@ -234,6 +243,8 @@ fn of_io(error: &io::Error) -> Link {
     match error.kind() {
         ErrorKind::AddrNotAvailable | ErrorKind::OutOfMemory => Says(Verdict::Local),
         _ if error.raw_os_error().is_some_and(by_code) => Says(Verdict::Local),
+        // Only a connection that is being made can be refused.
+        ErrorKind::ConnectionRefused => NotSent,
         _ => Known,
     }
 }
@@ -246,8 +257,22 @@ fn of_reqwest(error: &reqwest::Error) -> Link {
         Says(Verdict::Permanent)
     } else if let Some(status) = error.status() {
         of_status(status)
+    } else if error.is_connect() {
+        NotSent
     } else {
         Known
+    }
+}
+
+/// RFC 9113 §8.7: a server that refuses a stream, or ends the connection with a `GOAWAY` below it, has
+/// not processed the request. h2 gives the error of a remote `GOAWAY` only to streams above its last id.
+#[cfg(feature = "hyper-util")]
+fn of_h2(error: &h2::Error) -> Link {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    if error.is_remote() && (refused || error.is_go_away()) {
+        NotSent
+    } else {
+        by_words(error)
     }
 }
 
@@ -274,6 +299,9 @@ const KINDS: &[(&str, Link)] = &[
         "hyper_util::client::legacy::Error(User",
         Says(Verdict::Ignored),
     ),
+    // hyper-util could not connect, or it still has the request.
+    ("hyper_util::client::legacy::Error(Connect", NotSent),
+    ("hyper_util::client::legacy::Error(Canceled", NotSent),
     ("hyper_util::client::legacy::Error(", Known),
     ("hyper::Error(Parse(", Says(Verdict::Permanent)),
     (
@@ -283,10 +311,13 @@ const KINDS: &[(&str, Link)] = &[
     // The runtime that drove the connection has shut down.
     ("hyper::Error(User(DispatchGone", Says(Verdict::TRANSIENT)),
     ("hyper::Error(User(", Says(Verdict::Ignored)),
+    // hyper cancels only requests that it has not begun to write.
+    ("hyper::Error(Canceled", NotSent),
     ("hyper::Error(", Known),
     // How an `io::Error` prints.
     ("Kind(AddrNotAvailable)", Says(Verdict::Local)),
     ("Kind(OutOfMemory)", Says(Verdict::Local)),
+    ("Kind(ConnectionRefused)", NotSent),
     ("Kind(", Known),
     ("Error { kind: ", Known),
 ];
@@ -301,6 +332,12 @@ const CAUSES: &[(&str, Link)] = &[
     ("stream error sent by user", Says(Verdict::Ignored)),
     ("user error: malformed headers", Says(Verdict::Ignored)),
     ("user error: request URI missing", Says(Verdict::Ignored)),
+    // h2: the server refused the stream, or its `GOAWAY` names an earlier one as the last.
+    (
+        "stream error received: refused stream before processing any application logic",
+        NotSent,
+    ),
+    ("connection error received: ", NotSent),
 ];
 
 /// Whether client or server does not trust the other's certificate, as rustls and OpenSSL print it.

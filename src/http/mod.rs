@@ -25,6 +25,7 @@
 //! | to retry idempotent requests, or those that you choose | [`Idempotent`], [`RepeatIf`] | |
 //! | to retry requests whose body is not `Clone` | `ReplayBodyLayer` | `http-body` |
 //! | to reuse connections after a failed response | `Drain` | `http-body` |
+//! | to send a retry over another connection | `FreshConnectionLayer` | `hyper-util` |
 //! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
 //! | a 429 that pauses the rate limit | [`PauseOn429`] | |
 //! | a deadline or an attempt timeout in one request | [`Deadline`](crate::Deadline), [`AttemptTimeout`] | |
@@ -32,7 +33,8 @@
 //! # Verdicts
 //!
 //! A verdict is the classification of an outcome. The table says how [`StatusClassifier`] classifies,
-//! and why. [`Verdict`](crate::Verdict) says what each verdict leads to.
+//! and why. [`Verdict`](crate::Verdict) says what each verdict leads to. "Processed?" says whether the
+//! upstream may have processed the request: after a "no", retry sends even a POST again.
 //!
 #![doc = include_str!("verdicts.md")]
 //!
@@ -56,6 +58,8 @@ mod deadline;
 #[cfg(feature = "http-body")]
 mod drain;
 mod fault;
+#[cfg(feature = "hyper-util")]
+mod fresh;
 mod head;
 mod pause;
 mod replay;
@@ -74,6 +78,8 @@ pub use deadline::{AttemptTimeout, InExtensions};
 #[cfg(feature = "http-body")]
 pub use drain::{Drain, Draining};
 pub use fault::{ClientError, judge_error};
+#[cfg(feature = "hyper-util")]
+pub use fresh::{FreshConnection, FreshConnectionLayer};
 pub use head::ResponseHead;
 pub use pause::{On429, PauseOn429, Pauses};
 pub use replay::RepeatIf;

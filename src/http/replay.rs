@@ -4,6 +4,7 @@ use super::deadline::InExtensions;
 use super::replay_body::Mark;
 use crate::deadline::{Carrier, Deadline};
 use crate::replay::{Idempotent, Replay};
+use crate::verdict::{Sent, Verdict};
 use http::{Extensions, HeaderMap, HeaderName, Method, Request};
 use std::fmt;
 
@@ -11,7 +12,11 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl<B: Clone> Replay<Request<B>> for Idempotent {
     fn replay(&self, request: &Request<B>) -> Option<Request<B>> {
-        repeatable(request.method(), request.headers()).then(|| request.clone())
+        Some(request.clone())
+    }
+
+    fn may_resend(&self, copy: &Request<B>, verdict: Verdict) -> bool {
+        verdict.sent() == Sent::No || repeatable(copy.method(), copy.headers())
     }
 
     fn deadline(&self, request: &Request<B>) -> Option<Deadline> {
@@ -27,10 +32,12 @@ impl<B: Clone> Replay<Request<B>> for Idempotent {
     }
 }
 
-/// Repeats the HTTP requests that a function allows, whatever their method.
+/// Repeats the HTTP requests that a function allows, whatever their method, and those that the
+/// upstream certainly did not process.
 ///
 /// Use it for gRPC, where every call is a POST, or for an API whose POSTs only read. The function is
-/// called once before each attempt except the last. Each retry carries its number as an [`Attempt`].
+/// called after a failed attempt, with a copy of the request. Each retry carries its number as an
+/// [`Attempt`].
 ///
 /// ```
 /// use buttress::RetryLayer;
@@ -49,7 +56,7 @@ impl<B: Clone> Replay<Request<B>> for Idempotent {
 /// ```
 #[derive(Clone, Copy)]
 pub struct RepeatIf<F>(
-    /// The function: `Fn(&Request<B>) -> bool`. It returns whether the request may be sent twice.
+    /// The function: `Fn(&Request<B>) -> bool`. It returns whether the request may be processed twice.
     pub F,
 );
 
@@ -59,7 +66,11 @@ where
     B: Clone,
 {
     fn replay(&self, request: &Request<B>) -> Option<Request<B>> {
-        (self.0)(request).then(|| request.clone())
+        Some(request.clone())
+    }
+
+    fn may_resend(&self, copy: &Request<B>, verdict: Verdict) -> bool {
+        verdict.sent() == Sent::No || (self.0)(copy)
     }
 
     fn deadline(&self, request: &Request<B>) -> Option<Deadline> {
@@ -98,17 +109,19 @@ fn resend(extensions: &mut Extensions, attempt: u32) {
     if let Some(mark) = extensions.get::<Mark>() {
         mark.release();
     }
+    #[cfg(feature = "hyper-util")]
+    super::fresh::avoid_used(extensions);
     extensions.insert(Attempt::new(attempt));
 }
 
 #[cfg(feature = "reqwest")]
 impl Replay<reqwest::Request> for Idempotent {
     fn replay(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
-        if repeatable(request.method(), request.headers()) {
-            request.try_clone()
-        } else {
-            None
-        }
+        request.try_clone()
+    }
+
+    fn may_resend(&self, copy: &reqwest::Request, verdict: Verdict) -> bool {
+        verdict.sent() == Sent::No || repeatable(copy.method(), copy.headers())
     }
 }
 
@@ -118,11 +131,11 @@ where
     F: Fn(&reqwest::Request) -> bool,
 {
     fn replay(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
-        if (self.0)(request) {
-            request.try_clone()
-        } else {
-            None
-        }
+        request.try_clone()
+    }
+
+    fn may_resend(&self, copy: &reqwest::Request, verdict: Verdict) -> bool {
+        verdict.sent() == Sent::No || (self.0)(copy)
     }
 }
 

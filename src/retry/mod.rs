@@ -32,7 +32,7 @@
 //! | `budget`, `no_budget` | a budget of the layer's own | pays for retries: one retry per 10 successes of the last 5 s, with a floor of 2, which refills by 0.1 per second |
 //! | `max_retry_after` | 60 s | the longest `Retry-After` that the layer obeys; if the upstream asks for more, the call is not retried |
 //! | `classify` | `Ok` is healthy (a success), `Err` is transient | turns an outcome into its classification, the [`Verdict`](crate::Verdict) |
-//! | `replay` | [`Idempotent`], for HTTP requests only | decides which requests may be sent again, and copies them |
+//! | `replay` | [`Idempotent`], for HTTP requests only | copies requests, and decides after a failure whether a copy may be sent |
 //! | `discard` | [`Dropped`] | what happens to the response of a failed attempt |
 //! | `seed` | random | seeds the jitter, so that waits are repeatable |
 //! | `name` | none | the name in errors, events, snapshots and `Debug` |
@@ -44,7 +44,7 @@
 //! * its verdict is [`Transient`](crate::Verdict::Transient),
 //!   [`Throttled`](crate::Verdict::Throttled) or [`Local`](crate::Verdict::Local);
 //! * attempts are left;
-//! * the replay policy copied the request, and the copy can still be sent;
+//! * the [replay policy](Replay) copied the request and allows to send the copy;
 //! * the upstream does not ask for a wait above `max_retry_after`;
 //! * the wait would end before the [deadline](crate::deadline) that the request carries;
 //! * the budget has a token.
@@ -52,7 +52,14 @@
 //! Otherwise the layer returns the response or error of the last attempt at once and unchanged, and
 //! takes no token.
 //!
-//! [`TimedOut`](crate::Rejection::TimedOut) is transient. Every other rejection by a layer of this
+//! **What may be sent twice.** The verdict of a failed attempt says whether the upstream may have
+//! processed it ([`Sent`](crate::verdict::Sent)). [`Idempotent`] sends every request again that was
+//! certainly not processed, for example after a refused connection or a refused HTTP/2 stream. A request
+//! that may have been processed is sent again only if its method is idempotent or if it has an
+//! `Idempotency-Key` (RFC 9110 §9.2.2). The [table of verdicts](crate::http#verdicts) has all cases.
+//!
+//! [`TimedOut`](crate::Rejection::TimedOut) is transient, and the upstream may have processed the call.
+//! Every other rejection by a layer of this
 //! crate ends the call. `Idempotent` finds the deadline in the request's extensions. For other
 //! policies, [`Within`] says where the deadline is.
 //!

@@ -52,10 +52,15 @@ impl Policy {
     /// Records the success of a first attempt. A successful retry earns nothing: otherwise retries
     /// would pay for themselves.
     #[inline]
-    pub(super) fn first_success(&self) {
-        if let Some(budget) = &self.budget {
+    pub(super) fn first_success(&self, budget: Option<&Budget>) {
+        if let Some(budget) = self.pays(budget) {
             budget.deposit();
         }
+    }
+
+    /// The budget of the request, or else that of the layer.
+    fn pays<'a>(&'a self, of_request: Option<&'a Budget>) -> Option<&'a Budget> {
+        of_request.or(self.budget.as_ref())
     }
 
     /// Decides about the next attempt after any other outcome. `None`: the call ends.
@@ -64,13 +69,14 @@ impl Policy {
         progress: &mut Progress,
         verdict: Verdict,
         rejection: Option<Rejection>,
-        copied: bool,
+        budget: Option<&Budget>,
+        may_resend: impl FnOnce() -> bool,
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Option<Granted> {
         if progress.attempt > 1 {
             // A retry that timed out may have been sent. One that was rejected was not.
             if rejection.is_some_and(|rejection| rejection.was_not_sent()) {
-                self.refund();
+                self.refund(budget);
             }
             if verdict == Verdict::Healthy {
                 self.recovered.add();
@@ -82,7 +88,7 @@ impl Policy {
         ) {
             return None;
         }
-        match self.grant(progress, verdict, copied, deadline) {
+        match self.grant(progress, verdict, budget, may_resend, deadline) {
             Ok(granted) => Some(granted),
             Err(reason) => {
                 self.give_up(progress.attempt, verdict, reason);
@@ -96,7 +102,8 @@ impl Policy {
         &self,
         progress: &mut Progress,
         verdict: Verdict,
-        copied: bool,
+        budget: Option<&Budget>,
+        may_resend: impl FnOnce() -> bool,
         deadline: impl FnOnce() -> Option<Deadline>,
     ) -> Result<Granted, GiveUpReason> {
         let asked = match verdict.retry_after() {
@@ -108,7 +115,7 @@ impl Policy {
         if progress.attempt >= self.settings.attempts {
             return Err(GiveUpReason::Attempts);
         }
-        if !copied {
+        if !may_resend() {
             return Err(GiveUpReason::NotReplayable);
         }
         if asked > self.settings.max_retry_after {
@@ -128,7 +135,7 @@ impl Policy {
         if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), sent_after)) {
             return Err(GiveUpReason::Deadline);
         }
-        let withdrawal = match &self.budget {
+        let withdrawal = match self.pays(budget) {
             None => None,
             Some(budget) => Some(budget.try_withdraw().ok_or(GiveUpReason::Budget)?),
         };
@@ -136,8 +143,8 @@ impl Policy {
     }
 
     /// Puts back the token of a retry that was counted as sent, but was not.
-    pub(super) fn refund(&self) {
-        self.budget.iter().for_each(Budget::refund);
+    pub(super) fn refund(&self, budget: Option<&Budget>) {
+        self.pays(budget).into_iter().for_each(Budget::refund);
     }
 
     /// Counts and reports a granted retry.

@@ -1,6 +1,6 @@
 use super::discard::{Discard, Dropped};
 use super::policy::{Granted, Policy, Progress};
-use crate::budget::Withdrawal;
+use crate::budget::{Budget, Withdrawal};
 use crate::error::{Rejection, StackError};
 use crate::event::GiveUpReason;
 use crate::gate::left_waiting;
@@ -192,21 +192,24 @@ where
                 return Poll::Ready(outcome);
             };
             let verdict = judge(&shared.classify, outcome.as_ref());
+            let copied = copy.as_ref();
+            let budget = copied.and_then(|copy| shared.replay.budget(copy));
             if verdict == Verdict::Healthy {
-                shared.policy.first_success();
+                shared.policy.first_success(budget);
                 return Poll::Ready(outcome);
             }
             let mut progress = Progress {
                 attempt: 1,
                 previous: Duration::ZERO,
             };
-            let granted = shared.follow_up(&mut progress, &outcome, verdict, copy.as_ref());
+            let granted = shared.follow_up(&mut progress, &outcome, verdict, copied, budget);
             let Some(granted) = granted else {
                 return Poll::Ready(outcome);
             };
             let retrying = Retrying {
                 step: shared.wait(outcome, granted),
                 service: None,
+                budget: budget.cloned(),
                 copy: copy.take(),
                 progress,
                 shared: shared.clone(),
@@ -234,6 +237,7 @@ impl<S, C, R, D> Shared<S, C, R, D> {
         outcome: &Result<Res, E>,
         verdict: Verdict,
         copy: Option<&Req>,
+        budget: Option<&Budget>,
     ) -> Option<Granted>
     where
         R: Replay<Req>,
@@ -242,7 +246,8 @@ impl<S, C, R, D> Shared<S, C, R, D> {
         let Self { policy, replay, .. } = self;
         let rejection = outcome.as_ref().err().and_then(StackError::rejection);
         let deadline = || copy.and_then(|copy| replay.deadline(copy));
-        let granted = policy.after(progress, verdict, rejection, copy.is_some(), deadline)?;
+        let may_resend = || copy.is_some_and(|copy| replay.may_resend(copy, verdict));
+        let granted = policy.after(progress, verdict, rejection, budget, may_resend, deadline)?;
         // Asked last: a copy that will be sent may stop the previous attempt from reading its body.
         if !copy.is_some_and(|copy| replay.replayable(copy)) {
             policy.give_up(progress.attempt, verdict, GiveUpReason::NotReplayable);
@@ -278,6 +283,8 @@ pin_project! {
         step: Step<S::Future, D::Future>,
         // A clone, from the end of the wait until the retry is sent.
         service: Option<S>,
+        // The budget of the request, if it is not that of the layer.
+        budget: Option<Budget>,
         // The request of the next attempt.
         copy: Option<Req>,
         progress: Progress,
@@ -292,7 +299,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if left_waiting(|| this.step.set(Step::Done)) {
-                this.shared.policy.refund();
+                this.shared.policy.refund(this.budget.as_ref());
             }
         }
     }
@@ -338,7 +345,8 @@ where
             let shared = &*this.shared;
             let verdict = judge(&shared.classify, outcome.as_ref());
             let copy = this.copy.as_ref();
-            let granted = shared.follow_up(this.progress, &outcome, verdict, copy);
+            let budget = this.budget.as_ref();
+            let granted = shared.follow_up(this.progress, &outcome, verdict, copy, budget);
             let Some(granted) = granted else {
                 this.step.set(Step::Done);
                 return Poll::Ready(outcome);

@@ -15,6 +15,7 @@ mod waits;
 
 use buttress::retry::{Backoff, Budget, Cloned, RetryBuilder, Withdrawal};
 use buttress::verdict::RetryAfter;
+use buttress::verdict::Sent;
 use buttress::{Classify, Error, Name, Rejection, RetryLayer, Verdict};
 use std::fmt::Debug;
 use std::future::{Ready, ready};
@@ -186,6 +187,7 @@ async fn time_of(work: impl Future) -> Duration {
 fn transient(retry_after: Duration) -> Verdict {
     Verdict::Transient {
         retry_after: RetryAfter::Delay(retry_after),
+        sent: Sent::Unknown,
     }
 }
 

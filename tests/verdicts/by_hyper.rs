@@ -1,14 +1,17 @@
 //! Errors of the clients of hyper and hyper-util.
 
+use super::frames::Frames;
 use super::servers::{Does, failing, nobody, panicking, server, servers, silent_server, uri_of};
 use super::{BoxError, Met};
 use bytes::Bytes;
 use http::{Request, Response, Uri, Version};
 use http_body_util::{Empty, Full};
-use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{HttpConnector, dns::Name};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::future::{pending, ready};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +22,9 @@ pub(crate) async fn met() -> Met {
     let mut met = by_client().await;
     met.extend(of_bodies().await);
     met.extend(of_shortages().await);
+    met.extend(of_connecting().await);
     met.extend(over_http_2().await);
+    met.extend(of_streams().await);
     met.extend(by_connection().await);
     met.push(("connection whose runtime has ended", runtime_ended().await));
     met
@@ -84,6 +89,58 @@ async fn of_shortages() -> Met {
         let error = client.build(connector).request(request().unwrap()).await;
         met.push((row, error.unwrap_err().into()));
         met.push((row, shortage().into()));
+    }
+    met
+}
+
+async fn of_connecting() -> Met {
+    let client = legacy::Client::builder(TokioExecutor::new());
+    let request = || Request::get("http://orders.invalid/").body(Empty::<Bytes>::new());
+    let resolver = service_fn(|_: Name| async {
+        Err::<std::vec::IntoIter<SocketAddr>, _>(io::Error::other("no such host"))
+    });
+    let connector = HttpConnector::new_with_resolver(resolver);
+    let unknown = client.build(connector).request(request().unwrap()).await;
+    // As `HttpConnector::set_connect_timeout` ends an attempt.
+    let late = || ready(Err::<TokioIo<TcpStream>, _>(io::ErrorKind::TimedOut));
+    let connector = service_fn(move |_: Uri| late());
+    let connector = connector.map_err(io::Error::from);
+    let late = client.build(connector).request(request().unwrap()).await;
+    vec![
+        ("host name not found", unknown.unwrap_err().into()),
+        ("connecting took too long", late.unwrap_err().into()),
+    ]
+}
+
+/// The errors of HTTP/2 streams, from a server written frame by frame.
+async fn of_streams() -> Met {
+    let mut met = Met::new();
+    let mut client = legacy::Client::builder(TokioExecutor::new());
+    let client = client
+        .http2_only(true)
+        .retry_canceled_requests(false)
+        .build_http::<Empty<Bytes>>();
+    for (row, go_away, code) in [
+        ("HTTP/2 stream refused (`REFUSED_STREAM`)", None, 7),
+        ("HTTP/2 stream above the last one of a `GOAWAY`", Some(0), 0),
+        ("connection closed before the response", Some(1), 0),
+        ("any other error", None, 2),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = uri_of(listener.local_addr().unwrap());
+        let server = async {
+            let mut connection = Frames::accept(&listener).await.unwrap();
+            let id = connection.request().await.unwrap();
+            match go_away {
+                Some(last) => connection.go_away(last, code).await.unwrap(),
+                None => connection.reset(id, code).await.unwrap(),
+            }
+            // A closed connection loses a frame that was not read yet.
+            (go_away != Some(1)).then_some(connection)
+        };
+        let request = Request::post(uri).body(Empty::new()).unwrap();
+        let (outcome, _open) = tokio::join!(client.request(request), server);
+        met.push((row, outcome.unwrap_err().into()));
     }
     met
 }
@@ -163,6 +220,14 @@ async fn by_connection() -> Met {
         let error = sender.send_request(request.body(body).unwrap()).await;
         met.push((row, error.unwrap_err().into()));
     }
+    let stream = TcpStream::connect(server(Does::Close).await).await.unwrap();
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.unwrap();
+    drop(connection);
+    let request = Request::post("/").body(Empty::<Bytes>::new()).unwrap();
+    let error = sender.send_request(request).await.unwrap_err();
+    let row = "connection closed before the request was written";
+    met.push((row, error.into()));
     let upgraded = hyper::upgrade::on(Response::new(())).await;
     let row = "upgrade that the response does not grant";
     met.push((row, upgraded.unwrap_err().into()));

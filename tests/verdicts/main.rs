@@ -4,10 +4,14 @@
 mod by_hyper;
 #[cfg(feature = "reqwest")]
 mod by_reqwest;
+#[path = "../support/frames.rs"]
+#[expect(dead_code, reason = "these tests need no responses")]
+mod frames;
 mod over_tls;
 mod servers;
 
 use buttress::http::{ClientError, StatusClassifier, judge_error};
+use buttress::verdict::Sent;
 use buttress::{Classify, Verdict};
 use http::{Response, StatusCode};
 use std::convert::Infallible;
@@ -21,18 +25,30 @@ type Met = Vec<(&'static str, BoxError)>;
 
 const TABLE: &str = include_str!("../../src/http/verdicts.md");
 
-/// The outcome and the verdict of each row.
-fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+/// The outcome of each row; its verdict, and whether the request may have been processed.
+fn rows() -> impl Iterator<Item = (&'static str, [&'static str; 2])> {
     let rows = TABLE.lines().skip(2).map(|row| {
         let mut cells = row.split('|').skip(1).map(str::trim);
-        (cells.next().unwrap(), cells.next().unwrap())
+        let mut cell = || cells.next().unwrap_or_default();
+        (cell(), [cell(), cell()])
     });
     rows.filter(|(outcome, _)| !outcome.is_empty())
 }
 
-fn word(verdict: Verdict) -> String {
+/// The words of a row for a verdict.
+fn words(verdict: Verdict) -> [String; 2] {
     let word = format!("{verdict:?}");
-    word.split(' ').next().unwrap().to_owned()
+    let word = word.split(' ').next().unwrap().to_owned();
+    let processed = match verdict {
+        Verdict::Transient { .. } | Verdict::Throttled { .. } | Verdict::Local => {
+            match verdict.sent() {
+                Sent::No => "no",
+                Sent::Unknown => "maybe",
+            }
+        }
+        _ => "–",
+    };
+    [word, processed.to_owned()]
 }
 
 #[test]
@@ -49,7 +65,7 @@ fn every_status_is_judged_as_its_row_says() {
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             let outcome = Ok::<_, &Infallible>(&response);
             let verdict = StatusClassifier::default().classify(outcome);
-            assert_eq!(word(verdict), expected, "{status}");
+            assert_eq!(words(verdict), expected, "{status}");
         }
         next = last + 1;
     }
@@ -69,9 +85,9 @@ async fn every_client_error_is_judged_as_its_row_says() {
     let met = met.await.unwrap();
     for (row, error) in &met {
         let expected = rows().find(|(outcome, _)| outcome == row).expect(row).1;
-        assert_eq!(word(judge_error(&**error)), expected, "{row}: {error:?}");
+        assert_eq!(words(judge_error(&**error)), expected, "{row}: {error:?}");
         // Inside a box of another type it cannot be downcast.
-        assert_eq!(word(error.verdict()), expected, "boxed, {row}: {error:?}");
+        assert_eq!(words(error.verdict()), expected, "boxed, {row}: {error:?}");
     }
     // Every row must have been tested.
     #[cfg(feature = "reqwest")]
@@ -86,5 +102,5 @@ async fn every_client_error_is_judged_as_its_row_says() {
 fn any_other_error_is_transient() {
     let expected = rows().find(|(outcome, _)| *outcome == "any other error");
     let verdict = judge_error(&io::Error::other("who knows"));
-    assert_eq!(word(verdict), expected.unwrap().1);
+    assert_eq!(words(verdict), expected.unwrap().1);
 }

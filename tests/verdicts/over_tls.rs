@@ -87,7 +87,7 @@ pub(crate) async fn met() -> Met {
         "received fatal alert: InternalError",
         "the certificate service is away",
     ] {
-        met.push(("any other error", error_of_a_connector(words).await));
+        met.push(("TLS handshake failed", error_of_a_connector(words).await));
     }
     met
 }

@@ -51,7 +51,7 @@ use tower::Layer;
 /// | part | default |
 /// |---|---|
 /// | [deadline](crate::timeout) of the whole call | 30 s |
-/// | [retry](crate::retry) | 3 attempts, 50 ms doubling to 5 s with full jitter, a budget, idempotent requests only |
+/// | [retry](crate::retry) | 3 attempts, 50 ms doubling to 5 s with full jitter, a budget, idempotent requests and those that were certainly not processed |
 /// | [load shed](crate::load_shed) (concurrency limit) | none |
 /// | [rate limit](crate::rate_limit) | none |
 /// | [circuit breaker](crate::circuit_breaker) | opens at 50 % failures of at least 20 calls in 10 s, for 500 ms to 1 s |

@@ -7,6 +7,7 @@ mod open;
 
 use buttress::circuit_breaker::{Circuit, CircuitBuilder};
 use buttress::error::Rejected;
+use buttress::verdict::Sent;
 use buttress::{Rejection, Verdict};
 use std::time::Duration;
 use tokio::time::advance;
@@ -75,5 +76,8 @@ async fn open_and_wait(circuit: &Circuit) {
 
 fn transient(retry_after: Duration) -> Verdict {
     let retry_after = buttress::verdict::RetryAfter::Delay(retry_after);
-    Verdict::Transient { retry_after }
+    Verdict::Transient {
+        retry_after,
+        sent: Sent::Unknown,
+    }
 }
