@@ -254,6 +254,14 @@ impl Budget {
         bucket.deposit(|| timeline.now());
     }
 
+    /// Whether the bucket is filled to its floor, so that a new budget allows no more retries, and nobody
+    /// else holds it.
+    pub(crate) fn is_like_new(&mut self) -> bool {
+        Arc::get_mut(&mut self.shared).is_some_and(|shared| {
+            shared.bucket.tokens(shared.timeline.now()) >= shared.bucket.floor
+        })
+    }
+
     /// Returns the token of a retry that was not sent after all.
     pub(crate) fn refund(&self) {
         self.shared.bucket.refund();

@@ -16,6 +16,7 @@ pub mod event;
 pub mod gate;
 pub mod guide;
 pub mod http;
+pub mod keyed;
 pub mod load_shed;
 mod name;
 pub mod rate_limit;

@@ -46,6 +46,14 @@ impl Name {
         Self(self.0.or(other.0))
     }
 
+    /// The name of what keyed layers share when they are full.
+    pub(crate) fn overflow(self) -> Self {
+        match self.as_str() {
+            Some(name) => Self::new(format!("{name} overflow")),
+            None => Self::new("overflow"),
+        }
+    }
+
     /// The text, or `None` if unnamed.
     #[must_use]
     pub const fn as_str(&self) -> Option<&'static str> {

@@ -1,11 +1,14 @@
 //! Allocations per call: none, unless the call has to wait, and then one or two boxes.
 
+use buttress::http::stack;
 use buttress::retry::{Backoff, Cloned, Jitter};
+use buttress::verdict::Outcome;
 use buttress::{
     CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer,
     TimeoutLayer, Verdict,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
@@ -78,6 +81,35 @@ impl Future for ResponseFuture {
     }
 }
 
+/// As [`Inner`], with an error that holds no rejection. Pending on the first poll if it is `true`.
+#[derive(Clone)]
+struct Client(bool);
+
+impl Service<u32> for Client {
+    type Response = u32;
+    type Error = Infallible;
+    type Future = Bare;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, n: u32) -> Bare {
+        Bare(ResponseFuture { n, pending: self.0 })
+    }
+}
+
+struct Bare(ResponseFuture);
+
+impl Future for Bare {
+    type Output = Result<u32, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = Pin::new(&mut self.0).poll(cx);
+        polled.map(|response| Ok(response.unwrap()))
+    }
+}
+
 /// Counts the allocations of the third call. The first call sets up what later calls reuse. If the
 /// first call used up the limit, the later ones have to wait.
 async fn allocations<S>(service: &mut S) -> usize
@@ -131,29 +163,28 @@ fn retry() -> RetryLayer<buttress::verdict::Outcome, Cloned> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn finding_a_known_key_allocates_nothing() {
+    #[expect(clippy::unnecessary_wraps, reason = "a request may have no key")]
+    fn key(_: &u32) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed("key"))
+    }
+    let inner = Inner { pending: false };
+    let breaker = CircuitBreakerLayer::builder().per_key(key).build();
+    let limit = RateLimitLayer::builder(Quota::per_second(9).burst(9)).per_key(key);
+    let shed = LoadShedLayer::builder(9).per_key(key).build();
+    let stack = stack().carrier(()).replay(Cloned).classify(Outcome);
+    let stack = stack.load_shed(9).rate_limit(Quota::per_second(9));
+    let counts = [
+        allocations(&mut breaker.unwrap().layer(inner.clone())).await,
+        allocations(&mut limit.build().unwrap().layer(inner.clone())).await,
+        allocations(&mut shed.unwrap().layer(inner)).await,
+        allocations(&mut stack.per_key(key).service(Client(false)).unwrap()).await,
+    ];
+    assert_eq!(counts, [0; 4], "breaker, rate limit, shed, stack");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_whole_stack_allocates_only_the_timers_of_its_two_timeouts() {
-    #[derive(Clone)]
-    struct Client(bool);
-    impl Service<u32> for Client {
-        type Response = u32;
-        type Error = Infallible;
-        type Future = Bare;
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, n: u32) -> Bare {
-            Bare(ResponseFuture { n, pending: self.0 })
-        }
-    }
-    struct Bare(ResponseFuture);
-    impl Future for Bare {
-        type Output = Result<u32, Infallible>;
-        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-            Pin::new(&mut self.0)
-                .poll(cx)
-                .map(|response| Ok(response.unwrap()))
-        }
-    }
     for pending in [false, true] {
         let mut stack = tower::ServiceBuilder::new()
             .layer(TimeoutLayer::new(Duration::from_secs(10)))

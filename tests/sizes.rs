@@ -1,7 +1,7 @@
 //! How many bytes each layer adds to the future of a call. Moving a future copies all of its bytes,
 //! so rare states are boxed.
 
-use buttress::http::stack;
+use buttress::http::{Authority, stack};
 use buttress::retry::Cloned;
 use buttress::{
     CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer,
@@ -104,4 +104,15 @@ fn the_recommended_stack_adds_little_more_than_the_copy_of_the_request() {
     let service = stack.service(client::<2, Infallible>()).unwrap();
     let size = size::<_, Req>(&service) - size_of::<Option<Req>>();
     assert!(size <= 176, "{size}");
+}
+
+#[test]
+fn a_stack_with_keys_adds_little_to_one_without() {
+    type Req = http::Request<Full<Bytes>>;
+    let stack = || stack().load_shed(1).rate_limit(Quota::per_second(1));
+    let keyed = stack().per_key(Authority);
+    let keyed = keyed.service(client::<2, Infallible>()).unwrap();
+    let unkeyed = stack().service(client::<2, Infallible>()).unwrap();
+    let added = size::<_, Req>(&keyed) - size::<_, Req>(&unkeyed);
+    assert!(added <= 8, "{added}");
 }

@@ -244,6 +244,11 @@ impl Breaker {
             .filter(|change| change.from != change.to)
     }
 
+    /// Whether the window counts calls, and not time.
+    pub(super) fn counts_calls(&self) -> bool {
+        matches!(self.window, Some(Window::Count(_)))
+    }
+
     /// The phase that the next call finds, and why it would be rejected.
     pub(super) fn phase(&self, now: impl FnOnce() -> u64) -> (Phase, Option<Blocked>) {
         found(self.epoch().phase(), || self.gate().look(now()))

@@ -114,6 +114,35 @@ impl Circuit {
         })
     }
 
+    /// Makes a circuit that is forced closed from the start.
+    pub(super) fn closed(settings: CircuitBreakerSettings) -> Result<Self, InvalidConfig> {
+        let circuit = Self::with(settings)?;
+        // Not reported: nobody has seen it in another state.
+        circuit
+            .shared
+            .breaker
+            .force(Event::ForceClosed, Reason::Forced);
+        Ok(circuit)
+    }
+
+    /// Whether the circuit cannot be told from a new one, and nobody else holds it. A count window and
+    /// a row of failures never empty by themselves, and an open circuit closes only by calls: an idle
+    /// circuit counts as new without them, once its open time is over.
+    pub(super) fn is_like_new(&mut self, idle: bool) -> bool {
+        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+            return false;
+        };
+        let seen = shared.breaker.snapshot(shared.timeline.now());
+        let has_row = seen.row.is_some_and(|row| row > 0);
+        let has_failures = seen.counts.bad > 0 || seen.counts.slow > 0;
+        match seen.phase {
+            Phase::Closed if idle => !has_failures || shared.breaker.counts_calls(),
+            Phase::Closed => !has_failures && !has_row,
+            Phase::HalfOpen => idle,
+            Phase::Open | Phase::ForcedOpen | Phase::ForcedClosed => false,
+        }
+    }
+
     /// The current state. Half-open as soon as the open time is over, even if no call has come yet.
     #[must_use]
     pub fn state(&self) -> CircuitState {

@@ -102,8 +102,8 @@ impl<C, U> fmt::Display for CircuitBreakerLayer<C, U> {
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct CircuitBreakerBuilder<C = Outcome, U = UntilHead> {
-    settings: CircuitBreakerSettings,
-    gate: GateLayer<C, (), U>,
+    pub(super) settings: CircuitBreakerSettings,
+    pub(super) gate: GateLayer<C, (), U>,
 }
 
 impl<C, U> CircuitBreakerBuilder<C, U> {
@@ -125,6 +125,10 @@ impl<C, U> CircuitBreakerBuilder<C, U> {
             settings: self.settings,
             gate: self.gate.until(until),
         }
+    }
+
+    pub(crate) fn into_settings(self) -> CircuitBreakerSettings {
+        self.settings
     }
 
     /// Sets the name if none is set.
@@ -225,6 +229,12 @@ impl<C> Guarded<C> {
 
     pub(crate) fn circuit(&self) -> &Circuit {
         &self.judge.circuit
+    }
+
+    /// Whether nobody can miss this circuit, and no call of it is in flight.
+    pub(crate) fn is_like_new(&mut self, idle: bool) -> bool {
+        let judge = Arc::get_mut(&mut self.judge);
+        judge.is_some_and(|judge| judge.circuit.is_like_new(idle))
     }
 }
 

@@ -166,6 +166,7 @@
 mod breaker;
 mod circuit;
 mod count_window;
+mod keyed;
 mod layer;
 #[cfg(all(test, buttress_loom))]
 mod models;
@@ -180,6 +181,7 @@ mod window;
 
 pub use crate::event::CircuitState;
 pub use circuit::{Circuit, CircuitBuilder, CircuitSnapshot, Opening};
+pub use keyed::{KeyedCircuitBreakerLayer, MakeCircuit};
 pub use layer::{
     CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerFuture, CircuitBreakerLayer, Guarded,
     Watch,

@@ -51,6 +51,7 @@
 //! [`ClientError`] describes the one event of this module, `unknown_client_error`.
 
 mod attempt;
+mod authority;
 #[cfg(feature = "http-body")]
 mod body_end;
 mod classify;
@@ -71,6 +72,7 @@ mod stack;
 pub use crate::gate::{CallEnd, UntilHead};
 pub use crate::replay::Idempotent;
 pub use attempt::Attempt;
+pub use authority::Authority;
 #[cfg(feature = "http-body")]
 pub use body_end::{HeldBody, UntilBodyEnd};
 pub use classify::StatusClassifier;
@@ -86,4 +88,6 @@ pub use replay::RepeatIf;
 #[cfg(feature = "http-body")]
 pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
 pub use retry_after::retry_after;
-pub use stack::{Part, Stack, StackBuilder, StackLayer, stack};
+pub use stack::{
+    KeyedParts, KeyedStack, KeyedStackLayer, Part, Stack, StackBuilder, StackLayer, stack,
+};

@@ -92,7 +92,7 @@ impl<K, U, O> fmt::Display for LoadShedLayer<K, U, O> {
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct LoadShedBuilder<K = (), U = UntilHead, O = ()> {
     pub(crate) settings: LoadShedSettings,
-    gate: GateLayer<O, K, U>,
+    pub(super) gate: GateLayer<O, K, U>,
 }
 
 impl<K, U, O> LoadShedBuilder<K, U, O> {

@@ -78,6 +78,15 @@ impl ConcurrencyLimit {
         })
     }
 
+    /// Whether the limit is free and still this one, and nobody else holds it.
+    pub(super) fn is_like_new(&mut self, max_in_flight: usize) -> bool {
+        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+            return false;
+        };
+        let counts = shared.queue.counts();
+        counts.in_flight == 0 && counts.limit as usize == max_in_flight
+    }
+
     /// The slots that are taken now.
     #[must_use]
     pub fn in_flight(&self) -> usize {

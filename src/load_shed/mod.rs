@@ -80,6 +80,7 @@
 //!
 //! Only a call that waits in the queue needs a tokio runtime with time enabled.
 
+mod keyed;
 mod layer;
 mod limit;
 mod queue;
@@ -87,6 +88,7 @@ mod settings;
 mod slots;
 
 pub use crate::event::Overloads;
+pub use keyed::{KeyedLoadShedLayer, MakeLimit};
 pub use layer::{LoadShed, LoadShedBuilder, LoadShedFuture, LoadShedLayer};
 pub use limit::{ConcurrencyLimit, LoadShedSnapshot, Slot, Wait};
 pub use settings::LoadShedSettings;

@@ -126,7 +126,7 @@ impl<W, K, O> fmt::Display for RateLimitLayer<W, K, O> {
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct RateLimitBuilder<W = (), K = (), O = ()> {
     pub(crate) settings: RateLimitSettings,
-    gate: GateLayer<(W, O), K>,
+    pub(super) gate: GateLayer<(W, O), K>,
 }
 
 impl<W, K, O> RateLimitBuilder<W, K, O> {
@@ -223,6 +223,11 @@ impl<W> Metered<W> {
 
     pub(crate) fn limiter(&self) -> &RateLimiter {
         &self.limiter
+    }
+
+    /// Whether the limiter cannot be told from a new one with this quota, and nobody else holds it.
+    pub(super) fn is_like_new(&mut self, quota: Quota) -> bool {
+        self.limiter.is_like_new(quota)
     }
 }
 

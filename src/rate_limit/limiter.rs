@@ -165,6 +165,16 @@ impl RateLimiter {
         }
     }
 
+    /// Whether the whole burst is available, the quota is still this one, and nobody else holds the
+    /// limiter.
+    pub(super) fn is_like_new(&mut self, expected: Quota) -> bool {
+        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+            return false;
+        };
+        let (quota, available, waiting) = shared.queue.look(shared.now());
+        quota == expected && available == shared.queue.rate().burst && waiting == 0
+    }
+
     /// Takes a turn, or a place in the queue if the turn comes within `max_wait` and before the
     /// deadline.
     #[inline]

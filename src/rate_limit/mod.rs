@@ -96,12 +96,14 @@
 //! Only a call that waits needs a tokio runtime with time enabled.
 
 mod gcra;
+mod keyed;
 mod layer;
 mod limiter;
 mod queue;
 mod quota;
 mod settings;
 
+pub use keyed::{KeptLimiter, KeyedRateLimitLayer, MakeLimiter, QuotaOf};
 pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
 pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;

@@ -253,6 +253,12 @@ impl<C, R, D> RetryBuilder<C, R, D> {
         self
     }
 
+    /// The builder without a budget and the name of the budget, if the layer were to have its own.
+    pub(crate) fn without_own_budget(self) -> Option<(Self, Name)> {
+        let name = self.settings.name;
+        matches!(self.budget, Budgeting::Own).then(|| (self.no_budget(), name))
+    }
+
     fn with<J, Q, E>(self, change: impl FnOnce(C, R, D) -> (J, Q, E)) -> RetryBuilder<J, Q, E> {
         let (classify, replay, discard) = change(self.classify, self.replay, self.discard);
         RetryBuilder {

@@ -2,12 +2,15 @@
 
 use super::{Res, TICK};
 use crate::strict::Strict;
-use buttress::circuit_breaker::Circuit;
-use buttress::load_shed::ConcurrencyLimit;
-use buttress::rate_limit::RateLimiter;
+use buttress::circuit_breaker::{Circuit, KeyedCircuitBreakerLayer};
+use buttress::http::{Authority, KeyedParts, KeyedStackLayer};
+use buttress::keyed::ByKey;
+use buttress::load_shed::{ConcurrencyLimit, KeyedLoadShedLayer};
+use buttress::rate_limit::{KeyedRateLimitLayer, RateLimiter};
 use buttress::retry::{Budget, Cloned};
 use buttress::timeout::TimeoutLayer;
 use buttress::{CircuitBreakerLayer, Error, LoadShedLayer, RateLimitLayer, Rejection, RetryLayer};
+use std::borrow::Cow;
 use std::task::{Context, Poll};
 use tokio_test::task;
 use tower::{Layer, Service};
@@ -24,6 +27,7 @@ fn layers_handles_services_and_futures_are_send_and_sync() {
     {
         sent::<<L::Service as Service<u32>>::Future>();
     }
+    type Key = for<'a> fn(&'a u32) -> Option<Cow<'a, str>>;
     type Retried = RetryLayer<buttress::verdict::Outcome, Cloned>;
 
     shared::<TimeoutLayer>();
@@ -32,6 +36,11 @@ fn layers_handles_services_and_futures_are_send_and_sync() {
     shared::<RateLimitLayer>();
     shared::<LoadShedLayer>();
     shared::<buttress::ErrorLayer>();
+    shared::<KeyedCircuitBreakerLayer<Key>>();
+    shared::<KeyedRateLimitLayer<Key>>();
+    shared::<KeyedLoadShedLayer<Key>>();
+    shared::<KeyedStackLayer<Authority>>();
+    shared::<(ByKey<Circuit>, ByKey<KeyedParts>)>();
     shared::<(Circuit, RateLimiter, ConcurrencyLimit, Budget)>();
     shared::<Rejection>();
     sent::<buttress::circuit_breaker::Permit>();
@@ -43,6 +52,9 @@ fn layers_handles_services_and_futures_are_send_and_sync() {
     future_of::<CircuitBreakerLayer, Strict>();
     future_of::<RateLimitLayer, Strict>();
     future_of::<LoadShedLayer, Strict>();
+    future_of::<KeyedCircuitBreakerLayer<Key>, Strict>();
+    future_of::<KeyedRateLimitLayer<Key>, Strict>();
+    future_of::<KeyedLoadShedLayer<Key>, Strict>();
     future_of::<buttress::ErrorLayer, Strict>();
 }
 

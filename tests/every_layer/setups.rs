@@ -9,6 +9,7 @@ use buttress::{
     Carrier, CircuitBreakerLayer, Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection,
     RetryLayer, Verdict,
 };
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -27,6 +28,17 @@ impl Carrier<u32> for FarAway {
     fn set(&self, _: &mut u32, _: Deadline) {}
 }
 
+/// All requests have one key.
+#[expect(clippy::unnecessary_wraps, reason = "a request may have no key")]
+fn one_key(_: &u32) -> Option<Cow<'_, str>> {
+    Some(Cow::Borrowed("key"))
+}
+
+/// No request has a key.
+fn no_key(_: &u32) -> Option<Cow<'_, str>> {
+    None
+}
+
 /// A layer in one particular setup.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Setup {
@@ -43,9 +55,12 @@ pub(crate) enum Setup {
     Shed,
     Full,
     Queues,
+    KeyedBreaker,
+    KeyedShed,
+    KeyedWaits,
 }
 
-pub(crate) const ALL: [Setup; 13] = [
+pub(crate) const ALL: [Setup; 16] = [
     Setup::Timeout,
     Setup::TimesOut,
     Setup::Deadline,
@@ -59,6 +74,9 @@ pub(crate) const ALL: [Setup; 13] = [
     Setup::Shed,
     Setup::Full,
     Setup::Queues,
+    Setup::KeyedBreaker,
+    Setup::KeyedShed,
+    Setup::KeyedWaits,
 ];
 
 /// The handles of the layers, to check that nothing leaks.
@@ -166,6 +184,24 @@ impl Setup {
                 handles.queues.push(layer.limit().clone());
                 box_of(layer.layer(inner))
             }
+            Self::KeyedBreaker => {
+                let layer = CircuitBreakerLayer::builder().per_key(no_key);
+                let layer = layer.build().unwrap();
+                handles.circuits.push(layer.by_key().keyless());
+                box_of(layer.layer(inner))
+            }
+            Self::KeyedShed => {
+                let layer = LoadShedLayer::builder(100).per_key(one_key);
+                box_of(layer.build().unwrap().layer(inner))
+            }
+            Self::KeyedWaits => {
+                let layer = RateLimitLayer::builder(Quota::new(1, TICK).burst(1));
+                let layer = layer.max_wait(Duration::MAX).per_key(no_key);
+                let layer = layer.build().unwrap();
+                let until = tokio::time::Instant::now() + TICK;
+                layer.by_key().keyless().pause_until(until);
+                box_of(layer.layer(inner))
+            }
         }
     }
 
@@ -181,7 +217,13 @@ impl Setup {
             Now => below.outcome,
         };
         match self {
-            Self::Timeout | Self::Deadline | Self::Retry | Self::Breaker | Self::Limit => below,
+            Self::Timeout
+            | Self::Deadline
+            | Self::Retry
+            | Self::Breaker
+            | Self::Limit
+            | Self::KeyedBreaker
+            | Self::KeyedShed => below,
             Self::TimesOut => match below {
                 // A response on the first poll beats the timer.
                 Expected {
@@ -198,7 +240,7 @@ impl Setup {
             },
             Self::Open => at_once(Outcome::CircuitOpen),
             Self::OverLimit => outcome_of((Now, Outcome::RateLimited)),
-            Self::WaitsForTurn => outcome_of((Later, below.outcome.1)),
+            Self::WaitsForTurn | Self::KeyedWaits => outcome_of((Later, below.outcome.1)),
             Self::Shed => Expected {
                 readiness: Now,
                 outcome: shed,

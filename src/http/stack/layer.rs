@@ -54,7 +54,7 @@ pub struct StackLayer<
 }
 
 /// The admissions of load shed, rate limit and circuit breaker, from the outside in.
-type Admissions<C> = (
+pub(super) type Admissions<C> = (
     (Option<ConcurrencyLimit>, Option<Metered<()>>),
     Option<Guarded<C>>,
 );
@@ -131,7 +131,11 @@ impl<C, R, K, D, U, W, P: Pauses> fmt::Display for StackLayer<C, R, K, D, U, W, 
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, part: &str, layer: Option<&impl fmt::Display>) -> fmt::Result {
+pub(super) fn line(
+    f: &mut fmt::Formatter<'_>,
+    part: &str,
+    layer: Option<&impl fmt::Display>,
+) -> fmt::Result {
     match layer {
         Some(layer) => writeln!(f, "{layer}"),
         None => writeln!(f, "{part}: none"),

@@ -1,8 +1,12 @@
 //! The recommended stack in one call.
 
+mod keyed;
 mod layer;
+mod parts;
 
+pub use keyed::{KeyedStack, KeyedStackLayer};
 pub use layer::{Stack, StackLayer};
+pub use parts::KeyedParts;
 
 use super::{Idempotent, InExtensions, On429, Pauses, StatusClassifier};
 use crate::circuit_breaker::{CircuitBreakerBuilder, CircuitBreakerLayer};
@@ -104,6 +108,7 @@ pub fn stack() -> StackBuilder {
 /// | [`until`](Self::until) | when a call ends for load shed and circuit breaker | [`UntilHead`]: at the response head |
 /// | [`carrier`](Self::carrier) | where requests carry their deadline | [`InExtensions`] |
 /// | [`boxed`](Self::boxed) | adapts the stack to clients with boxed errors | off |
+/// | [`per_key`](Self::per_key) | a circuit, a budget and limits for each host, tenant or route; comes last | one for all |
 ///
 /// [`build`](Self::build) returns the layer, [`service`](Self::service) the layer around a client.
 /// Both check the settings. Printing a builder (`Display`) prints all settings.

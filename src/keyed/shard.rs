@@ -1,0 +1,235 @@
+//! The core: some keys with their states, of which only those are dropped that nobody can miss.
+//!
+//! A full shard looks at a few entries from its hand on, as the CLOCK algorithm does: an entry that was
+//! used since the hand last passed it gets a second chance. So a lookup costs the same whatever the
+//! size, and a flood of new keys displaces neither an open circuit nor a limit that is used up.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::mem;
+use std::sync::Arc;
+
+/// Entries that one lookup looks at.
+const LOOKS: usize = 16;
+
+/// Every so many lookups the shard drops idle entries.
+const SWEEP_EVERY: u32 = 64;
+
+/// The keys are spread by a hash with a secret seed, which is used as it is.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed")
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Shard<T> {
+    capacity: usize,
+    /// Where the entry with this hash is.
+    places: HashMap<u64, usize, BuildHasherDefault<Hashed>>,
+    entries: Vec<Entry<T>>,
+    hand: usize,
+    lookups: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry<T> {
+    hash: u64,
+    pub(super) key: Box<str>,
+    pub(super) state: Arc<T>,
+    /// Whether a call has used it since the hand last passed it.
+    used: bool,
+    /// When the hand last found it used.
+    since: u64,
+}
+
+/// What a shard knows about a key.
+#[derive(Debug)]
+pub(super) enum Found<T> {
+    Known(Arc<T>),
+    /// There is room for a new entry.
+    New,
+    /// No entry can be dropped.
+    Full,
+}
+
+/// Tells whether nobody can miss an entry's state. The second argument says that the entry was idle.
+pub(super) trait Droppable<T>: Fn(&mut T, bool) -> bool {}
+impl<T, F: Fn(&mut T, bool) -> bool> Droppable<T> for F {}
+
+impl<T> Shard<T> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            places: HashMap::default(),
+            entries: Vec::new(),
+            hand: 0,
+            lookups: 0,
+        }
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The entries, for handles.
+    pub(super) fn entries(&self) -> &[Entry<T>] {
+        &self.entries
+    }
+
+    /// The state of a key, without a trace that it was looked up.
+    pub(super) fn peek(&self, hash: u64, key: &str) -> Option<&Arc<T>> {
+        let entry = &self.entries[*self.places.get(&hash)?];
+        (*entry.key == *key).then_some(&entry.state)
+    }
+
+    /// Whether this lookup should be followed by a [`sweep`](Self::sweep).
+    #[inline]
+    pub(super) fn is_sweep_due(&mut self) -> bool {
+        self.lookups = self.lookups.wrapping_add(1);
+        self.lookups % SWEEP_EVERY == 0
+    }
+
+    /// Looks a key up for a call.
+    #[inline]
+    pub(super) fn find(&mut self, hash: u64, key: &str) -> Option<Found<T>> {
+        let &place = self.places.get(&hash)?;
+        let entry = &mut self.entries[place];
+        if *entry.key != *key {
+            // Two keys with one hash of 64 bits: the second has no place.
+            return Some(Found::Full);
+        }
+        entry.used = true;
+        Some(Found::Known(entry.state.clone()))
+    }
+
+    /// Whether a new key has a place. The place is free when `insert` is called, unless another call
+    /// takes it.
+    pub(super) fn has_room(&mut self, now: u64, idle: u64, droppable: &impl Droppable<T>) -> bool {
+        self.entries.len() < self.capacity
+            || self
+                .find_droppable(now, idle, droppable)
+                .is_some_and(|place| {
+                    // `insert` looks at this entry first.
+                    self.hand = place;
+                    true
+                })
+    }
+
+    /// Adds a key that was not known a moment ago. Returns its state and the entry that it displaced,
+    /// which the caller drops without the lock.
+    pub(super) fn insert(
+        &mut self,
+        (hash, key): (u64, &str),
+        state: T,
+        (now, idle): (u64, u64),
+        droppable: &impl Droppable<T>,
+    ) -> (Found<T>, Option<Entry<T>>) {
+        if let Some(found) = self.find(hash, key) {
+            return (found, None); // another call was faster
+        }
+        let state = Arc::new(state);
+        let entry = Entry {
+            hash,
+            key: key.into(),
+            state: state.clone(),
+            used: false,
+            since: now,
+        };
+        if self.entries.len() < self.capacity {
+            self.places.insert(hash, self.entries.len());
+            self.entries.push(entry);
+            return (Found::Known(state), None);
+        }
+        let Some(place) = self.find_droppable(now, idle, droppable) else {
+            return (Found::Full, Some(entry));
+        };
+        self.places.insert(hash, place);
+        let displaced = mem::replace(&mut self.entries[place], entry);
+        self.places.remove(&displaced.hash);
+        (Found::Known(state), Some(displaced))
+    }
+
+    /// Removes idle entries among the next few. The caller drops them without the lock.
+    pub(super) fn sweep(
+        &mut self,
+        now: u64,
+        idle: u64,
+        droppable: &impl Droppable<T>,
+    ) -> Vec<Entry<T>> {
+        let mut swept = Vec::new();
+        while swept.len() < LOOKS {
+            let is_idle = |state: &mut T, unused| unused >= idle && droppable(state, true);
+            let Some(place) = self.find_unused(now, is_idle) else {
+                break;
+            };
+            swept.push(self.remove(place));
+        }
+        swept
+    }
+
+    /// Removes a key.
+    pub(super) fn forget(&mut self, hash: u64, key: &str) -> Option<Entry<T>> {
+        self.peek(hash, key)?;
+        let place = *self.places.get(&hash)?;
+        Some(self.remove(place))
+    }
+
+    fn remove(&mut self, place: usize) -> Entry<T> {
+        let entry = self.entries.swap_remove(place);
+        self.places.remove(&entry.hash);
+        if let Some(moved) = self.entries.get(place) {
+            self.places.insert(moved.hash, place);
+        }
+        entry
+    }
+
+    /// Moves the hand over the next few entries, until one can be dropped. Prefers one that was not used
+    /// since the hand last passed it.
+    fn find_droppable(
+        &mut self,
+        now: u64,
+        idle: u64,
+        droppable: &impl Droppable<T>,
+    ) -> Option<usize> {
+        let start = self.hand;
+        let accepts = |state: &mut T, unused| droppable(state, unused >= idle);
+        self.find_unused(now, accepts).or_else(|| {
+            // All of them may have been used. They are not marked any more.
+            self.hand = start;
+            self.find_unused(now, accepts)
+        })
+    }
+
+    /// Moves the hand over the next few entries, until `accepts` an unused one.
+    fn find_unused(&mut self, now: u64, accepts: impl Fn(&mut T, u64) -> bool) -> Option<usize> {
+        for _ in 0..LOOKS.min(self.entries.len()) {
+            let place = self.hand % self.entries.len();
+            self.hand = place + 1;
+            let entry = &mut self.entries[place];
+            if mem::take(&mut entry.used) {
+                entry.since = now;
+                continue;
+            }
+            // `get_mut` also orders what the last other holder did before what is read here.
+            let Some(state) = Arc::get_mut(&mut entry.state) else {
+                continue;
+            };
+            if accepts(state, now.saturating_sub(entry.since)) {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
