@@ -1,7 +1,7 @@
 //! The whole stack around real clients, against a real server on loopback.
 #![cfg(all(feature = "http-body", feature = "reqwest"))]
 
-use buttress::http::{Drain, ReplayBodyLayer, StackBuilder, stack};
+use buttress::http::{Authority, Drain, ReplayBodyLayer, StackBuilder, stack};
 use buttress::retry::Backoff;
 use buttress::{Error, Rejection};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 /// Responds to the first requests with 503 and to the others with 200 and the body that they sent.
 /// Supports HTTP/1 and HTTP/2.
@@ -250,4 +250,61 @@ async fn a_call_through_reqwest_can_be_spawned() {
         .await
         .unwrap();
     assert_eq!(response.unwrap().status(), 200);
+}
+
+/// Accepts connections and never responds.
+async fn black_hole() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_host_that_is_a_black_hole_takes_no_call_from_the_others() {
+    let (orders, users) = (
+        Server::failing_first(0).await,
+        Server::failing_first(0).await,
+    );
+    let hosts = [orders.address, users.address, black_hole().await];
+    let layer = quick()
+        .attempt_timeout(Duration::from_millis(200))
+        .circuit_breaker(|breaker| {
+            breaker
+                .consecutive_failures(5)
+                .open_for(Duration::from_secs(60))
+        })
+        .load_shed(20)
+        .per_key(Authority)
+        .build()
+        .unwrap();
+    let http = reqwest_client();
+    let client = layer.layer(http.clone());
+    let mut calls = Vec::new();
+    for _ in 0..100 {
+        for (place, host) in hosts.iter().enumerate() {
+            let request = http.get(format!("http://{host}/7")).build().unwrap();
+            let call = client.clone().oneshot(request);
+            calls.push(tokio::spawn(async move { (place, call.await) }));
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    let mut succeeded = [0; 3];
+    let mut rejected = 0;
+    for call in calls {
+        match in_time(call).await.unwrap() {
+            (place, Ok(_)) => succeeded[place] += 1,
+            (2, Err(Error::Rejected(Rejection::CircuitOpen { .. }))) => rejected += 1,
+            (2, Err(_)) => {}
+            (place, Err(error)) => panic!("host {place}: {error}"),
+        }
+    }
+    assert_eq!(succeeded, [100, 100, 0]);
+    assert!(rejected > 0);
+    assert_eq!(layer.by_key().len(), 3);
 }

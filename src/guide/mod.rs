@@ -25,6 +25,7 @@
 //! | How does a deadline travel with a request? | [`deadline`](crate::deadline) |
 //! | Which error did a call fail with? | [`error`](crate::error) |
 //! | What is logged and counted? | [`event`](crate::event) |
+//! | How does each host, tenant or route get its own circuit and limits? | [`keyed`](crate::keyed) |
 //! | How do I write a layer that admits calls? | [`gate`](crate::gate) |
 //!
 //! The crate's [front page](crate) gives the order of the layers. The page of each layer lists its defaults.

@@ -233,3 +233,106 @@ impl<T> Shard<T> {
         None
     }
 }
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    /// A state that can be dropped if it is `true`.
+    fn is_true(state: &mut bool, _: bool) -> bool {
+        *state
+    }
+
+    fn shard(capacity: usize, entries: &[(u64, &str, bool)]) -> Shard<bool> {
+        let mut shard = Shard::new(capacity);
+        for &(hash, key, state) in entries {
+            let (found, displaced) = shard.insert((hash, key), state, (0, 9), &is_true);
+            assert!(matches!(found, Found::Known(_)) && displaced.is_none());
+        }
+        shard
+    }
+
+    fn knows(shard: &Shard<bool>, hash: u64, key: &str) -> bool {
+        shard.peek(hash, key).is_some()
+    }
+
+    #[test]
+    fn of_two_keys_with_one_hash_the_second_has_no_place() {
+        let mut shard = shard(4, &[(1, "a", true)]);
+        assert!(matches!(shard.find(1, "b"), Some(Found::Full)));
+        assert!(matches!(shard.find(1, "a"), Some(Found::Known(_))));
+        let (found, returned) = shard.insert((1, "b"), true, (0, 9), &is_true);
+        assert!(matches!(found, Found::Full) && returned.is_none());
+        assert!(shard.forget(1, "b").is_none());
+        assert!(knows(&shard, 1, "a"));
+    }
+
+    #[test]
+    fn a_removed_key_takes_no_other_with_it() {
+        let keys = [(1, "a", true), (2, "b", true), (3, "c", true)];
+        for (hash, key, _) in keys {
+            let mut shard = shard(4, &keys);
+            assert_eq!(&*shard.forget(hash, key).unwrap().key, key);
+            for (other, name, _) in keys {
+                assert_eq!(knows(&shard, other, name), other != hash);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_used_again_outlives_one_that_was_not() {
+        let mut shard = shard(2, &[(1, "a", true), (2, "b", true)]);
+        shard.find(1, "a");
+        let (_, displaced) = shard.insert((3, "c"), true, (0, 9), &is_true);
+        assert_eq!(&*displaced.unwrap().key, "b");
+        assert!(knows(&shard, 1, "a") && knows(&shard, 3, "c"));
+    }
+
+    #[test]
+    fn a_used_key_is_displaced_if_no_other_can_be() {
+        let mut shard = shard(2, &[(1, "a", true), (2, "b", false)]);
+        shard.find(1, "a");
+        assert!(shard.has_room(0, 9, &is_true));
+        let (_, displaced) = shard.insert((3, "c"), true, (0, 9), &is_true);
+        assert_eq!(&*displaced.unwrap().key, "a");
+    }
+
+    #[test]
+    fn a_state_that_somebody_holds_stays() {
+        let mut shard = shard(1, &[(1, "a", true)]);
+        let held = shard.peek(1, "a").unwrap().clone();
+        assert!(!shard.has_room(0, 9, &is_true));
+        assert!(shard.sweep(100, 9, &is_true).is_empty());
+        drop(held);
+        assert!(shard.has_room(0, 9, &is_true));
+    }
+
+    #[test]
+    fn a_sweep_removes_only_what_is_idle_and_can_be_dropped() {
+        let mut shard = shard(4, &[(1, "a", true), (2, "b", false), (3, "c", true)]);
+        shard.find(3, "c");
+        assert!(shard.sweep(5, 9, &is_true).is_empty()); // notes that "c" was used
+        let swept = shard.sweep(10, 9, &is_true);
+        let swept: Vec<_> = swept.iter().map(|entry| &*entry.key).collect();
+        assert_eq!(swept, ["a"]);
+        assert!(knows(&shard, 2, "b") && knows(&shard, 3, "c"));
+    }
+
+    #[test]
+    fn a_lookup_looks_at_few_entries_however_many_there_are() {
+        use std::cell::Cell;
+        let keys: Vec<String> = (0..1_000).map(|n| n.to_string()).collect();
+        let mut shard = Shard::new(1_000);
+        for (hash, key) in (0..).zip(&keys) {
+            shard.insert((hash, key), false, (0, 9), &is_true);
+            shard.find(hash, key);
+        }
+        let looks = Cell::new(0);
+        let counted = |state: &mut bool, _| {
+            looks.set(looks.get() + 1);
+            *state
+        };
+        assert!(!shard.has_room(0, 9, &counted));
+        assert_eq!(looks.get(), LOOKS);
+    }
+}

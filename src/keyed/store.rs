@@ -351,3 +351,62 @@ impl<H> fmt::Debug for ByKey<H> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+mod models {
+    use super::*;
+    use loom::thread;
+
+    struct MakeNothing;
+
+    impl State for () {
+        type Admission = ();
+
+        fn admission(&self) -> &() {
+            self
+        }
+    }
+
+    impl Make for MakeNothing {
+        type State = ();
+        type Handle = ();
+
+        fn make(&self, _: Option<&str>) {}
+        fn overflow(&self) {}
+        fn is_like_new(&self, (): &mut (), _: bool) -> bool {
+            true
+        }
+        fn handle(&self, (): &()) {}
+    }
+
+    fn store() -> loom::sync::Arc<Store<MakeNothing>> {
+        let store = Store::new(MakeNothing, Keys::at_most(16)).unwrap();
+        loom::sync::Arc::new(store)
+    }
+
+    #[test]
+    fn two_calls_that_miss_a_key_get_one_state() {
+        loom::model(|| {
+            let store = store();
+            let other = store.clone();
+            let second = thread::spawn(move || other.find(Some("a")));
+            let first = store.find(Some("a"));
+            assert!(Arc::ptr_eq(&first, &second.join().unwrap()));
+            assert_eq!((store.len(), store.overflows.get()), (1, 0));
+        });
+    }
+
+    #[test]
+    fn a_key_that_is_forgotten_during_a_miss_is_there_once_or_not_at_all() {
+        loom::model(|| {
+            let store = store();
+            let other = store.clone();
+            let miss = thread::spawn(move || other.find(Some("a")));
+            let forgotten = store.forget("a");
+            let state = miss.join().unwrap();
+            assert_eq!(store.len(), usize::from(!forgotten));
+            let known = store.find(Some("a"));
+            assert_eq!(Arc::ptr_eq(&state, &known), !forgotten);
+        });
+    }
+}

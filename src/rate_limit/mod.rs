@@ -1,6 +1,6 @@
 //! Keeps calls within a quota: a call waits a little for its turn, or is rejected.
 //!
-//! Use it if the upstream enforces or bills a rate. It limits calls per time, not calls in flight: for
+//! Use it if the upstream enforces or bills a rate. For a quota per tenant, see [`keyed`](crate::keyed). It limits calls per time, not calls in flight: for
 //! these see [`load_shed`](crate::load_shed). It counts the calls of this process only, so it protects
 //! an upstream only if the limits of all its clients together are below its capacity. Place it
 //! below retry, because upstream quotas count attempts, and above the circuit breaker, because a
