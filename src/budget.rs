@@ -12,6 +12,7 @@ use crate::time::{Shown, Timeline};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A token, which pays for one retry, in thousandths.
 const TOKEN: u32 = 1_000;
@@ -256,9 +257,9 @@ impl Budget {
 
     /// Whether the bucket is filled to its floor, so that a new budget allows no more retries, and nobody
     /// else holds it.
-    pub(crate) fn is_like_new(&mut self) -> bool {
+    pub(crate) fn is_like_new(&mut self, now: Instant) -> bool {
         Arc::get_mut(&mut self.shared).is_some_and(|shared| {
-            shared.bucket.tokens(shared.timeline.now()) >= shared.bucket.floor
+            shared.bucket.tokens(shared.timeline.at(now)) >= shared.bucket.floor
         })
     }
 

@@ -280,7 +280,7 @@ async fn new_keys_share_the_overflow_while_no_key_can_be_dropped() {
     let limit = limit
         .name("tenants")
         .per_key(key_of)
-        .keys(Keys::at_most(16))
+        .keys(Keys::at_most(32))
         .build()
         .unwrap();
     let client = limit.layer(ErrorLayer.layer(service_fn(echo)));
@@ -290,7 +290,7 @@ async fn new_keys_share_the_overflow_while_no_key_can_be_dropped() {
     let error = client.clone().oneshot("one more".into()).await.unwrap_err();
     let by = error.rejection().unwrap().by();
     assert_eq!(by.as_str(), Some("tenants overflow"));
-    assert_eq!(limit.by_key().len(), 16);
+    assert_eq!(limit.by_key().len(), 32);
 
     // When the bursts are whole again, a new key gets a state of its own.
     advance(11 * SECOND).await;
@@ -329,7 +329,7 @@ async fn the_overflow_of_a_breaker_lets_calls_through() {
 async fn a_key_with_a_call_in_flight_or_a_handle_held_is_not_dropped() {
     let layer = LoadShedLayer::builder(1)
         .per_key(first_word)
-        .keys(Keys::at_most(16));
+        .keys(Keys::at_most(32));
     let layer = layer.build().unwrap();
     let client = layer.layer(ErrorLayer.layer(service_fn(upstream)));
     let limits = layer.by_key();

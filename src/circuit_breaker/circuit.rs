@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// The state of a circuit breaker. Clones share it. Works without Tower and without a runtime.
 ///
@@ -128,11 +129,11 @@ impl Circuit {
     /// Whether the circuit cannot be told from a new one, and nobody else holds it. A count window and
     /// a row of failures never empty by themselves, and an open circuit closes only by calls: an idle
     /// circuit counts as new without them, once its open time is over.
-    pub(super) fn is_like_new(&mut self, idle: bool) -> bool {
+    pub(super) fn is_like_new(&mut self, now: Instant, idle: bool) -> bool {
         let Some(shared) = Arc::get_mut(&mut self.shared) else {
             return false;
         };
-        let seen = shared.breaker.snapshot(shared.timeline.now());
+        let seen = shared.breaker.snapshot(shared.timeline.at(now));
         let has_row = seen.row.is_some_and(|row| row > 0);
         let has_failures = seen.counts.bad > 0 || seen.counts.slow > 0;
         match seen.phase {

@@ -7,6 +7,7 @@ use crate::error::InvalidConfig;
 use crate::gate::{GateLayer, UntilHead};
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use crate::verdict::Outcome;
+use tokio::time::Instant;
 
 /// Makes circuit breakers that keep a circuit for each key. Built by
 /// [`per_key`](CircuitBreakerBuilder::per_key).
@@ -93,8 +94,8 @@ impl<C: Clone> Make for MakeCircuit<C> {
         self.closed(C::clone)
     }
 
-    fn is_like_new(&self, state: &mut Guarded<C>, idle: bool) -> bool {
-        state.is_like_new(idle)
+    fn is_like_new(&self, state: &mut Guarded<C>, now: Instant, idle: bool) -> bool {
+        state.is_like_new(now, idle)
     }
 
     fn handle(&self, state: &Guarded<C>) -> Circuit {

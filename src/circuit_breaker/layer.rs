@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::futures::OwnedNotified;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Makes [`CircuitBreaker`] services that share one circuit. The [module](super) explains what
 /// they do.
@@ -232,9 +232,9 @@ impl<C> Guarded<C> {
     }
 
     /// Whether nobody can miss this circuit, and no call of it is in flight.
-    pub(crate) fn is_like_new(&mut self, idle: bool) -> bool {
+    pub(crate) fn is_like_new(&mut self, now: Instant, idle: bool) -> bool {
         let judge = Arc::get_mut(&mut self.judge);
-        judge.is_some_and(|judge| judge.circuit.is_like_new(idle))
+        judge.is_some_and(|judge| judge.circuit.is_like_new(now, idle))
     }
 }
 

@@ -135,7 +135,7 @@ pub(super) fn admit<T, Req>(
     state: Arc<T>,
     req: &Req,
     deadline: Option<Deadline>,
-) -> Admitted<KeyedTicket<T>, KeyedWait<T>>
+) -> Admitted<KeyedTicket<T>, Box<KeyedWait<T>>>
 where
     T: State<Admission: Admit<Req>>,
 {
@@ -145,11 +145,12 @@ where
     }
     match admission.admit(req, deadline) {
         Admitted::Now(ticket) => Admitted::Now(KeyedTicket { state, ticket }),
-        Admitted::Later(wait) => Admitted::Later(KeyedWait {
+        // Boxed, so that the tickets of all other calls are moved in few words.
+        Admitted::Later(wait) => Admitted::Later(Box::new(KeyedWait {
             state,
             local: Default::default(),
             wait,
-        }),
+        })),
         Admitted::Rejected(rejection) => Admitted::Rejected(rejection),
     }
 }
@@ -178,7 +179,7 @@ where
 impl<F, M: Make> Admission for PerKey<F, M> {
     type Local = ();
     type Waits = <<M::State as State>::Admission as Admission>::Waits;
-    type Wait = KeyedWait<M::State>;
+    type Wait = Box<KeyedWait<M::State>>;
     type Ticket = KeyedTicket<M::State>;
     type Sent = <<M::State as State>::Admission as Admission>::Sent;
 

@@ -20,7 +20,8 @@ pub struct Keys {
 impl Keys {
     /// At most `n` keys, rounded up to a multiple of 16. Default: 1024.
     ///
-    /// The keys are spread over 16 parts, so a part may be full a little before all of them are.
+    /// A hash spreads the keys over 16 parts, so one part may be full before the others are. Allow half
+    /// again as many keys as you expect.
     #[must_use]
     pub const fn at_most(n: usize) -> Self {
         Self {

@@ -118,7 +118,7 @@ impl<T> fmt::Debug for OfRequest<T> {
 impl<T: State> Admission for OfRequest<T> {
     type Local = ();
     type Waits = <T::Admission as Admission>::Waits;
-    type Wait = KeyedWait<T>;
+    type Wait = Box<KeyedWait<T>>;
     type Ticket = KeyedTicket<T>;
     type Sent = <T::Admission as Admission>::Sent;
 

@@ -171,7 +171,7 @@ impl<T> Shard<T> {
         let mut swept = Vec::new();
         while swept.len() < LOOKS {
             let is_idle = |state: &mut T, unused| unused >= idle && droppable(state, true);
-            let Some(place) = self.find_unused(now, is_idle) else {
+            let Some(place) = self.find_unused(now, &mut 0, is_idle) else {
                 break;
             };
             swept.push(self.remove(place));
@@ -203,23 +203,35 @@ impl<T> Shard<T> {
         idle: u64,
         droppable: &impl Droppable<T>,
     ) -> Option<usize> {
-        let start = self.hand;
+        let (start, mut used) = (self.hand, 0);
         let accepts = |state: &mut T, unused| droppable(state, unused >= idle);
-        self.find_unused(now, accepts).or_else(|| {
-            // All of them may have been used. They are not marked any more.
-            self.hand = start;
-            self.find_unused(now, accepts)
-        })
+        if let Some(place) = self.find_unused(now, &mut used, accepts) {
+            return Some(place);
+        }
+        (0..LOOKS)
+            .filter(|look| used >> look & 1 == 1)
+            .find_map(|look| {
+                let place = (start + look) % self.entries.len();
+                let state = Arc::get_mut(&mut self.entries[place].state)?;
+                droppable(state, false).then_some(place)
+            })
     }
 
-    /// Moves the hand over the next few entries, until `accepts` an unused one.
-    fn find_unused(&mut self, now: u64, accepts: impl Fn(&mut T, u64) -> bool) -> Option<usize> {
-        for _ in 0..LOOKS.min(self.entries.len()) {
+    /// Moves the hand over the next few entries, until it accepts an unused one. Sets the bits of those
+    /// that were used.
+    fn find_unused(
+        &mut self,
+        now: u64,
+        used: &mut u32,
+        accepts: impl Fn(&mut T, u64) -> bool,
+    ) -> Option<usize> {
+        for look in 0..LOOKS.min(self.entries.len()) {
             let place = self.hand % self.entries.len();
             self.hand = place + 1;
             let entry = &mut self.entries[place];
             if mem::take(&mut entry.used) {
                 entry.since = now;
+                *used |= 1 << look;
                 continue;
             }
             // `get_mut` also orders what the last other holder did before what is read here.

@@ -10,6 +10,7 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError};
+use tokio::time::Instant;
 
 const SHARDS: usize = 16;
 
@@ -31,9 +32,9 @@ pub trait Make {
         let _ = state;
     }
 
-    /// Whether the state cannot be told from a new one, and nobody else holds a part of it. `idle`:
+    /// Whether the state cannot be told from a new one now, and nobody else holds a part of it. `idle`:
     /// there was no call for [`Keys::idle`].
-    fn is_like_new(&self, state: &mut Self::State, idle: bool) -> bool;
+    fn is_like_new(&self, state: &mut Self::State, now: Instant, idle: bool) -> bool;
 
     /// The handle of a state.
     fn handle(&self, state: &Self::State) -> Self::Handle;
@@ -86,11 +87,10 @@ impl<M: Make> Store<M> {
         let hash = self.hasher.hash_one(key);
         let mut shard = self.shard(hash);
         let is_sweep_due = shard.is_sweep_due();
-        let known = shard.find(hash, key);
-        if let (Some(Found::Known(state)), false) = (&known, is_sweep_due) {
-            return state.clone();
+        match shard.find(hash, key) {
+            Some(Found::Known(state)) if !is_sweep_due => state,
+            known => self.find_rarely(shard, known, (hash, key), is_sweep_due),
         }
-        self.find_rarely(shard, known, (hash, key), is_sweep_due)
     }
 
     #[cold]
@@ -101,8 +101,9 @@ impl<M: Make> Store<M> {
         (hash, key): (u64, &str),
         is_sweep_due: bool,
     ) -> Arc<M::State> {
-        let (now, idle) = (self.timeline.now(), self.idle);
-        let droppable = |state: &mut M::State, idle| self.make.is_like_new(state, idle);
+        let instant = Instant::now();
+        let (now, idle) = (self.timeline.at(instant), self.idle);
+        let droppable = |state: &mut M::State, idle| self.make.is_like_new(state, instant, idle);
         // States are made and dropped without the lock: both may run the user's code.
         let swept = if is_sweep_due {
             shard.sweep(now, idle, &droppable)
@@ -373,7 +374,7 @@ mod models {
 
         fn make(&self, _: Option<&str>) {}
         fn overflow(&self) {}
-        fn is_like_new(&self, (): &mut (), _: bool) -> bool {
+        fn is_like_new(&self, (): &mut (), _: Instant, _: bool) -> bool {
             true
         }
         fn handle(&self, (): &()) {}

@@ -6,6 +6,7 @@ use super::settings::LoadShedSettings;
 use crate::error::InvalidConfig;
 use crate::gate::{GateLayer, UntilHead};
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use tokio::time::Instant;
 
 /// Makes load sheds that keep a limit for each key. Built by [`per_key`](LoadShedBuilder::per_key).
 pub type KeyedLoadShedLayer<F, K = (), U = UntilHead, O = ()> =
@@ -69,7 +70,7 @@ impl Make for MakeLimit {
         ConcurrencyLimit::with(settings).expect("the settings were checked")
     }
 
-    fn is_like_new(&self, limit: &mut ConcurrencyLimit, _: bool) -> bool {
+    fn is_like_new(&self, limit: &mut ConcurrencyLimit, _: Instant, _: bool) -> bool {
         limit.is_like_new(self.settings.max_in_flight)
     }
 

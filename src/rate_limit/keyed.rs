@@ -8,6 +8,7 @@ use crate::error::InvalidConfig;
 use crate::gate::GateLayer;
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use std::sync::{Mutex, PoisonError};
+use tokio::time::Instant;
 
 /// Makes rate limits that keep a limiter for each key. Built by
 /// [`per_key`](RateLimitBuilder::per_key).
@@ -137,8 +138,13 @@ impl<W, Q> MakeLimiter<W, Q> {
     }
 
     /// Whether nobody can miss the limiter of a key.
-    pub(crate) fn is_new(&self, metered: &mut Metered<W>, own: Option<Quota>) -> bool {
-        metered.is_like_new(own.unwrap_or_else(|| self.default_quota()))
+    pub(crate) fn is_new(
+        &self,
+        metered: &mut Metered<W>,
+        own: Option<Quota>,
+        now: Instant,
+    ) -> bool {
+        metered.is_like_new(now, || own.unwrap_or_else(|| self.default_quota()))
     }
 
     fn limiter(&self, settings: RateLimitSettings, own: Option<Quota>) -> KeptLimiter<W>
@@ -185,8 +191,8 @@ impl<W: Clone, Q: QuotaOf> Make for MakeLimiter<W, Q> {
         self.refresh(state.metered.limiter(), state.own);
     }
 
-    fn is_like_new(&self, state: &mut KeptLimiter<W>, _: bool) -> bool {
-        self.is_new(&mut state.metered, state.own)
+    fn is_like_new(&self, state: &mut KeptLimiter<W>, now: Instant, _: bool) -> bool {
+        self.is_new(&mut state.metered, state.own, now)
     }
 
     fn handle(&self, state: &KeptLimiter<W>) -> RateLimiter {

@@ -11,6 +11,7 @@ use crate::name::Name;
 use std::fmt;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What a call costs, in units of the quota.
 ///
@@ -226,8 +227,8 @@ impl<W> Metered<W> {
     }
 
     /// Whether the limiter cannot be told from a new one with this quota, and nobody else holds it.
-    pub(super) fn is_like_new(&mut self, quota: Quota) -> bool {
-        self.limiter.is_like_new(quota)
+    pub(super) fn is_like_new(&mut self, now: Instant, quota: impl FnOnce() -> Quota) -> bool {
+        self.limiter.is_like_new(now, quota)
     }
 }
 

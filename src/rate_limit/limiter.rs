@@ -167,12 +167,16 @@ impl RateLimiter {
 
     /// Whether the whole burst is available, the quota is still this one, and nobody else holds the
     /// limiter.
-    pub(super) fn is_like_new(&mut self, expected: Quota) -> bool {
-        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+    pub(super) fn is_like_new(&mut self, now: Instant, expected: impl FnOnce() -> Quota) -> bool {
+        let now = self.shared.at(now).min(END);
+        // Asked first, because it costs less.
+        if !self.shared.queue.is_whole(now) {
             return false;
-        };
-        let (quota, available, waiting) = shared.queue.look(shared.now());
-        quota == expected && available == shared.queue.rate().burst && waiting == 0
+        }
+        // A call that waits holds the limiter, so none does.
+        let shared = Arc::get_mut(&mut self.shared);
+        shared
+            .is_some_and(|shared| shared.queue.is_whole(now) && shared.queue.quota() == expected())
     }
 
     /// Takes a turn, or a place in the queue if the turn comes within `max_wait` and before the

@@ -205,6 +205,12 @@ impl Queue {
         self.lock().quota
     }
 
+    /// Whether the whole burst is available, if no call waits. Takes no lock.
+    pub(super) fn is_whole(&self, now: u64) -> bool {
+        let rate = self.rate.load();
+        self.gcra.available(rate, now) == rate.burst
+    }
+
     /// The quota, the calls of cost 1 that would be granted at once, and the number of waiters.
     pub(super) fn look(&self, now: u64) -> (Quota, u32, usize) {
         let waiters = self.lock();

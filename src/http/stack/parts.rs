@@ -9,6 +9,7 @@ use crate::name::Name;
 use crate::rate_limit::{KeptLimiter, MakeLimiter, Metered, Quota, QuotaOf, RateLimiter};
 use crate::retry::Budget;
 use std::marker::PhantomData;
+use tokio::time::Instant;
 
 /// The parts of a stack that one key has.
 #[derive(Clone, Debug)]
@@ -150,21 +151,21 @@ impl<C: Clone, Q: QuotaOf, P: Pauses> Make for MakeParts<C, Q, P> {
         }
     }
 
-    fn is_like_new(&self, state: &mut Self::State, idle: bool) -> bool {
+    fn is_like_new(&self, state: &mut Self::State, now: Instant, idle: bool) -> bool {
         let ((limit, metered), guarded) = &mut state.admissions;
         let limit = match (&self.limit, limit) {
-            (Some(Each::Own(make)), Some(limit)) => make.is_like_new(limit, idle),
+            (Some(Each::Own(make)), Some(limit)) => make.is_like_new(limit, now, idle),
             _ => true,
         };
         let limiter = match (&self.limiter, metered) {
-            (Some(Each::Own(make)), Some(metered)) => make.is_new(metered, state.own_quota),
+            (Some(Each::Own(make)), Some(metered)) => make.is_new(metered, state.own_quota, now),
             _ => true,
         };
         let budget = state.budget.as_mut();
         limit
             && limiter
-            && budget.is_none_or(Budget::is_like_new)
-            && guarded.as_mut().is_none_or(|it| it.is_like_new(idle))
+            && budget.is_none_or(|budget| budget.is_like_new(now))
+            && guarded.as_mut().is_none_or(|it| it.is_like_new(now, idle))
     }
 
     fn handle(&self, state: &Self::State) -> KeyedParts {
