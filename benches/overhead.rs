@@ -1,5 +1,6 @@
 //! What each layer adds to a call to a service that does nothing. For daily work.
 
+use buttress::http::RespondLayer;
 use buttress::retry::Cloned;
 use buttress::{
     CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
@@ -109,6 +110,26 @@ fn load_shed_accepted(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn load_shed_rejected(bencher: Bencher<'_, '_>) {
     measure(bencher, LoadShedLayer::new(0).layer(Bare));
+}
+
+/// A server's response to a call that finds it full.
+#[divan::bench]
+fn shed_response(bencher: Bencher<'_, '_>) {
+    #[derive(Clone)]
+    struct Handler;
+    impl Service<u32> for Handler {
+        type Response = http::Response<String>;
+        type Error = Error<Infallible>;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: u32) -> Self::Future {
+            ready(Ok(http::Response::default()))
+        }
+    }
+    let full = LoadShedLayer::new(0).layer(Handler);
+    measure(bencher, RespondLayer::new().layer(full));
 }
 
 #[divan::bench]

@@ -6,7 +6,8 @@
 //! | hyper or hyper-util | the stack around its client | [`hyper_util`][page hyper_util] |
 //! | reqwest | the stack around its client | [`reqwest`][page reqwest] |
 //! | tonic | the stack around a `Channel`, below a generated stub | [`tonic`][page tonic] |
-//! | axum | handlers that call an upstream; layers around a `Router` | [`axum`][page axum] |
+//! | axum, or another server | handlers that call an upstream; layers around a `Router` | [`axum`][page axum] |
+//! | a plain async function, an `async_trait`, reqwest 0.12 | a service of it, with a classifier of its own | [`functions`](mod@self::functions) |
 //! | tower's layers or balancer | to combine them with these layers | [`tower`](mod@self::tower) |
 //! | code that uses this crate | to test it, fast and without real time | [`tests`](mod@self::tests) |
 //! | a stack for production | to avoid known mistakes | [`traps`](mod@self::traps) |
@@ -60,6 +61,9 @@ pub mod tonic {}
 #[doc = include_str!("axum.md")]
 #[cfg(feature = "hyper-util")]
 pub mod axum {}
+
+#[doc = include_str!("functions.md")]
+pub mod functions {}
 
 #[doc = include_str!("tower.md")]
 pub mod tower {}

@@ -28,6 +28,8 @@
 //! | to send a retry over another connection | `FreshConnectionLayer` | `hyper-util` |
 //! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
 //! | a 429 that pauses the rate limit | [`PauseOn429`] | |
+//! | a server whose layers respond with 429 and 503 | [`RespondLayer`] | |
+//! | a server that ends its calls when its caller stops waiting | [`InboundDeadlineLayer`], [`InTask`] | |
 //! | a deadline or an attempt timeout in one request | [`Deadline`](crate::Deadline), [`AttemptTimeout`] | |
 //!
 //! # Verdicts
@@ -62,10 +64,12 @@ mod fault;
 #[cfg(feature = "hyper-util")]
 mod fresh;
 mod head;
+mod inbound;
 mod pause;
 mod replay;
 #[cfg(feature = "http-body")]
 mod replay_body;
+mod respond;
 mod retry_after;
 mod stack;
 
@@ -83,10 +87,12 @@ pub use fault::{ClientError, judge_error};
 #[cfg(feature = "hyper-util")]
 pub use fresh::{FreshConnection, FreshConnectionLayer};
 pub use head::ResponseHead;
+pub use inbound::{InTask, InboundDeadline, InboundDeadlineLayer};
 pub use pause::{On429, PauseOn429, Pauses};
 pub use replay::RepeatIf;
 #[cfg(feature = "http-body")]
 pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
+pub use respond::{Respond, RespondFuture, RespondLayer, RespondService};
 pub use retry_after::retry_after;
 pub use stack::{
     KeyedParts, KeyedStack, KeyedStackLayer, Part, Stack, StackBuilder, StackLayer, stack,
