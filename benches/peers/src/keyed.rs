@@ -14,6 +14,7 @@ use std::future::{Ready, ready};
 use std::hash::Hash;
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -122,6 +123,8 @@ fn throttle_net<R: Request>(rate: u32, period: Duration) -> impl Fn(&R) -> bool 
     move |request| limiter.try_acquire(request)
 }
 
+const NEW_KEYS: u64 = 200_000;
+
 /// A quota that no case reaches, in calls per second.
 const FAST: u32 = 1_000_000_000;
 
@@ -149,28 +152,45 @@ where
     tokio::spawn(run).await.expect("no call panics")
 }
 
-/// The median of several rounds.
-async fn measure<S>(what: &str, service: S, keys: u64, rounds: usize) -> f64
+type Timed = Pin<Box<dyn Future<Output = f64>>>;
+
+/// Something that is measured once per round: its name, and one round of it.
+type Case = (&'static str, Box<dyn Fn(u64) -> Timed>);
+
+fn case<S>(what: &'static str, service: S, keys: u64) -> Case
 where
     S: Service<&'static str, Response = ()> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
 {
-    let mut times = Vec::new();
+    let round = move |round| -> Timed {
+        // A miss needs other keys than the round before.
+        let from = if keys > 1_000 { round % 2 * keys } else { 0 };
+        Box::pin(time(service.clone(), keys, 200_000, from))
+    };
+    (what, Box::new(round))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// All cases in turn, so that a busy moment of the machine meets all of them.
+async fn measure(cases: &[Case], rounds: u64) -> Vec<Vec<f64>> {
+    let mut times = vec![Vec::new(); cases.len()];
     for round in 0..=rounds {
-        // A miss needs new keys in each round.
-        let from = if keys > 1_000 {
-            round as u64 % 2 * keys
-        } else {
-            0
-        };
-        times.push(time(service.clone(), keys, 200_000, from).await);
+        for (times, (_, run)) in times.iter_mut().zip(cases) {
+            let time = run(round).await;
+            if round > 0 {
+                times.push(time);
+            }
+        }
     }
-    times.remove(0);
-    times.sort_by(f64::total_cmp);
-    let median = times[times.len() / 2];
-    println!("| {what} | {median:.0} |");
-    median
+    for ((what, _), times) in cases.iter().zip(&times) {
+        println!("| {what} | {:.0} |", median(times.clone()));
+    }
+    times
 }
 
 fn resident() -> f64 {
@@ -183,7 +203,6 @@ fn resident() -> f64 {
 async fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let rounds = if quick { 3 } else { 21 };
-    let new_keys = 200_000;
     LazyLock::force(&NAMES);
     println!("| rate limit by key, one thread | ns per call |\n|---|---|");
     let quota = Quota::per_second(FAST);
@@ -193,54 +212,47 @@ async fn main() {
         let layer = layer.keys(KEPT).build().expect("valid");
         layer.layer(ErrorLayer.layer(Upstream))
     };
-    let without = measure("buttress, no keys", unkeyed, 1, rounds).await;
-    let one = measure("buttress, one key", keyed(), 1, rounds).await;
-    let many = measure("buttress, 1 000 keys", keyed(), 1_000, rounds).await;
-    measure("buttress, always a new key", keyed(), new_keys, rounds).await;
-    measure("governor, one key", Asks(governor()), 1, rounds).await;
-    measure("governor, 1 000 keys", Asks(governor()), 1_000, rounds).await;
-    measure(
-        "governor, always a new key (keeps all)",
-        Asks(governor()),
-        new_keys,
-        rounds,
-    )
-    .await;
-    let second = Duration::from_secs(1);
-    let throttle = || Asks(throttle_net(FAST, second));
-    measure("throttle-net, one key", throttle(), 1, rounds).await;
-    measure("throttle-net, 1 000 keys", throttle(), 1_000, rounds).await;
-    measure(
-        "throttle-net, always a new key",
-        throttle(),
-        new_keys,
-        rounds,
-    )
-    .await;
-
     let plain = || {
         let stack = stack().carrier(()).replay(Cloned).classify(Outcome);
         stack.rate_limit(quota).load_shed(1_000)
     };
-    let stack_without = plain().service(Upstream).expect("valid");
-    let stack_without = measure("buttress stack, no keys", stack_without, 1, rounds).await;
     let by_key = || {
         let stack = plain().per_key(key::<&'static str>).keys(KEPT);
         stack.service(Upstream).expect("valid")
     };
-    let stack_one = measure("buttress stack, one key", by_key(), 1, rounds).await;
-    let stack_many = measure("buttress stack, 1 000 keys", by_key(), 1_000, rounds).await;
+    let throttle = || Asks(throttle_net(FAST, Duration::from_secs(1)));
+    let cases = [
+        case("buttress, no keys", unkeyed, 1),
+        case("buttress, one key", keyed(), 1),
+        case("buttress, 1 000 keys", keyed(), 1_000),
+        case(
+            "buttress stack, no keys",
+            plain().service(Upstream).expect("valid"),
+            1,
+        ),
+        case("buttress stack, one key", by_key(), 1),
+        case("buttress stack, 1 000 keys", by_key(), 1_000),
+        case("governor, one key", Asks(governor()), 1),
+        case("governor, 1 000 keys", Asks(governor()), 1_000),
+        case("throttle-net, one key", throttle(), 1),
+        case("throttle-net, 1 000 keys", throttle(), 1_000),
+        case("buttress, always a new key", keyed(), NEW_KEYS),
+        case("throttle-net, always a new key", throttle(), NEW_KEYS),
+        case(
+            "governor, always a new key (keeps all)",
+            Asks(governor()),
+            NEW_KEYS,
+        ),
+    ];
+    let times = measure(&cases, rounds).await;
 
     println!(
         "\nA known key costs, beside the same layer without keys (at most 60 ns for one layer):"
     );
-    for (what, with, without) in [
-        ("rate limit, one key", one, without),
-        ("rate limit, 1 000 keys", many, without),
-        ("stack, one key", stack_one, stack_without),
-        ("stack, 1 000 keys", stack_many, stack_without),
-    ] {
-        println!("* {what}: {:.0} ns", with - without);
+    for (without, with) in [(0, 1), (0, 2), (3, 4), (3, 5)] {
+        let pairs = times[with].iter().zip(&times[without]);
+        let costs = pairs.map(|(with, without)| with - without).collect();
+        println!("* {}: {:.0} ns", cases[with].0, median(costs));
     }
 
     let flood = if quick { 1_000_000 } else { 10_000_000 };
