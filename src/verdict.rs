@@ -58,6 +58,17 @@ pub enum Verdict {
 /// A call that was certainly not processed may be sent again, even a POST. A call that may have been
 /// processed may be sent again only if it is idempotent. [`Replay::may_resend`](crate::Replay::may_resend)
 /// decides.
+///
+/// ```
+/// use buttress::verdict::Sent;
+/// use buttress::{Verdict, http::judge_error};
+/// use std::io;
+///
+/// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+/// assert_eq!(judge_error(&refused), Verdict::NOT_SENT);
+/// assert_eq!(Verdict::NOT_SENT.sent(), Sent::No);
+/// assert_eq!(Verdict::TRANSIENT.sent(), Sent::Unknown);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Sent {
     /// The upstream certainly did not process the call. For instance, it refused the connection.

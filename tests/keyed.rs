@@ -585,17 +585,12 @@ async fn a_stack_looks_a_key_up_once_per_call() {
         request.uri().host().map(Cow::Borrowed)
     }
     let upstream = Upstream::default();
-    let client = quick()
-        .load_shed(9)
-        .per_key(host)
-        .service(upstream.client());
-    client
-        .unwrap()
-        .oneshot(get("a.internal", "503"))
-        .await
-        .unwrap();
+    let layer = quick().load_shed(9).per_key(host).build().unwrap();
+    let client = layer.layer(upstream.client());
+    client.oneshot(get("a.internal", "503")).await.unwrap();
     assert_eq!(upstream.sends.load(SeqCst), 3);
     assert_eq!(LOOKUPS.load(SeqCst), 1);
+    assert_eq!(layer.retry_snapshot().unwrap().retries, 2);
 }
 
 #[tokio::test(start_paused = true)]

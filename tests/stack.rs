@@ -416,6 +416,23 @@ async fn the_clones_of_a_service_share_circuit_and_limits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_layer_shows_the_counters_of_its_retry() {
+    let layer = stack().build().unwrap();
+    let service = tower::Layer::layer(&layer, Client::of(503));
+    service.oneshot(get()).await.unwrap();
+    let retried = layer.retry_snapshot().unwrap();
+    assert_eq!((retried.retries, retried.gave_up.attempts), (2, 1));
+    assert!(
+        stack()
+            .no_retry()
+            .build()
+            .unwrap()
+            .retry_snapshot()
+            .is_none()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_verdicts_of_statuses_can_be_changed() {
     const LIST: &[http::StatusCode] = &[http::StatusCode::NOT_FOUND];
     let client = Client::of(404);

@@ -10,7 +10,7 @@ use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::keyed::{ByKey, Inside, KeyedBuilder, Lookup, Make, OfRequest, Route, Store, Unkeyed};
 use crate::load_shed::MakeLimit;
 use crate::rate_limit::{MakeLimiter, Quota, QuotaOf};
-use crate::retry::{Dropped, Retry, RetryBuilder, RetryLayer};
+use crate::retry::{Dropped, Retry, RetryBuilder, RetryLayer, RetrySnapshot};
 use crate::timeout::{Timeout, TimeoutLayer};
 use std::fmt;
 use std::future::poll_fn;
@@ -159,7 +159,17 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
 }
 
 /// Makes [`KeyedStack`] services that keep a circuit, a budget and limits for each key. Built by
-/// [`per_key`](StackBuilder::per_key).
+/// [`per_key`](StackBuilder::per_key). Printing it (`Display`) prints the settings of a key.
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::http::{Authority, stack};
+///
+/// let layer = stack().rate_limit(Quota::per_second(200)).per_key(Authority).build()?;
+/// layer.set_quota(Quota::per_second(100)); // of all hosts
+/// assert!(layer.to_string().contains("for each of at most 1024 keys"));
+/// # Ok::<(), buttress::error::InvalidConfig>(())
+/// ```
 pub struct KeyedStackLayer<
     F,
     Q = (),
@@ -200,6 +210,12 @@ where
         P::Classify<C>: Send + Sync,
     {
         ByKey::new(self.lookup.clone())
+    }
+
+    /// The counters of the retry, of all keys together, if there is one.
+    #[must_use]
+    pub fn retry_snapshot(&self) -> Option<RetrySnapshot> {
+        self.retry.as_ref().map(RetryLayer::snapshot)
     }
 
     /// Changes the quota of all keys, present and new, that have none of their own. Does nothing if the
@@ -284,6 +300,16 @@ type Whole<S, F, Q, C, R, K, D, U, W, P> =
 /// circuit, a budget and limits for each key. The [module `keyed`](crate::keyed) has an example.
 ///
 /// Keep one stack and clone it for each call, as a [`Stack`](super::Stack).
+///
+/// ```
+/// use buttress::http::{Authority, KeyedStack, stack};
+///
+/// /// Takes any client, and returns a nameable type.
+/// fn per_host<C: Clone>(client: C) -> KeyedStack<C, Authority> {
+///     stack().per_key(Authority).service(client).expect("the defaults are valid")
+/// }
+/// # let _ = per_host(());
+/// ```
 pub struct KeyedStack<
     S,
     F,

@@ -4,7 +4,7 @@ use crate::error::{ErrorLayer, WrapError};
 use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::load_shed::ConcurrencyLimit;
 use crate::rate_limit::{Metered, RateLimiter};
-use crate::retry::{Budget, Dropped, Retry, RetryLayer};
+use crate::retry::{Budget, Dropped, Retry, RetryLayer, RetrySnapshot};
 use crate::timeout::{Timeout, TimeoutLayer};
 use std::fmt;
 use std::future::poll_fn;
@@ -64,6 +64,12 @@ impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
         self.retry.as_ref().and_then(RetryLayer::budget)
+    }
+
+    /// The counters of the retry, if there is one.
+    #[must_use]
+    pub fn retry_snapshot(&self) -> Option<RetrySnapshot> {
+        self.retry.as_ref().map(RetryLayer::snapshot)
     }
 
     /// The handle of the load shed (concurrency limit), if there is one.

@@ -12,6 +12,28 @@ use std::marker::PhantomData;
 use tokio::time::Instant;
 
 /// The parts of a stack that one key has.
+///
+/// ```
+/// use buttress::http::{Authority, stack};
+/// use http::{Request, Response};
+/// use std::convert::Infallible;
+/// use tower::{Layer, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = stack().load_shed(64).per_key(Authority).build()?;
+/// let client = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, Infallible>(Response::new(()))
+/// }));
+/// client.oneshot(Request::get("http://orders.internal/7").body(())?).await?;
+///
+/// let parts = layer.by_key().get("orders.internal").expect("it was called");
+/// parts.circuit().unwrap().force_open();
+/// parts.limit().unwrap().set_limit(32);
+/// assert_eq!(parts.budget().unwrap().tokens(), 2.1); // a success earns a tenth of a retry
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct KeyedParts {
     circuit: Option<Circuit>,
