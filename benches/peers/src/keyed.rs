@@ -257,7 +257,7 @@ async fn main() {
 
     let flood = if quick { 1_000_000 } else { 10_000_000 };
     println!("\nA flood of {flood} keys, each used up by its first call:");
-    let layer = RateLimitLayer::builder(Quota::new(1, Duration::from_secs(3_600)));
+    let layer = RateLimitLayer::builder(Quota::new(1, Duration::from_hours(1)));
     let layer = layer
         .max_wait(Duration::ZERO)
         .per_key(key::<Digits>)
@@ -274,7 +274,7 @@ async fn main() {
         layer.by_key().len(),
     );
     let before = resident();
-    let hourly = throttle_net(1, Duration::from_secs(3_600));
+    let hourly = throttle_net(1, Duration::from_hours(1));
     let nanos = time::<Digits, _>(Asks(hourly), u64::MAX, flood, 0).await;
     println!(
         "* throttle-net: {nanos:.0} ns per call, resident {before:.1} MB before and {:.1} MB after",
