@@ -14,6 +14,8 @@ pub mod deadline;
 pub mod error;
 pub mod event;
 pub mod gate;
+#[cfg(feature = "http-body")]
+pub mod grpc;
 pub mod guide;
 pub mod http;
 pub mod keyed;

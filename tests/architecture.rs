@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["gate", "keyed", "budget", "replay"],
     &LAYERS,
-    &["http"],
+    &["http", "grpc"],
     &["http/stack"],
     &["guide"],
 ];

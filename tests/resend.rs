@@ -3,6 +3,7 @@
 #![cfg(all(feature = "hyper-util", feature = "reqwest"))]
 
 #[path = "support/frames.rs"]
+#[expect(dead_code, reason = "other tests need more")]
 mod frames;
 
 use buttress::http::{FreshConnectionLayer, stack};

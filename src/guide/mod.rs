@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | hyper or hyper-util | the stack around its client | [`hyper_util`][page hyper_util] |
 //! | reqwest | the stack around its client | [`reqwest`][page reqwest] |
-//! | tonic | the stack around a `Channel`, below a generated stub | [`tonic`][page tonic] |
+//! | tonic, or another gRPC client | the stack around a `Channel`, below a generated stub | [`tonic`][page tonic] |
 //! | axum, or another server | handlers that call an upstream; layers around a `Router` | [`axum`][page axum] |
 //! | a plain async function, an `async_trait`, reqwest 0.12 | a service of it, with a classifier of its own | [`functions`](mod@self::functions) |
 //! | tower's layers or balancer | to combine them with these layers | [`tower`](mod@self::tower) |

@@ -58,6 +58,7 @@ tokio::task_local! {
 pub struct InboundDeadlineLayer {
     max: Duration,
     header: HeaderName,
+    parse: fn(&[u8]) -> Option<Duration>,
 }
 
 impl InboundDeadlineLayer {
@@ -65,10 +66,16 @@ impl InboundDeadlineLayer {
     /// for requests without the header. The header is `x-request-timeout-ms`.
     #[must_use]
     pub const fn new(max: Duration) -> Self {
-        Self {
-            max,
-            header: HeaderName::from_static("x-request-timeout-ms"),
-        }
+        let header = HeaderName::from_static("x-request-timeout-ms");
+        Self::with(max, header, milliseconds)
+    }
+
+    pub(crate) const fn with(
+        max: Duration,
+        header: HeaderName,
+        parse: fn(&[u8]) -> Option<Duration>,
+    ) -> Self {
+        Self { max, header, parse }
     }
 
     /// The header with the caller's time in milliseconds. Default: `x-request-timeout-ms`.
@@ -80,7 +87,7 @@ impl InboundDeadlineLayer {
 
     fn time(&self, headers: &HeaderMap) -> Duration {
         let values = headers.get_all(&self.header).into_iter();
-        let readable = values.filter_map(|value| milliseconds(value.as_bytes()));
+        let readable = values.filter_map(|value| (self.parse)(value.as_bytes()));
         readable.min().map_or(self.max, |time| time.min(self.max))
     }
 }

@@ -92,7 +92,7 @@ pub use pause::{On429, PauseOn429, Pauses};
 pub use replay::RepeatIf;
 #[cfg(feature = "http-body")]
 pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
-pub use respond::{Respond, RespondFuture, RespondLayer, RespondService};
+pub use respond::{Respond, RespondFuture, RespondLayer, RespondService, With};
 pub use retry_after::retry_after;
 pub use stack::{
     KeyedParts, KeyedStack, KeyedStackLayer, Part, Stack, StackBuilder, StackLayer, stack,

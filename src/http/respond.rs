@@ -113,19 +113,26 @@ fn seconds(wait: Duration) -> u64 {
 ///
 /// [`with`](Self::with) adds a body.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RespondLayer<F = ()> {
-    change: F,
+pub struct RespondLayer<R = ()> {
+    respond: R,
 }
 
 impl RespondLayer {
     /// Responds without a body.
     #[must_use]
     pub const fn new() -> Self {
-        Self { change: () }
+        Self { respond: () }
     }
 }
 
-impl<F> RespondLayer<F> {
+impl<R> RespondLayer<R> {
+    /// Responds as `respond` does.
+    pub(crate) const fn by(respond: R) -> Self {
+        Self { respond }
+    }
+}
+
+impl<F> RespondLayer<With<F>> {
     /// Calls `change` with each rejection and its response, for instance to add a body.
     ///
     /// A problem document (RFC 9457):
@@ -149,37 +156,47 @@ impl<F> RespondLayer<F> {
     ///
     /// The header `Content-Length` is left to the server then.
     pub const fn with(change: F) -> Self {
-        Self { change }
+        Self::by(With(change))
     }
 }
 
-/// What [`RespondLayer`] does to the response of a rejection: `()` nothing, a function what it does.
+/// How [`RespondLayer`] responds to a rejection: `()` as it says, [`With`] with changes, and
+/// `grpc::TrailersOnly` as gRPC does.
 pub trait Respond<B> {
-    /// Changes the response.
-    fn respond(&self, rejection: &Rejection, response: &mut Response<B>);
+    /// Makes the response.
+    fn respond(&self, rejection: &Rejection) -> Response<B>;
 }
 
-impl<B> Respond<B> for () {
-    fn respond(&self, _: &Rejection, _: &mut Response<B>) {}
+impl<B: Default> Respond<B> for () {
+    fn respond(&self, rejection: &Rejection) -> Response<B> {
+        rejection.respond(rejection.own_status())
+    }
 }
 
-impl<B, F> Respond<B> for F
+/// Changes the response, for [`RespondLayer::with`].
+#[derive(Clone, Copy, Debug)]
+pub struct With<F>(F);
+
+impl<B, F> Respond<B> for With<F>
 where
     F: Fn(&Rejection, &mut Response<B>),
+    B: Default,
 {
-    fn respond(&self, rejection: &Rejection, response: &mut Response<B>) {
+    fn respond(&self, rejection: &Rejection) -> Response<B> {
+        let mut response = rejection.respond(rejection.own_status());
         response.headers_mut().remove(CONTENT_LENGTH);
-        self(rejection, response);
+        (self.0)(rejection, &mut response);
+        response
     }
 }
 
-impl<S, F: Clone> Layer<S> for RespondLayer<F> {
-    type Service = RespondService<S, F>;
+impl<S, R: Clone> Layer<S> for RespondLayer<R> {
+    type Service = RespondService<S, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RespondService {
             inner,
-            change: self.change.clone(),
+            respond: self.respond.clone(),
             rejected: None,
         }
     }
@@ -187,32 +204,31 @@ impl<S, F: Clone> Layer<S> for RespondLayer<F> {
 
 /// The service that [`RespondLayer`] makes.
 #[derive(Debug)]
-pub struct RespondService<S, F = ()> {
+pub struct RespondService<S, R = ()> {
     inner: S,
-    change: F,
+    respond: R,
     /// Why `poll_ready` of the inner service failed.
     rejected: Option<Rejection>,
 }
 
-impl<S: Clone, F: Clone> Clone for RespondService<S, F> {
+impl<S: Clone, R: Clone> Clone for RespondService<S, R> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            change: self.change.clone(),
+            respond: self.respond.clone(),
             rejected: None,
         }
     }
 }
 
-impl<S, F, Req, B, E> Service<Req> for RespondService<S, F>
+impl<S, R, Req, B, E> Service<Req> for RespondService<S, R>
 where
     S: Service<Req, Response = Response<B>, Error = Error<E>>,
-    F: Respond<B> + Clone,
-    B: Default,
+    R: Respond<B> + Clone,
 {
     type Response = Response<B>;
     type Error = E;
-    type Future = RespondFuture<S::Future, F>;
+    type Future = RespondFuture<S::Future, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.rejected = None;
@@ -234,7 +250,7 @@ where
                     call: self.inner.call(req),
                 },
             },
-            change: self.change.clone(),
+            respond: self.respond.clone(),
         }
     }
 }
@@ -243,10 +259,10 @@ pin_project! {
     /// The future of a [`RespondService`] call.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct RespondFuture<C, F = ()> {
+    pub struct RespondFuture<C, R = ()> {
         #[pin]
         state: State<C>,
-        change: F,
+        respond: R,
     }
 }
 
@@ -262,11 +278,10 @@ pin_project! {
     }
 }
 
-impl<C, F, B, E> Future for RespondFuture<C, F>
+impl<C, R, B, E> Future for RespondFuture<C, R>
 where
     C: Future<Output = Result<Response<B>, Error<E>>>,
-    F: Respond<B>,
-    B: Default,
+    R: Respond<B>,
 {
     type Output = Result<Response<B>, E>;
 
@@ -280,8 +295,6 @@ where
                 Err(Error::Rejected(rejection)) => rejection,
             },
         };
-        let mut response = rejection.respond(rejection.own_status());
-        this.change.respond(&rejection, &mut response);
-        Poll::Ready(Ok(response))
+        Poll::Ready(Ok(this.respond.respond(&rejection)))
     }
 }

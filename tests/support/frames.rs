@@ -54,6 +54,41 @@ impl Frames {
             .await
     }
 
+    /// The head of a gRPC response.
+    pub(crate) async fn head(&mut self, id: u32) -> io::Result<()> {
+        let content_type = literal("content-type", "application/grpc");
+        let fields = [&[0x88], &content_type[..]].concat();
+        self.send(HEADERS, END_HEADERS, id, &fields).await
+    }
+
+    /// The head of a gRPC response and its trailers, so that they arrive together.
+    pub(crate) async fn head_and_trailers(&mut self, id: u32, status: &str) -> io::Result<()> {
+        let content_type = literal("content-type", "application/grpc");
+        let head = frame(
+            HEADERS,
+            END_HEADERS,
+            id,
+            &[&[0x88], &content_type[..]].concat(),
+        );
+        let status = literal("grpc-status", status);
+        let trailers = frame(HEADERS, END_HEADERS | END_STREAM, id, &status);
+        self.stream.write_all(&[head, trailers].concat()).await
+    }
+
+    /// A message of this gRPC response.
+    pub(crate) async fn message(&mut self, id: u32, message: &[u8]) -> io::Result<()> {
+        let length = (message.len() as u32).to_be_bytes();
+        let framed = [&[0], &length[..], message].concat();
+        self.send(DATA, 0, id, &framed).await
+    }
+
+    /// The trailers of a gRPC response, which end it.
+    pub(crate) async fn trailers(&mut self, id: u32, status: &str) -> io::Result<()> {
+        let fields = literal("grpc-status", status);
+        self.send(HEADERS, END_HEADERS | END_STREAM, id, &fields)
+            .await
+    }
+
     pub(crate) async fn reset(&mut self, id: u32, code: u32) -> io::Result<()> {
         self.send(RST_STREAM, 0, id, &code.to_be_bytes()).await
     }
@@ -65,8 +100,20 @@ impl Frames {
     }
 
     async fn send(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) -> io::Result<()> {
-        let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
-        let head = [&length[..], &[kind, flags], &id.to_be_bytes()].concat();
-        self.stream.write_all(&[&head, payload].concat()).await
+        self.stream
+            .write_all(&frame(kind, flags, id, payload))
+            .await
     }
+}
+
+fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
+    let head = [&length[..], &[kind, flags], &id.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+/// A header field as a literal that is not indexed (RFC 7541 §6.2.2).
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let string = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    [&[0][..], &string(name), &string(value)].concat()
 }

@@ -1,0 +1,111 @@
+use super::classify::StatusClassifier;
+use super::methods::Methods;
+use super::respond::{TrailersOnly, respond};
+use super::timeout::{TimeoutHeader, TimeoutHeaderLayer};
+use super::trailers::{PeekTrailers, PeekTrailersLayer};
+use crate::error::{ErrorLayer, InvalidConfig};
+use crate::gate::UntilHead;
+use crate::http::{
+    self, InExtensions, Pauses, ReplayBodyLayer, ReplayBodyService, RespondService, Stack,
+    StackBuilder,
+};
+use crate::retry::Dropped;
+use ::http::Request;
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tower::Layer;
+
+/// Starts the recommended stack for gRPC: as [`http::stack`](crate::http::stack()), with the
+/// [`StatusClassifier`] and the [`Methods`] of gRPC, a deadline of 10 s, and attempts of 2 s. Give it to
+/// [`service`].
+#[must_use = "a builder does nothing until `service` is called"]
+pub fn stack() -> StackBuilder<StatusClassifier, Methods> {
+    http::stack()
+        .deadline(Duration::from_secs(10))
+        .attempt_timeout(Duration::from_secs(2))
+        .classify(StatusClassifier::default())
+        .replay(Methods::new())
+}
+
+/// Builds the stack around a gRPC channel, for a generated stub. The [module](super) has an example.
+///
+/// From the outside in: [rejections as statuses](super::respond), [bodies that can be sent
+/// again](crate::http::ReplayBodyLayer) (up to 64 KiB), the stack, [trailers that are looked
+/// for](PeekTrailersLayer), and the [header `grpc-timeout`](TimeoutHeaderLayer). `body` puts a body into
+/// the type that the channel takes: for tonic, `tonic::body::Body::new`.
+///
+/// # Errors
+/// The errors of [`StackBuilder::build`].
+#[expect(clippy::type_complexity, reason = "one type for each policy")]
+pub fn service<S, F, C, R, K, D, U, W, P>(
+    stack: StackBuilder<C, R, K, D, U, W, P>,
+    channel: S,
+    body: F,
+) -> Result<Channel<S, F, C, R, K, D, U, W, P>, InvalidConfig>
+where
+    S: Clone,
+    F: Clone,
+    C: Clone,
+    R: Clone,
+    K: Clone,
+    D: Clone,
+    P: Pauses<Classify<C>: Clone>,
+{
+    let inner = MapBody {
+        inner: channel,
+        body,
+    };
+    let inner = PeekTrailersLayer.layer(TimeoutHeaderLayer.layer(inner));
+    let stack = stack.build()?.layer(inner);
+    Ok(respond().layer(ReplayBodyLayer::new().layer(stack)))
+}
+
+/// The service that [`service`] makes around a channel `S`.
+pub type Channel<
+    S,
+    F,
+    C = StatusClassifier,
+    R = Methods,
+    K = InExtensions,
+    D = Dropped,
+    U = UntilHead,
+    W = ErrorLayer,
+    P = (),
+> = RespondService<
+    ReplayBodyService<Stack<PeekTrailers<TimeoutHeader<MapBody<S, F>>>, C, R, K, D, U, W, P>>,
+    TrailersOnly,
+>;
+
+/// Puts the body of each request into the type that the inner service takes.
+#[derive(Clone)]
+pub struct MapBody<S, F> {
+    inner: S,
+    body: F,
+}
+
+impl<S, F, B, C> tower::Service<Request<B>> for MapBody<S, F>
+where
+    S: tower::Service<Request<C>>,
+    F: Fn(B) -> C,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Request<B>) -> S::Future {
+        self.inner.call(req.map(&self.body))
+    }
+}
+
+impl<S: fmt::Debug, F> fmt::Debug for MapBody<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapBody")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

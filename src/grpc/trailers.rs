@@ -1,0 +1,168 @@
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tower::{Layer, Service};
+
+/// Looks for the trailers of a response that has no messages, so that its status is known before its
+/// body is read.
+///
+/// Some servers send the status of a failed call in the trailers, and not in the head. The layer polls the
+/// body once when the head has arrived. If trailers are there, they are also put into the extensions of
+/// the response, where [`StatusClassifier`](super::StatusClassifier) finds them. If a message is there, the
+/// reader of the body gets it first. If nothing is there yet, the layer does not wait. So no stream is
+/// buffered or delayed.
+///
+/// Put it below retry and circuit breaker. [`grpc::service`](super::service) does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PeekTrailersLayer;
+
+/// The service that [`PeekTrailersLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct PeekTrailers<S> {
+    inner: S,
+}
+
+/// Trailers that came right after the head, in the extensions of the response.
+#[derive(Clone, Debug)]
+pub(super) struct Trailers(pub(super) HeaderMap);
+
+impl<S> Layer<S> for PeekTrailersLayer {
+    type Service = PeekTrailers<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PeekTrailers { inner }
+    }
+}
+
+impl<S, Req, B> Service<Req> for PeekTrailers<S>
+where
+    S: Service<Req, Response = Response<B>>,
+    B: Body + Unpin,
+{
+    type Response = Response<PeekedBody<B>>;
+    type Error = S::Error;
+    type Future = PeekFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let call = self.inner.call(req);
+        PeekFuture { call }
+    }
+}
+
+pin_project! {
+    /// The future of a [`PeekTrailers`] call.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct PeekFuture<F> {
+        #[pin]
+        call: F,
+    }
+}
+
+impl<F, B, E> Future for PeekFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body + Unpin,
+{
+    type Output = Result<Response<PeekedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.project().call.poll(cx))?;
+        let (mut head, mut body) = response.into_parts();
+        let peeked = match Pin::new(&mut body).poll_frame(cx) {
+            Poll::Pending => Peeked::Nothing,
+            Poll::Ready(None) => Peeked::End,
+            Poll::Ready(Some(frame)) => Peeked::Frame(frame),
+        };
+        let trailers = match &peeked {
+            Peeked::Frame(Ok(frame)) => frame.trailers_ref().cloned(),
+            // gRPC: a call that ends without a status is `UNKNOWN`.
+            Peeked::End if !head.headers.contains_key("grpc-status") => Some(HeaderMap::new()),
+            _ => None,
+        };
+        if let Some(trailers) = trailers {
+            head.extensions.insert(Trailers(trailers));
+        }
+        Poll::Ready(Ok(Response::from_parts(head, PeekedBody { peeked, body })))
+    }
+}
+
+/// The body of a response whose first frame may have been read.
+#[derive(Debug)]
+pub struct PeekedBody<B: Body> {
+    peeked: Peeked<B::Data, B::Error>,
+    body: B,
+}
+
+#[derive(Debug)]
+enum Peeked<D, E> {
+    Nothing,
+    Frame(Result<Frame<D>, E>),
+    End,
+}
+
+/// A body of which nothing was read.
+impl<B: Body + Default> Default for PeekedBody<B> {
+    fn default() -> Self {
+        Self {
+            peeked: Peeked::Nothing,
+            body: B::default(),
+        }
+    }
+}
+
+impl<B> Body for PeekedBody<B>
+where
+    B: Body + Unpin,
+    B::Data: Unpin,
+    B::Error: Unpin,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match std::mem::replace(&mut self.peeked, Peeked::Nothing) {
+            Peeked::Frame(frame) => Poll::Ready(Some(frame)),
+            Peeked::End => {
+                self.peeked = Peeked::End;
+                Poll::Ready(None)
+            }
+            Peeked::Nothing => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.peeked {
+            Peeked::Nothing => self.body.is_end_stream(),
+            Peeked::Frame(_) => false,
+            Peeked::End => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.peeked {
+            Peeked::Frame(Ok(frame)) => {
+                let peeked = frame
+                    .data_ref()
+                    .map_or(0, |data| bytes::Buf::remaining(data) as u64);
+                let rest = self.body.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(peeked));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper.saturating_add(peeked));
+                }
+                hint
+            }
+            _ => self.body.size_hint(),
+        }
+    }
+}
