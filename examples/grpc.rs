@@ -29,9 +29,9 @@ async fn channel(
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let reads = Methods::new().retry("/orders.Orders/Get");
-    let stack = grpc::stack().name("orders").replay(reads);
+    let stack = grpc::stack().name("orders").replay(reads).build()?;
     // With tonic, the last argument is `tonic::body::Body::new`.
-    let channel = grpc::service(stack, service_fn(channel), |body| body)?;
+    let channel = grpc::service(&stack, service_fn(channel), |body| body);
 
     for (method, deadline, status, sends) in [
         ("Get", Deadline::NEVER, "0", 3),  // sent again, twice

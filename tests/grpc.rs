@@ -7,10 +7,11 @@ mod frames;
 #[path = "support/grpc.rs"]
 mod grpc_server;
 
+use buttress::circuit_breaker::CircuitState;
 use buttress::grpc::{
     self, Code, Methods, PeekTrailersLayer, StatusClassifier, TimeoutHeaderLayer,
 };
-use buttress::http::StackBuilder;
+use buttress::http::{ReplayBody, StackBuilder};
 use buttress::retry::Backoff;
 use buttress::verdict::{RetryAfter, Sent};
 use buttress::{Classify, Deadline, Error, LoadShedLayer, Quota, Verdict};
@@ -19,7 +20,7 @@ use frames::Frames;
 use grpc_server::{Server, get, seven};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -200,6 +201,12 @@ fn quick() -> StackBuilder<StatusClassifier, Methods> {
         .retry(|retry| retry.backoff(backoff))
 }
 
+type Around = grpc::Channel<Channel, fn(ReplayBody<Body>) -> Body>;
+
+fn around(stack: StackBuilder<StatusClassifier, Methods>, channel: Channel) -> Around {
+    grpc::service(&stack.build().unwrap(), channel, Body::new)
+}
+
 fn every_method() -> Methods {
     Methods::new().retry("/")
 }
@@ -227,7 +234,7 @@ async fn an_unavailable_call_is_sent_again_if_its_method_may_be() {
             }
             Ok(request.into_inner())
         });
-        let client = grpc::service(quick().replay(methods), server.channel(), Body::new).unwrap();
+        let client = around(quick().replay(methods), server.channel());
         let outcome = get(&client, seven()).await;
         assert_eq!(server.calls(), sends);
         if sends == 3 {
@@ -244,7 +251,7 @@ async fn a_server_that_is_not_there_is_unavailable_and_opens_the_circuit() {
     let channel = server.channel();
     drop(server);
     let stack = quick().circuit_breaker(|breaker| breaker.consecutive_failures(3));
-    let client = grpc::service(stack, channel, Body::new).unwrap();
+    let client = around(stack, channel);
     // Nothing was sent: the call is repeated whatever its method, within the budget.
     let status = get(&client, seven()).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
@@ -286,7 +293,7 @@ async fn each_rejection_reaches_the_stub_as_its_code() {
             r#"timeout "orders" ran out after 50ms"#,
         ),
     ] {
-        let client = grpc::service(stack, channel, Body::new).unwrap();
+        let client = around(stack, channel);
         let _first = get(&client, seven()).await;
         let status = get(&client, seven()).await.unwrap_err();
         assert_eq!(status.code(), code, "{status:?}");
@@ -310,7 +317,7 @@ async fn black_hole() -> std::net::SocketAddr {
 #[tokio::test]
 async fn an_interceptor_goes_around_the_stack() {
     let server = Server::failing_first(0);
-    let client = grpc::service(quick(), server.channel(), Body::new).unwrap();
+    let client = around(quick(), server.channel());
     let accepts = |request: tonic::Request<()>| Ok(request);
     let client = tonic::service::interceptor::InterceptedService::new(client, accepts);
     assert_eq!(get(&client, seven()).await.unwrap(), "seven");
@@ -343,7 +350,7 @@ async fn the_upstream_is_told_how_much_time_is_left() {
         let timeout = request.metadata().get("grpc-timeout").unwrap();
         Ok(Bytes::copy_from_slice(timeout.as_bytes()))
     });
-    let client = grpc::service(quick(), server.channel(), Body::new).unwrap();
+    let client = around(quick(), server.channel());
     let mut request = seven();
     request.extensions_mut().insert(Deadline::after(SECOND));
     let told = get(&client, request).await.unwrap();
@@ -467,7 +474,7 @@ async fn a_status_in_trailers_is_retried_if_it_comes_with_the_head_and_never_aft
     ] {
         let (channel, calls) = unavailable(ends).await;
         let stack = quick().replay(every_method());
-        let client = grpc::service(stack, channel, Body::new).unwrap();
+        let client = around(stack, channel);
         let outcome = get(&client, seven()).await;
         assert_eq!(outcome.as_ref().err().map(tonic::Status::code), code);
         assert_eq!(calls.load(SeqCst), sends, "{outcome:?}");
@@ -493,4 +500,154 @@ async fn a_stream_is_neither_buffered_nor_delayed() {
     }
     drop(sender);
     assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn until_its_trailers_a_stream_holds_its_slot_and_its_verdict() {
+    let (channel, _) = unavailable(Ends::AfterAMessage).await;
+    let stack = quick().no_retry().load_shed(1).until(grpc::UntilTrailers);
+    let stack = stack.circuit_breaker(|breaker| breaker.consecutive_failures(2));
+    let stack = stack.build().unwrap();
+    let client = grpc::service(&stack, channel, Body::new);
+    let circuit = stack.circuit().unwrap();
+    for _ in 0..2 {
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        let status = get(&client, seven()).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert_eq!(stack.limit().unwrap().in_flight(), 0);
+    }
+    assert_eq!(circuit.state(), CircuitState::Open);
+}
+
+#[tokio::test]
+async fn two_stubs_of_one_stack_share_its_budget() {
+    let server = Server::new(|_, _| Err(tonic::Status::unavailable("restarting")));
+    let stack = quick().replay(every_method()).build().unwrap();
+    for sends in [3, 4, 5] {
+        // A stub of its own, around a channel of its own.
+        let client = grpc::service(&stack, server.channel(), Body::new);
+        get(&client, seven()).await.unwrap_err();
+        assert_eq!(server.calls(), sends);
+    }
+}
+
+#[tokio::test]
+async fn a_balanced_channel_with_a_dead_endpoint_is_called_again() {
+    let server = Server::failing_first(0);
+    let dead = Server::failing_first(0);
+    let endpoints = [dead.address, server.address];
+    let endpoints = endpoints.map(|at| Endpoint::from_shared(format!("http://{at}")).unwrap());
+    drop(dead);
+    let channel = Channel::balance_list(endpoints.into_iter());
+    let stack = quick()
+        .retry(|retry| retry.attempts(10).no_budget())
+        .no_circuit_breaker();
+    let client = around(stack, channel);
+    // What could not connect was not sent, so it is sent again whatever its method.
+    for _ in 0..10 {
+        assert_eq!(get(&client, seven()).await.unwrap(), "seven");
+    }
+    assert_eq!(server.calls(), 10);
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_at_any_point_leaks_nothing() {
+    let server = Server::failing_first(0);
+    let stack = quick()
+        .load_shed(5)
+        .rate_limit(Quota::per_second(1_000_000));
+    let stack = stack.replay(every_method()).build().unwrap();
+    let client = grpc::service(&stack, server.channel(), Body::new);
+    for polls in 0..20 {
+        let mut call = Box::pin(get(&client, seven()));
+        for _ in 0..polls {
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx)));
+            if polled.await.is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(call);
+        assert_eq!(stack.limit().unwrap().in_flight(), 0, "after {polls} polls");
+    }
+    assert_eq!(get(&client, seven()).await.unwrap(), "seven");
+}
+
+// Under load, in the process, on a paused clock
+
+/// Makes 100 calls per second. Returns whether each succeeded, and the sends in each second.
+async fn under_load(
+    seconds: usize,
+    fails: impl Fn(Duration, usize) -> bool + Clone + Send + 'static,
+) -> (Vec<bool>, Vec<usize>) {
+    let start = tokio::time::Instant::now();
+    let sends = Arc::new(std::sync::Mutex::new(vec![0; seconds + 10]));
+    let counted = sends.clone();
+    let upstream = service_fn(move |_: Request<ReplayBody<Full<Bytes>>>| {
+        let at = start.elapsed();
+        let mut sends = counted.lock().unwrap();
+        sends[at.as_secs() as usize] += 1;
+        let failed = fails(at, sends.iter().sum());
+        let response = Response::builder().header("grpc-status", if failed { "14" } else { "0" });
+        let response = response.body(http_body_util::Empty::<Bytes>::new());
+        async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok::<_, Infallible>(response.unwrap())
+        }
+    });
+    let stack = grpc::stack().replay(every_method()).build().unwrap();
+    let client = grpc::service(&stack, upstream, |body| body);
+    let mut calls = Vec::new();
+    for _ in 0..seconds * 100 {
+        let call = Request::post("/orders.Orders/Get").body(Full::new(Bytes::new()));
+        calls.push(tokio::spawn(client.clone().oneshot(call.unwrap())));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut succeeded = Vec::new();
+    for call in calls {
+        let response = call.await.unwrap().unwrap();
+        succeeded.push(response.headers()["grpc-status"] == "0");
+    }
+    let sends = sends.lock().unwrap().clone();
+    (succeeded, sends)
+}
+
+fn count(succeeded: &[bool]) -> usize {
+    succeeded.iter().filter(|succeeded| **succeeded).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_one_response_in_twenty_unavailable_hardly_a_call_fails() {
+    // One send in twenty fails, without a pattern.
+    let fails = |_, number: usize| {
+        let mixed = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (mixed >> 40) % 20 == 0
+    };
+    let (succeeded, sends) = under_load(60, fails).await;
+    let (calls, sends) = (succeeded.len(), sends.iter().sum::<usize>());
+    let succeeded = count(&succeeded);
+    assert!(succeeded * 1_000 >= calls * 999, "{succeeded} of {calls}");
+    assert!(
+        sends * 20 >= calls * 21,
+        "{sends} sends of {calls} calls: too few failed"
+    );
+    assert!(sends * 10 <= calls * 11, "{sends} sends of {calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_two_seconds_adds_few_sends_and_ends_soon() {
+    let outage = 20..22;
+    let fails = move |at: Duration, _| outage.contains(&at.as_secs());
+    let (succeeded, sends) = under_load(30, fails).await;
+    for (second, sends) in sends.iter().enumerate() {
+        assert!(*sends <= 125, "second {second}: {sends} sends of 100 calls");
+    }
+    // From `max_open_for` (1 s) and 0.2 s after the outage on.
+    let after = &succeeded[2_320..];
+    assert!(
+        count(after) * 100 >= after.len() * 99,
+        "{} of {}",
+        count(after),
+        after.len()
+    );
 }

@@ -73,7 +73,7 @@ impl StatusClassifier {
     }
 
     /// The verdict on a status, with the headers or trailers that it came with.
-    fn judge(self, code: Code, headers: &HeaderMap) -> Verdict {
+    pub(super) fn judge(self, code: Code, headers: &HeaderMap) -> Verdict {
         let retry_after = || match pushback(headers) {
             Pushback::None => Some(RetryAfter::None),
             Pushback::After(delay) => Some(RetryAfter::Delay(delay)),

@@ -23,8 +23,9 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let channel = tonic::transport::Endpoint::from_static("http://orders.internal:50051").connect_lazy();
-//! let stack = grpc::stack().name("orders").replay(grpc::Methods::new().retry("/orders.Orders/Get"));
-//! let orders = OrdersClient::new(grpc::service(stack, channel, tonic::body::Body::new)?);
+//! let reads = grpc::Methods::new().retry("/orders.Orders/Get");
+//! let stack = grpc::stack().name("orders").replay(reads).build()?;
+//! let orders = OrdersClient::new(grpc::service(&stack, channel, tonic::body::Body::new));
 //! # let _ = orders;
 //! # Ok(())
 //! # }
@@ -36,6 +37,7 @@
 //! | verdicts for statuses | [`StatusClassifier`] |
 //! | to retry the methods that you choose | [`Methods`] |
 //! | the status of calls whose server sends it in trailers | [`PeekTrailersLayer`] |
+//! | verdicts and slots until the end of a stream | [`UntilTrailers`] |
 //! | to tell the upstream how much time is left | [`TimeoutHeaderLayer`] |
 //! | a server that keeps to the time of its callers | [`inbound_deadline`] |
 //! | rejections as statuses, in a client or a server | [`respond`] |
@@ -48,6 +50,7 @@
 //! |---|---|
 //! | `deadline` | 10 s |
 //! | `attempt_timeout` | 2 s |
+//! | `circuit_breaker` | opens at 50 % failures of at least 20 calls in 10 s, or at 10 failures in a row |
 //! | `classify` | [`StatusClassifier`] |
 //! | `replay` | [`Methods::new()`](Methods): only calls that were certainly not processed are sent again |
 //!
@@ -72,6 +75,7 @@ mod respond;
 mod service;
 mod timeout;
 mod trailers;
+mod until;
 
 pub use classify::StatusClassifier;
 pub use code::Code;
@@ -80,3 +84,4 @@ pub use respond::{TrailersOnly, respond};
 pub use service::{Channel, MapBody, service, stack};
 pub use timeout::{TimeoutHeader, TimeoutHeaderFuture, TimeoutHeaderLayer, inbound_deadline};
 pub use trailers::{PeekFuture, PeekTrailers, PeekTrailersLayer, PeekedBody};
+pub use until::UntilTrailers;

@@ -3,11 +3,11 @@ use super::methods::Methods;
 use super::respond::{TrailersOnly, respond};
 use super::timeout::{TimeoutHeader, TimeoutHeaderLayer};
 use super::trailers::{PeekTrailers, PeekTrailersLayer};
-use crate::error::{ErrorLayer, InvalidConfig};
+use crate::error::ErrorLayer;
 use crate::gate::UntilHead;
 use crate::http::{
     self, InExtensions, Pauses, ReplayBodyLayer, ReplayBodyService, RespondService, Stack,
-    StackBuilder,
+    StackBuilder, StackLayer,
 };
 use crate::retry::Dropped;
 use ::http::Request;
@@ -17,32 +17,31 @@ use std::time::Duration;
 use tower::Layer;
 
 /// Starts the recommended stack for gRPC: as [`http::stack`](crate::http::stack()), with the
-/// [`StatusClassifier`] and the [`Methods`] of gRPC, a deadline of 10 s, and attempts of 2 s. Give it to
-/// [`service`].
-#[must_use = "a builder does nothing until `service` is called"]
+/// [`StatusClassifier`] and the [`Methods`] of gRPC, a deadline of 10 s, and attempts of 2 s. Ten failures in
+/// a row open the circuit, too: with methods that are retried, a rate alone would notice an outage late.
+/// Build the stack, and give it to [`service`].
+#[must_use = "a builder does nothing until `build` is called"]
 pub fn stack() -> StackBuilder<StatusClassifier, Methods> {
     http::stack()
         .deadline(Duration::from_secs(10))
         .attempt_timeout(Duration::from_secs(2))
+        .circuit_breaker(|breaker| breaker.failure_rate(0.5).consecutive_failures(10))
         .classify(StatusClassifier::default())
         .replay(Methods::new())
 }
 
-/// Builds the stack around a gRPC channel, for a generated stub. The [module](super) has an example.
+/// Puts a stack around a gRPC channel, for a generated stub. The [module](super) has an example. All
+/// services that one stack makes share its circuit, budget and limits.
 ///
 /// From the outside in: [rejections as statuses](super::respond), [bodies that can be sent
 /// again](crate::http::ReplayBodyLayer) (up to 64 KiB), the stack, [trailers that are looked
 /// for](PeekTrailersLayer), and the [header `grpc-timeout`](TimeoutHeaderLayer). `body` puts a body into
 /// the type that the channel takes: for tonic, `tonic::body::Body::new`.
-///
-/// # Errors
-/// The errors of [`StackBuilder::build`].
-#[expect(clippy::type_complexity, reason = "one type for each policy")]
 pub fn service<S, F, C, R, K, D, U, W, P>(
-    stack: StackBuilder<C, R, K, D, U, W, P>,
+    stack: &StackLayer<C, R, K, D, U, W, P>,
     channel: S,
     body: F,
-) -> Result<Channel<S, F, C, R, K, D, U, W, P>, InvalidConfig>
+) -> Channel<S, F, C, R, K, D, U, W, P>
 where
     S: Clone,
     F: Clone,
@@ -57,8 +56,7 @@ where
         body,
     };
     let inner = PeekTrailersLayer.layer(TimeoutHeaderLayer.layer(inner));
-    let stack = stack.build()?.layer(inner);
-    Ok(respond().layer(ReplayBodyLayer::new().layer(stack)))
+    respond().layer(ReplayBodyLayer::new().layer(stack.layer(inner)))
 }
 
 /// The service that [`service`] makes around a channel `S`.

@@ -1,9 +1,10 @@
 use super::fault::ClientError;
 use crate::gate::{CallEnd, Finish};
 use crate::verdict::Verdict;
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -56,35 +57,67 @@ impl<B: Body<Error: ClientError>> CallEnd<Response<B>> for UntilBodyEnd {
     }
 
     fn hold<G: Finish>(res: Response<B>, guard: Option<G>) -> Self::Response<G> {
-        res.map(|body| HeldBody { body, guard })
+        HeldBody::hold(res, guard)
+    }
+}
+
+/// What the end of a body says about the upstream.
+pub trait JudgeEnd<E> {
+    /// The verdict on a body that failed.
+    fn failed(error: &E) -> Verdict;
+
+    /// The verdict on a body that ended, with its trailers.
+    fn ended(trailers: Option<&HeaderMap>) -> Verdict;
+}
+
+impl<E: ClientError> JudgeEnd<E> for UntilBodyEnd {
+    fn failed(error: &E) -> Verdict {
+        error.verdict()
+    }
+
+    fn ended(_: Option<&HeaderMap>) -> Verdict {
+        Verdict::Healthy
     }
 }
 
 pin_project! {
     /// The body of a response that holds a slot or permit until its end.
     #[derive(Debug)]
-    pub struct HeldBody<B, G> {
+    pub struct HeldBody<B, G, J = UntilBodyEnd> {
         // Dropped before the guard: when the slot is free, the body's own resources are free, too.
         #[pin]
         body: B,
         guard: Option<G>,
+        judge: PhantomData<fn() -> J>,
+    }
+}
+
+impl<B, G, J> HeldBody<B, G, J> {
+    pub(crate) fn hold(res: Response<B>, guard: Option<G>) -> Response<Self> {
+        res.map(|body| Self {
+            body,
+            guard,
+            judge: PhantomData,
+        })
     }
 }
 
 /// A body that holds nothing.
-impl<B: Default, G> Default for HeldBody<B, G> {
+impl<B: Default, G, J> Default for HeldBody<B, G, J> {
     fn default() -> Self {
         Self {
             body: B::default(),
             guard: None,
+            judge: PhantomData,
         }
     }
 }
 
-impl<B, G> Body for HeldBody<B, G>
+impl<B, G, J> Body for HeldBody<B, G, J>
 where
-    B: Body<Error: ClientError>,
+    B: Body,
     G: Finish,
+    J: JudgeEnd<B::Error>,
 {
     type Data = B::Data;
     type Error = B::Error;
@@ -95,20 +128,16 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
-        match &frame {
-            Some(Err(error)) => {
-                if let Some(mut guard) = this.guard.take() {
-                    guard.finish(error.verdict());
-                }
-            }
+        let verdict = match &frame {
+            Some(Err(error)) => J::failed(error),
+            Some(Ok(frame)) if frame.is_trailers() => J::ended(frame.trailers_ref()),
             // A reader who knows the length does not poll again after the last byte. So the end of
             // the body is checked after each frame.
-            Some(Ok(_)) if !is_over(&*this.body) => {}
-            Some(Ok(_)) | None => {
-                if let Some(mut guard) = this.guard.take() {
-                    guard.finish(Verdict::Healthy);
-                }
-            }
+            Some(Ok(_)) if !is_over(&*this.body) => return Poll::Ready(frame),
+            Some(Ok(_)) | None => J::ended(None),
+        };
+        if let Some(mut guard) = this.guard.take() {
+            guard.finish(verdict);
         }
         Poll::Ready(frame)
     }

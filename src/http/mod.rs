@@ -78,7 +78,7 @@ pub use crate::replay::Idempotent;
 pub use attempt::Attempt;
 pub use authority::Authority;
 #[cfg(feature = "http-body")]
-pub use body_end::{HeldBody, UntilBodyEnd};
+pub use body_end::{HeldBody, JudgeEnd, UntilBodyEnd};
 pub use classify::StatusClassifier;
 pub use deadline::{AttemptTimeout, InExtensions};
 #[cfg(feature = "http-body")]
