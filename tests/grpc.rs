@@ -17,7 +17,8 @@ use buttress::verdict::{RetryAfter, Sent};
 use buttress::{Classify, Deadline, Error, LoadShedLayer, Quota, Verdict};
 use bytes::Bytes;
 use frames::Frames;
-use grpc_server::{Server, get, seven};
+use grpc_server::{Raw, Server, get, seven};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -571,6 +572,46 @@ async fn a_call_that_is_dropped_at_any_point_leaks_nothing() {
         assert_eq!(stack.limit().unwrap().in_flight(), 0, "after {polls} polls");
     }
     assert_eq!(get(&client, seven()).await.unwrap(), "seven");
+}
+
+#[tokio::test]
+async fn streams_of_each_kind_pass_message_by_message() {
+    let server = Server::failing_first(0);
+    let client = around(quick().replay(every_method()), server.channel());
+    let mut client = tonic::client::Grpc::new(client);
+    let path = PathAndQuery::from_static;
+    let streams = async {
+        client.ready().await.unwrap();
+        let watch = path("/orders.Orders/Watch");
+        let watched = client.server_streaming(seven(), watch, Raw).await.unwrap();
+        let mut watched = watched.into_inner();
+        for byte in b"seven" {
+            assert_eq!(watched.message().await.unwrap().unwrap(), vec![*byte]);
+        }
+        assert!(watched.message().await.unwrap().is_none());
+
+        client.ready().await.unwrap();
+        let messages = ["a", "b", "c"].map(Bytes::from);
+        let messages = tonic::Request::new(tokio_stream::iter(messages));
+        let count = path("/orders.Orders/Count");
+        let count = client.client_streaming(messages, count, Raw).await.unwrap();
+        assert_eq!(count.into_inner(), "3");
+
+        // Each message is sent after the response to the one before has arrived.
+        client.ready().await.unwrap();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let sent = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let chat = path("/orders.Orders/Chat");
+        let chat = client.streaming(tonic::Request::new(sent), chat, Raw);
+        let mut chat = chat.await.unwrap().into_inner();
+        for message in ["one", "two", "three"] {
+            sender.send(Bytes::from(message)).await.unwrap();
+            assert_eq!(chat.message().await.unwrap().unwrap(), message);
+        }
+        drop(sender);
+        assert!(chat.message().await.unwrap().is_none());
+    };
+    tokio::time::timeout(20 * SECOND, streams).await.unwrap();
 }
 
 // Under load, in the process, on a paused clock

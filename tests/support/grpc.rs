@@ -71,7 +71,11 @@ impl Server {
                 response.map(axum::body::Body::new)
             }
         };
-        let routes = axum::Router::new().route("/orders.Orders/Get", axum::routing::post(handler));
+        let routes = axum::Router::new()
+            .route("/orders.Orders/Get", axum::routing::post(handler))
+            .route("/orders.Orders/Watch", axum::routing::post(watch))
+            .route("/orders.Orders/Count", axum::routing::post(count))
+            .route("/orders.Orders/Chat", axum::routing::post(chat));
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             axum::serve(listener, routes).await.unwrap();
@@ -92,6 +96,51 @@ impl Server {
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(SeqCst)
     }
+}
+
+type Stream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<Bytes, Status>> + Send>>;
+
+/// Responds with a message for each byte of the one that it got.
+async fn watch(request: axum::extract::Request) -> axum::response::Response {
+    let stream = tower::service_fn(|request: tonic::Request<Bytes>| async move {
+        let bytes = request.into_inner().to_vec().into_iter();
+        let messages = bytes.map(|byte| Ok(Bytes::from(vec![byte])));
+        let stream: Stream = Box::pin(tokio_stream::iter(messages));
+        Ok(tonic::Response::new(stream))
+    });
+    let mut server = tonic::server::Grpc::new(Raw);
+    let response = server.server_streaming(stream, request).await;
+    response.map(axum::body::Body::new)
+}
+
+/// Responds with the number of messages that it got.
+async fn count(request: axum::extract::Request) -> axum::response::Response {
+    let count = tower::service_fn(
+        |request: tonic::Request<tonic::Streaming<Bytes>>| async move {
+            let mut messages = request.into_inner();
+            let mut count = 0;
+            while messages.message().await?.is_some() {
+                count += 1;
+            }
+            Ok(tonic::Response::new(Bytes::from(count.to_string())))
+        },
+    );
+    let mut server = tonic::server::Grpc::new(Raw);
+    let response = server.client_streaming(count, request).await;
+    response.map(axum::body::Body::new)
+}
+
+/// Responds with each message that it gets.
+async fn chat(request: axum::extract::Request) -> axum::response::Response {
+    let chat = tower::service_fn(
+        |request: tonic::Request<tonic::Streaming<Bytes>>| async move {
+            let stream: Stream = Box::pin(request.into_inner());
+            Ok(tonic::Response::new(stream))
+        },
+    );
+    let mut server = tonic::server::Grpc::new(Raw);
+    let response = server.streaming(chat, request).await;
+    response.map(axum::body::Body::new)
 }
 
 /// Messages are bytes as they are.
