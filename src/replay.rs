@@ -36,8 +36,15 @@ use crate::verdict::Verdict;
     note = "for other requests that are `Clone`, set `.replay(buttress::retry::Cloned)`"
 )]
 pub trait Replay<Req> {
-    /// Returns a copy of `req`, before `req` is sent. `None` disables retries for this request.
+    /// Returns a copy of a request that may be processed twice. `None` for any other.
     fn replay(&self, req: &Req) -> Option<Req>;
+
+    /// Returns the copy that a retry would send, before `req` is sent. `None` disables retries for this
+    /// request. Default: that of [`replay`](Self::replay). A policy that decides after the attempt, by
+    /// [`may_resend`](Self::may_resend), copies more.
+    fn keep(&self, req: &Req) -> Option<Req> {
+        self.replay(req)
+    }
 
     /// Whether `copy` may be sent after an attempt with this verdict. Called after a failed attempt.
     /// [`Verdict::sent`] says whether the upstream may have processed that attempt. Default: `true`.
@@ -139,6 +146,10 @@ where
 {
     fn replay(&self, req: &Req) -> Option<Req> {
         self.replay.replay(req)
+    }
+
+    fn keep(&self, req: &Req) -> Option<Req> {
+        self.replay.keep(req)
     }
 
     fn may_resend(&self, copy: &Req, verdict: Verdict) -> bool {

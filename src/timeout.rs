@@ -405,10 +405,7 @@ impl<S, K> Timeout<S, K> {
     where
         K: Carrier<Req>,
     {
-        let TimeoutSettings {
-            after: whole,
-            name: by,
-        } = self.layer.settings;
+        let (whole, by) = (self.layer.settings.after, self.layer.settings.name);
         let asked = self.layer.carrier.timeout(req);
         let after = asked.filter(|_| self.layer.per_request).unwrap_or(whole);
         let now = Instant::now();
@@ -430,8 +427,10 @@ impl<S, K> Timeout<S, K> {
         if let Waited::Since(_) = waited {
             return Err(Rejection::TimedOut { after: whole, by });
         }
-        if found.is_none() && own != Deadline::NEVER {
-            self.layer.carrier.set(req, own);
+        // Also one that was found: the carrier may have found it elsewhere than in the request.
+        let applies = found.unwrap_or(own);
+        if applies != Deadline::NEVER {
+            self.layer.carrier.set(req, applies);
         }
         Ok(Limit {
             after: found.map_or(nanos(after), |_| FOUND),

@@ -46,8 +46,8 @@ pub enum Verdict {
     },
     /// The upstream failed, and a retry would fail too.
     Permanent,
-    /// The call was not sent, because the caller ran out of a resource of its own: file descriptors,
-    /// ports, memory. The outcome says nothing about the upstream, and a retry may succeed.
+    /// The caller ran out of a resource of its own: file descriptors, ports, memory. The outcome says
+    /// nothing about the upstream, and a retry may succeed.
     Local,
     /// The outcome says nothing about the upstream. For instance, the request was invalid.
     Ignored,
@@ -58,6 +58,9 @@ pub enum Verdict {
 /// A call that was certainly not processed may be sent again, even a POST. A call that may have been
 /// processed may be sent again only if it is idempotent. [`Replay::may_resend`](crate::Replay::may_resend)
 /// decides.
+///
+/// It is about the whole call. A client that sends several requests for one, such as one that follows
+/// redirects, must not report `No` for the last of them. Put a layer that follows redirects above the retry.
 ///
 /// ```
 /// use buttress::verdict::Sent;
@@ -136,16 +139,12 @@ impl Verdict {
         }
     }
 
-    /// Whether the upstream may have processed the call. Only `Transient` and `Local` can tell that it
-    /// did not.
+    /// Whether the upstream may have processed the call. Only `Transient` can tell that it did not.
     #[must_use]
     pub const fn sent(self) -> Sent {
         match self {
             Self::Transient { sent, .. } => sent,
-            Self::Local => Sent::No,
-            Self::Healthy | Self::Throttled { .. } | Self::Permanent | Self::Ignored => {
-                Sent::Unknown
-            }
+            _ => Sent::Unknown,
         }
     }
 

@@ -2,12 +2,12 @@
 
 use buttress::circuit_breaker::{Circuit, CircuitState, WhenOpen, Window};
 use buttress::http::{Authority, StackBuilder, stack};
-use buttress::keyed::Keys;
+use buttress::keyed::{ByKey, Keys};
 use buttress::rate_limit::RateLimiter;
 use buttress::retry::{Backoff, Cloned};
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, Rejection,
-    StackError, Verdict,
+    CircuitBreakerLayer, Classify, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer,
+    Rejection, StackError, Verdict,
 };
 use http::{Request, Response};
 use proptest::prelude::*;
@@ -15,8 +15,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -490,6 +490,157 @@ proptest! {
     }
 }
 
+#[test]
+fn a_key_that_is_too_long_shares_the_overflow() {
+    let layer = LoadShedLayer::builder(1).per_key(key_of).build().unwrap();
+    let mut service = layer.layer(ErrorLayer.layer(service_fn(echo)));
+    for (length, known) in [(1_024, true), (1_025, false), (300_000, false)] {
+        let key = "a".repeat(length);
+        let mut ready = tokio_test::task::spawn(service.ready());
+        let call = tokio_test::assert_ready_ok!(ready.poll()).call(key.clone());
+        drop(call);
+        assert_eq!(layer.by_key().get(&key).is_some(), known, "{length}");
+    }
+    assert_eq!(layer.by_key().overflows(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_in_flight_is_no_idle_time() {
+    let layer = CircuitBreakerLayer::builder()
+        .consecutive_failures(2)
+        .per_key(first_word)
+        .keys(Keys::at_most(16).idle(10 * SECOND))
+        .build()
+        .unwrap();
+    let slow = service_fn(|request: &'static str| async move {
+        if request.ends_with("down") {
+            tokio::time::sleep(30 * SECOND).await;
+            return Err("down");
+        }
+        Ok(request)
+    });
+    let client = layer.layer(ErrorLayer.layer(slow));
+    let others = async || {
+        for number in 0..2_000 {
+            let other = ["b", "c", "d", "e", "f", "g"][number % 6];
+            let _outcome = client.clone().oneshot(other).await;
+        }
+    };
+    for _ in 0..2 {
+        let call = tokio::spawn(client.clone().oneshot("a down"));
+        tokio::time::sleep(SECOND).await;
+        others().await;
+        assert!(call.await.unwrap().is_err());
+        others().await;
+    }
+    assert_eq!(layer.by_key().get("a").unwrap().state(), CircuitState::Open);
+}
+
+/// A classifier that uses the handles of its layer when it is dropped.
+struct Nosy {
+    circuits: Arc<Mutex<Option<ByKey<Circuit>>>>,
+    /// Where two threads that miss one key meet.
+    both: Arc<Barrier>,
+}
+
+impl Clone for Nosy {
+    fn clone(&self) -> Self {
+        if self.circuits.lock().unwrap().is_some() {
+            self.both.wait();
+        }
+        let (circuits, both) = (self.circuits.clone(), self.both.clone());
+        Self { circuits, both }
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        let circuits = self.circuits.lock().unwrap().clone();
+        if let Some(circuits) = circuits {
+            assert_eq!(circuits.len(), 1);
+        }
+    }
+}
+
+impl<Res, E> Classify<Res, E> for Nosy {
+    fn classify(&self, _: Result<&Res, &E>) -> Verdict {
+        Verdict::Healthy
+    }
+}
+
+#[test]
+fn two_calls_that_miss_a_key_at_once_drop_the_second_state_without_a_lock() {
+    let circuits: Arc<Mutex<Option<ByKey<Circuit>>>> = Arc::default();
+    let nosy = Nosy {
+        circuits: circuits.clone(),
+        both: Arc::new(Barrier::new(2)),
+    };
+    let layer = CircuitBreakerLayer::builder()
+        .classify(nosy)
+        .per_key(key_of);
+    let layer = layer.build().unwrap();
+    *circuits.lock().unwrap() = Some(layer.by_key());
+    let (done, all_done) = std::sync::mpsc::channel();
+    for _ in 0..2 {
+        let (layer, done) = (layer.clone(), done.clone());
+        std::thread::spawn(move || {
+            let mut service = layer.layer(ErrorLayer.layer(service_fn(echo)));
+            let mut ready = tokio_test::task::spawn(service.ready());
+            let call = tokio_test::assert_ready_ok!(ready.poll()).call("a".to_owned());
+            done.send(layer.by_key().len()).unwrap();
+            drop(call);
+        });
+    }
+    for _ in 0..2 {
+        let known = all_done.recv_timeout(20 * SECOND).expect("no deadlock");
+        assert_eq!(known, 1);
+    }
+    // The states of the layer itself are dropped in silence.
+    *circuits.lock().unwrap() = None;
+}
+
+#[test]
+fn two_changes_of_the_quota_at_once_leave_one_quota() {
+    let [one, two] = [Quota::per_second(1), Quota::per_second(2)];
+    for round in 0..500 {
+        let layer = RateLimitLayer::builder(Quota::per_second(9)).per_key(key_of);
+        let layer = layer.build().unwrap();
+        let both = Arc::new(Barrier::new(2));
+        let other = (layer.clone(), both.clone());
+        let thread = std::thread::spawn(move || {
+            other.1.wait();
+            other.0.set_quota(two);
+        });
+        both.wait();
+        layer.set_quota(one);
+        thread.join().unwrap();
+        let quotas = [layer.by_key().keyless(), layer.by_key().overflow()];
+        let [keyless, overflow] = quotas.map(|limiter| limiter.snapshot().quota);
+        assert_eq!(keyless, overflow, "round {round}");
+    }
+}
+
+#[test]
+fn any_number_of_keys_is_allowed() {
+    let layer = stack().per_key(Authority).keys(Keys::at_most(usize::MAX));
+    let printed = layer.build().unwrap().to_string();
+    assert!(
+        printed.contains(&format!("at most {} keys", usize::MAX)),
+        "{printed}"
+    );
+}
+
+#[test]
+fn a_quota_for_some_keys_needs_a_rate_limit_of_their_own() {
+    let some = |_: &str| Some(Quota::per_second(1));
+    let none = stack().per_key(Authority).quota_of(some).build();
+    let expected =
+        "quota_of must be set only with a rate limit that the keys do not share, but is true";
+    assert_eq!(none.unwrap_err().to_string(), expected);
+    let shared = stack().rate_limit(RateLimiter::new(Quota::per_second(1)));
+    assert!(shared.per_key(Authority).quota_of(some).build().is_err());
+}
+
 // Stacks
 
 /// Responds with the status in the path, after the number of failures before it: `/503/503/200`.
@@ -689,6 +840,26 @@ async fn a_429_pauses_the_limiter_of_its_host_only() {
             .paused,
         1
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_whose_limiter_a_429_can_pause_are_dropped_as_well() {
+    let layer = quick()
+        .no_retry()
+        .rate_limit(Quota::per_second(50))
+        .pause_on_429();
+    let layer = layer
+        .per_key(Authority)
+        .keys(Keys::at_most(16))
+        .build()
+        .unwrap();
+    let client = layer.layer(Upstream::default().client());
+    for number in 0..200 {
+        let host = format!("{number}.internal");
+        client.clone().oneshot(get(&host, "200")).await.unwrap();
+        advance(5 * SECOND).await;
+    }
+    assert_eq!(layer.by_key().overflows(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 #[expect(dead_code, reason = "other tests need more")]
 mod frames;
 
-use buttress::http::{FreshConnectionLayer, stack};
+use buttress::http::{FreshConnectionLayer, StatusClassifier, stack};
 use buttress::retry::Backoff;
 use frames::Frames;
 use http::{Method, Request};
@@ -115,13 +115,15 @@ async fn call(client: Client, method: &Method, address: SocketAddr) -> Option<u1
         Client::Reqwest(version) => {
             let mut http = reqwest::Client::builder()
                 .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never());
             if version == 2 {
                 http = http.http2_prior_knowledge();
             }
             let http = http.build().unwrap();
             let request = http.request(method.clone(), uri).body("two books").build();
-            let client = stack.service(http).unwrap();
+            let classify = StatusClassifier::default().no_redirects();
+            let client = stack.classify(classify).service(http).unwrap();
             let response = client.oneshot(request.unwrap()).await;
             response.ok().map(|response| response.status().as_u16())
         }
@@ -266,4 +268,38 @@ async fn a_retry_avoids_a_connection_that_has_gone_silent_if_the_layer_is_there(
         }
         assert_eq!(status, expected, "the layer is there: {is_there}");
     }
+}
+
+#[tokio::test]
+async fn a_post_that_was_redirected_to_a_host_that_is_down_runs_once() {
+    // An address where nobody listens.
+    let down = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let posts = Received::default();
+    let counted = posts.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4_096];
+            let read = stream.read(&mut request).await.unwrap();
+            counted.fetch_add(usize::from(request[..read].starts_with(b"POST")), SeqCst);
+            let response = format!(
+                "HTTP/1.1 303 See Other\r\nlocation: http://{down}/\r\nconnection: close\r\n\r\n"
+            );
+            let _written = stream.write_all(response.as_bytes()).await;
+        }
+    });
+    // With its defaults reqwest follows redirects, and reports the last request's error alone.
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = http.post(format!("http://{address}/")).body("two books");
+    let client = stack().service(http).unwrap();
+    let error = client.oneshot(request.build().unwrap()).await.unwrap_err();
+    assert!(
+        format!("{error:?}").contains("ConnectionRefused"),
+        "{error:?}"
+    );
+    assert_eq!(posts.load(SeqCst), 1);
 }

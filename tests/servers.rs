@@ -460,7 +460,34 @@ async fn a_scope_within_a_scope_keeps_the_earlier_deadline() {
         });
         assert_eq!(seen.await, Some(soon));
     }
+    // The same without an `async` block around the inner scope.
+    let seen = InTask::scope(soon, InTask::scope(late, async { InTask::deadline() }));
+    assert_eq!(seen.await, Some(soon));
     assert_eq!(InTask::deadline(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_a_task_holds_for_an_inbound_request() {
+    let layer = InboundDeadlineLayer::new(10 * SECOND);
+    let seen = InTask::scope(Deadline::after(SECOND), time_left(layer, Request::new(())));
+    assert_eq!(seen.await, (SECOND, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_sees_the_deadline_of_the_task() {
+    let upstream = tower::service_fn(|_: Request<()>| async {
+        let response = Response::builder().status(503).header(RETRY_AFTER, "5");
+        Ok::<_, Infallible>(response.body(()).unwrap())
+    });
+    let client = stack().carrier(InTask).service(upstream).unwrap();
+    let start = tokio::time::Instant::now();
+    // The next attempt would come too late, so the caller gets the response at once.
+    let call = async { client.oneshot(Request::new(())).await };
+    let response = InTask::scope(Deadline::after(SECOND), call).await;
+    assert_eq!(
+        (response.unwrap().status().as_u16(), start.elapsed()),
+        (503, Duration::ZERO)
+    );
 }
 
 #[test]

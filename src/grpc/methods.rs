@@ -74,6 +74,10 @@ impl Methods {
 
 impl<B: Clone> Replay<Request<B>> for Methods {
     fn replay(&self, call: &Request<B>) -> Option<Request<B>> {
+        self.may_repeat(call.uri().path()).then(|| call.clone())
+    }
+
+    fn keep(&self, call: &Request<B>) -> Option<Request<B>> {
         Some(call.clone())
     }
 

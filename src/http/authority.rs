@@ -65,14 +65,17 @@ fn host_and_port(authority: &str, default: Option<u16>) -> Cow<'_, str> {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, ""),
     };
+    // A host at the root of the name space is the same host.
+    let host = host.strip_suffix('.').unwrap_or(host);
     let number = port.parse().ok();
     let shown = match number {
         Some(_) if number == default => host,
         _ if port.is_empty() => host,
         _ => authority,
     };
+    let is_plain = shown.len() == host.len() || shown[host.len()..].starts_with(':');
     match number {
-        Some(number) if shown.len() > host.len() && port.starts_with('0') => {
+        Some(number) if shown.len() > host.len() && (port.starts_with('0') || !is_plain) => {
             Cow::Owned(format!("{}:{number}", host.to_ascii_lowercase()))
         }
         _ if shown.bytes().any(|byte| byte.is_ascii_uppercase()) => {
@@ -94,6 +97,9 @@ mod tests {
             ("https://a.example:443/", "a.example"),
             ("https://a.example:80/", "a.example:80"),
             ("http://a.example:/", "a.example"),
+            ("http://a.example./", "a.example"),
+            ("http://a.example.:80/", "a.example"),
+            ("http://a.example.:8080/", "a.example:8080"),
             ("http://a.example:080/", "a.example"),
             ("http://a.example:08080/", "a.example:8080"),
             ("http://me:se@cret@a.example:8080/", "a.example:8080"),

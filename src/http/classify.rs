@@ -65,6 +65,7 @@ use http::{HeaderMap, StatusCode};
 pub struct StatusClassifier {
     transient: &'static [StatusCode],
     throttled_is_failure: bool,
+    follows_redirects: bool,
 }
 
 impl Default for StatusClassifier {
@@ -72,6 +73,7 @@ impl Default for StatusClassifier {
         Self {
             transient: TRANSIENT,
             throttled_is_failure: false,
+            follows_redirects: true,
         }
     }
 }
@@ -102,6 +104,16 @@ impl StatusClassifier {
     #[must_use]
     pub const fn throttled_is_failure(mut self) -> Self {
         self.throttled_is_failure = true;
+        self
+    }
+
+    /// Says that the client follows no redirects (reqwest: `redirect::Policy::none()`). Then an error of
+    /// reqwest can tell that the call was [not sent](crate::verdict::Sent::No), so that a POST survives a
+    /// refused connection. Default: an error of reqwest never tells that, because a redirected POST may
+    /// have been processed. Errors of hyper-util, which follows none, need no setting.
+    #[must_use]
+    pub const fn no_redirects(mut self) -> Self {
+        self.follows_redirects = false;
         self
     }
 
@@ -160,7 +172,8 @@ impl<Res: ResponseHead, E: ClientError> Classify<Res, E> for StatusClassifier {
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         match outcome {
             Ok(response) => self.judge_response(response),
-            Err(error) => error.verdict(),
+            Err(error) if self.follows_redirects => error.verdict(),
+            Err(error) => error.verdict_without_redirects(),
         }
     }
 }

@@ -62,8 +62,15 @@ use tracing::Level;
     note = "for an error of your own implement `buttress::http::ClientError`; for another client's set a classifier of your own with `.classify(…)`"
 )]
 pub trait ClientError {
-    /// The verdict of this error on the upstream.
+    /// The verdict of this error on the upstream. It says [not sent](crate::verdict::Sent::No) only if no
+    /// part of the call was: a client that follows redirects may have sent a part of it.
     fn verdict(&self) -> Verdict;
+
+    /// The verdict if the client follows no redirects. [`StatusClassifier::no_redirects`] asks for it.
+    /// Default: [`verdict`](Self::verdict).
+    fn verdict_without_redirects(&self) -> Verdict {
+        self.verdict()
+    }
 }
 
 impl<E: ClientError> ClientError for Lifted<E> {
@@ -71,6 +78,13 @@ impl<E: ClientError> ClientError for Lifted<E> {
         match self {
             Self::Rejected(rejection) => of_rejection(*rejection),
             Self::Service(error) => error.verdict(),
+        }
+    }
+
+    fn verdict_without_redirects(&self) -> Verdict {
+        match self {
+            Self::Rejected(rejection) => of_rejection(*rejection),
+            Self::Service(error) => error.verdict_without_redirects(),
         }
     }
 }
@@ -106,6 +120,10 @@ impl ClientError for reqwest::Error {
     fn verdict(&self) -> Verdict {
         judge_error(self)
     }
+
+    fn verdict_without_redirects(&self) -> Verdict {
+        judge_chain(by_type(self), below(self), false).unwrap_or(Verdict::TRANSIENT)
+    }
 }
 
 // Implemented for every lifetime: an impl for `'static` alone makes stacks that cannot be spawned.
@@ -113,14 +131,23 @@ impl ClientError for reqwest::Error {
 // prints.
 impl ClientError for Box<dyn Error + Send + Sync + '_> {
     fn verdict(&self) -> Verdict {
-        judge_chain(by_words(&**self), self.source()).unwrap_or_else(|| unknown(self))
+        judge_chain(by_words(&**self), self.source(), true).unwrap_or_else(|| unknown(self))
+    }
+
+    fn verdict_without_redirects(&self) -> Verdict {
+        judge_chain(by_words(&**self), self.source(), false).unwrap_or_else(|| unknown(self))
     }
 }
 
 impl ClientError for BoxedError {
     fn verdict(&self) -> Verdict {
         let error = self.get_ref();
-        judge_chain(by_type(error), below(error)).unwrap_or_else(|| unknown(&error))
+        judge_chain(by_type(error), below(error), true).unwrap_or_else(|| unknown(&error))
+    }
+
+    fn verdict_without_redirects(&self) -> Verdict {
+        let error = self.get_ref();
+        judge_chain(by_type(error), below(error), false).unwrap_or_else(|| unknown(&error))
     }
 }
 
@@ -162,7 +189,7 @@ fn unknown(error: &dyn fmt::Display) -> Verdict {
 /// ```
 #[must_use]
 pub fn judge_error(error: &(dyn Error + 'static)) -> Verdict {
-    judge_chain(by_type(error), below(error)).unwrap_or(Verdict::TRANSIENT)
+    judge_chain(by_type(error), below(error), true).unwrap_or(Verdict::TRANSIENT)
 }
 
 /// What one error of a chain of sources tells on its own.
@@ -174,23 +201,31 @@ enum Link {
     Known,
     /// As `Known`, and the request was certainly not processed.
     NotSent,
+    /// As `Known`. The client may have followed a redirect, so the sources tell of its last send alone.
+    Redirects,
     Unknown,
 }
-use Link::{Known, NotSent, Says, Unknown};
+use Link::{Known, NotSent, Redirects, Says, Unknown};
 
 /// Returns the verdict of the outermost error that is enough for one. If there is none: transient
 /// if a known client made the chain, else `None`. One error of the chain is enough to say that the
 /// request was not sent.
-fn judge_chain(outermost: Link, mut next: Option<&(dyn Error + 'static)>) -> Option<Verdict> {
+fn judge_chain(
+    outermost: Link,
+    mut next: Option<&(dyn Error + 'static)>,
+    redirects: bool,
+) -> Option<Verdict> {
     let mut link = outermost;
     let mut transient = None;
+    let mut redirected = false;
     loop {
         match link {
             Says(verdict) => return Some(verdict),
-            NotSent => transient = Some(Verdict::NOT_SENT),
-            Known => transient = transient.or(Some(Verdict::TRANSIENT)),
+            NotSent if !redirected => transient = Some(Verdict::NOT_SENT),
+            NotSent | Known | Redirects => transient = transient.or(Some(Verdict::TRANSIENT)),
             Unknown => {}
         }
+        redirected |= redirects && matches!(link, Redirects);
         let Some(error) = next else {
             return transient;
         };
@@ -257,10 +292,8 @@ fn of_reqwest(error: &reqwest::Error) -> Link {
         Says(Verdict::Permanent)
     } else if let Some(status) = error.status() {
         of_status(status)
-    } else if error.is_connect() {
-        NotSent
     } else {
-        Known
+        Redirects
     }
 }
 
@@ -294,7 +327,7 @@ const KINDS: &[(&str, Link)] = &[
     ("reqwest::Error { kind: Redirect", Says(Verdict::Permanent)),
     ("reqwest::Error { kind: Upgrade", Says(Verdict::Permanent)),
     ("reqwest::Error { kind: Decode", Says(Verdict::Permanent)),
-    ("reqwest::Error {", Known),
+    ("reqwest::Error {", Redirects),
     (
         "hyper_util::client::legacy::Error(User",
         Says(Verdict::Ignored),
@@ -311,6 +344,8 @@ const KINDS: &[(&str, Link)] = &[
     // The runtime that drove the connection has shut down.
     ("hyper::Error(User(DispatchGone", Says(Verdict::TRANSIENT)),
     ("hyper::Error(User(", Says(Verdict::Ignored)),
+    // The response to an upgrade has arrived.
+    ("hyper::Error(Canceled, UpgradeExpected", Known),
     // hyper cancels only requests that it has not begun to write.
     ("hyper::Error(Canceled", NotSent),
     ("hyper::Error(", Known),

@@ -15,8 +15,8 @@ tokio::task_local! {
 ///
 /// The caller may send the time that it waits in a header, in milliseconds. The deadline is that time
 /// from now, and at most `max`. Only digits count, at most 8 of them; of several headers the smallest
-/// counts. Without a readable header, the deadline is `max` from now. An earlier deadline that the
-/// request already carries stays.
+/// counts. Without a readable header, the deadline is `max` from now. An earlier deadline of the request or
+/// of the task stays.
 ///
 /// The handler finds the deadline in two places:
 ///
@@ -135,7 +135,7 @@ where
 
     fn call(&mut self, mut req: Request<B>) -> Self::Future {
         let mut deadline = Deadline::after(self.layer.time(req.headers()));
-        if let Some(found) = InExtensions.get(&req) {
+        if let Some(found) = InTask.get(&req) {
             deadline = deadline.min(found);
         }
         InExtensions.set(&mut req, deadline);
@@ -174,9 +174,9 @@ impl InTask {
     /// assert_eq!(seen, Some(soon));
     /// # }
     /// ```
-    pub fn scope<F: Future>(deadline: Deadline, work: F) -> impl Future<Output = F::Output> {
+    pub async fn scope<F: Future>(deadline: Deadline, work: F) -> F::Output {
         let outer = Self::deadline().unwrap_or(Deadline::NEVER);
-        DEADLINE.scope(deadline.min(outer), work)
+        DEADLINE.scope(deadline.min(outer), work).await
     }
 }
 

@@ -36,7 +36,8 @@
 //!
 //! A verdict is the classification of an outcome. The table says how [`StatusClassifier`] classifies,
 //! and why. [`Verdict`](crate::Verdict) says what each verdict leads to. "Processed?" says whether the
-//! upstream may have processed the request: after a "no", retry sends even a POST again.
+//! upstream may have processed the request: after a "no", retry sends even a POST again. For reqwest, which
+//! follows redirects, a "no" counts only with [`StatusClassifier::no_redirects`].
 //!
 #![doc = include_str!("verdicts.md")]
 //!

@@ -12,6 +12,10 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl<B: Clone> Replay<Request<B>> for Idempotent {
     fn replay(&self, request: &Request<B>) -> Option<Request<B>> {
+        repeatable(request.method(), request.headers()).then(|| request.clone())
+    }
+
+    fn keep(&self, request: &Request<B>) -> Option<Request<B>> {
         Some(request.clone())
     }
 
@@ -66,6 +70,10 @@ where
     B: Clone,
 {
     fn replay(&self, request: &Request<B>) -> Option<Request<B>> {
+        (self.0)(request).then(|| request.clone())
+    }
+
+    fn keep(&self, request: &Request<B>) -> Option<Request<B>> {
         Some(request.clone())
     }
 
@@ -117,6 +125,11 @@ fn resend(extensions: &mut Extensions, attempt: u32) {
 #[cfg(feature = "reqwest")]
 impl Replay<reqwest::Request> for Idempotent {
     fn replay(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
+        let copies = repeatable(request.method(), request.headers());
+        copies.then(|| request.try_clone()).flatten()
+    }
+
+    fn keep(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
         request.try_clone()
     }
 
@@ -131,6 +144,10 @@ where
     F: Fn(&reqwest::Request) -> bool,
 {
     fn replay(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
+        (self.0)(request).then(|| request.try_clone()).flatten()
+    }
+
+    fn keep(&self, request: &reqwest::Request) -> Option<reqwest::Request> {
         request.try_clone()
     }
 

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 /// Returns the key of a request: a host, a tenant, a route. [`Authority`](crate::http::Authority)
 /// returns the host and port.
 ///
-/// A function is a key too. Give it a name and explicit types:
+/// A named function with explicit types is a key too. Closures are not: the compiler does not see that
+/// what they return borrows from the request.
 ///
 /// ```
 /// use buttress::{Quota, RateLimitLayer};

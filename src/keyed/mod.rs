@@ -44,7 +44,7 @@
 //! |---|---|---|
 //! | `per_key` | required | the [`Key`] of a request: [`http::Authority`](crate::http::Authority), or a function |
 //! | `keys` | 1024 keys, 10 minutes | how many [`Keys`] are kept, and for how long without a call |
-//! | `quota_of` | `()`: none | the quota of a key, if it is not that of the others; for the rate limit |
+//! | `quota_of` | `()`: none | a function or closure: the quota of a key, if it is not that of the others; for the rate limit |
 //!
 //! All other settings are those of the layer, and hold for each key. Set them before `per_key`. Requests
 //! without a key share one state.
@@ -54,12 +54,13 @@
 //! A layer keeps at most so many keys as you allow. A new key displaces one that nobody can miss: its
 //! state cannot be told from that of a new key, no call of it is in flight, and you hold no handle of it.
 //! That is a key whose circuit is closed without a failure in its window, whose burst is whole and
-//! whose budget is full. So a flood of new keys neither closes an open circuit nor resets a limit. A
-//! count window and a row of consecutive failures never empty by themselves. They can be dropped when the
-//! key has had no call for [`Keys::idle`].
+//! whose budget is full. So a flood of new keys neither closes an open circuit nor resets a limit. It can
+//! only make the window of a well circuit start over without its successes. A count window and a row of
+//! consecutive failures never empty by themselves, and a circuit whose open time is over closes only by
+//! calls. They can be dropped when the key has had no call for [`Keys::idle`].
 //!
-//! **Overflow.** A layer looks at 16 keys at most. If none of them can be dropped, the new key shares one
-//! state with all other such keys: a common limiter, limit and budget, and no circuit breaker. Its next
+//! **Overflow.** A layer looks at 16 keys at most. If none of them can be dropped, or if the key has more than
+//! 1024 bytes, it shares one state with all other such keys: a common limiter, limit and budget, and no circuit breaker. Its next
 //! call looks again. [`ByKey::overflows`] counts these calls. The name of the overflow in errors and events
 //! ends with `overflow`.
 //!

@@ -189,8 +189,15 @@ where
     T: Budgeted,
 {
     fn replay(&self, keyed: &Keyed<Req, T>) -> Option<Keyed<Req, T>> {
+        let req = Some(self.0.replay(keyed.req())?);
+        let state = keyed.state.clone();
+        Some(Keyed { req, state })
+    }
+
+    fn keep(&self, keyed: &Keyed<Req, T>) -> Option<Keyed<Req, T>> {
+        // Also without a copy: the success of the call earns for the budget of its key.
         Some(Keyed {
-            req: self.0.replay(keyed.req()),
+            req: self.0.keep(keyed.req()),
             state: keyed.state.clone(),
         })
     }

@@ -127,8 +127,8 @@ impl<T> Shard<T> {
                 })
     }
 
-    /// Adds a key that was not known a moment ago. Returns its state and the entry that it displaced,
-    /// which the caller drops without the lock.
+    /// Adds a key that was not known a moment ago. Returns its state, and the entry that has no place or
+    /// has none any more, which the caller drops without the lock.
     pub(super) fn insert(
         &mut self,
         (hash, key): (u64, &str),
@@ -136,9 +136,6 @@ impl<T> Shard<T> {
         (now, idle): (u64, u64),
         droppable: &impl Droppable<T>,
     ) -> (Found<T>, Option<Entry<T>>) {
-        if let Some(found) = self.find(hash, key) {
-            return (found, None); // another call was faster
-        }
         let state = Arc::new(state);
         let entry = Entry {
             hash,
@@ -147,6 +144,9 @@ impl<T> Shard<T> {
             used: false,
             since: now,
         };
+        if let Some(found) = self.find(hash, key) {
+            return (found, Some(entry)); // another call was faster
+        }
         if self.entries.len() < self.capacity {
             self.places.insert(hash, self.entries.len());
             self.entries.push(entry);
@@ -169,12 +169,13 @@ impl<T> Shard<T> {
         droppable: &impl Droppable<T>,
     ) -> Vec<Entry<T>> {
         let mut swept = Vec::new();
-        while swept.len() < LOOKS {
+        for _ in 0..LOOKS {
             let is_idle = |state: &mut T, unused| unused >= idle && droppable(state, true);
             let Some(place) = self.find_unused(now, &mut 0, is_idle) else {
                 break;
             };
             swept.push(self.remove(place));
+            self.hand = place; // where the last entry is now
         }
         swept
     }
@@ -236,6 +237,7 @@ impl<T> Shard<T> {
             }
             // `get_mut` also orders what the last other holder did before what is read here.
             let Some(state) = Arc::get_mut(&mut entry.state) else {
+                entry.since = now; // a call may be in flight
                 continue;
             };
             if accepts(state, now.saturating_sub(entry.since)) {
@@ -274,7 +276,7 @@ mod tests {
         assert!(matches!(shard.find(1, "b"), Some(Found::Full)));
         assert!(matches!(shard.find(1, "a"), Some(Found::Known(_))));
         let (found, returned) = shard.insert((1, "b"), true, (0, 9), &is_true);
-        assert!(matches!(found, Found::Full) && returned.is_none());
+        assert!(matches!(found, Found::Full) && returned.is_some_and(|entry| &*entry.key == "b"));
         assert!(shard.forget(1, "b").is_none());
         assert!(knows(&shard, 1, "a"));
     }

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 
 const SHARDS: usize = 16;
 
+/// A longer key, in bytes, has no state of its own: keys may come from anybody.
+const LONGEST: usize = 1_024;
+
 /// Makes the states of a keyed layer, and knows when one can be dropped.
 pub trait Make {
     /// What the layer keeps for one key.
@@ -84,6 +87,9 @@ impl<M: Make> Store<M> {
         let Some(key) = key else {
             return self.keyless.clone();
         };
+        if key.len() > LONGEST {
+            return self.overflow();
+        }
         let hash = self.hasher.hash_one(key);
         let mut shard = self.shard(hash);
         let is_sweep_due = shard.is_sweep_due();
@@ -133,11 +139,13 @@ impl<M: Make> Store<M> {
         };
         match found {
             Found::Known(state) => state,
-            Found::New | Found::Full => {
-                self.overflows.add();
-                self.overflow.clone()
-            }
+            Found::New | Found::Full => self.overflow(),
         }
+    }
+
+    fn overflow(&self) -> Arc<M::State> {
+        self.overflows.add();
+        self.overflow.clone()
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<M::State>> {
@@ -150,7 +158,7 @@ impl<M: Make> Store<M> {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        SHARDS * lock(&self.shards[0]).capacity()
+        SHARDS.saturating_mul(lock(&self.shards[0]).capacity())
     }
 
     fn peek(&self, key: &str) -> Option<Arc<M::State>> {

@@ -19,11 +19,16 @@ pub type KeyedRateLimitLayer<F, Q = (), W = (), K = (), O = ()> =
 ///
 /// Functions and closures implement it. See [`KeyedBuilder`](crate::keyed::KeyedBuilder) for an example.
 pub trait QuotaOf {
+    /// Whether some key may have a quota of its own.
+    const IS_SET: bool = true;
+
     /// The quota of this key. `None`: the quota of the layer.
     fn quota_of(&self, key: &str) -> Option<Quota>;
 }
 
 impl QuotaOf for () {
+    const IS_SET: bool = false;
+
     fn quota_of(&self, _: &str) -> Option<Quota> {
         None
     }
@@ -48,7 +53,7 @@ impl<W, K, O> RateLimitBuilder<W, K, O> {
 impl<F, W, K, O, Q> KeyedBuilder<RateLimitBuilder<W, K, O>, F, Q> {
     /// Gives some keys a quota of their own. Called once for each new key. Default: all keys have the
     /// quota of the builder.
-    pub fn quota_of<P: QuotaOf>(
+    pub fn quota_of<P: Fn(&str) -> Option<Quota>>(
         self,
         quota_of: P,
     ) -> KeyedBuilder<RateLimitBuilder<W, K, O>, F, P> {
@@ -131,9 +136,15 @@ impl<W, Q> MakeLimiter<W, Q> {
     /// Sets the quota that holds now. It may have changed since the limiter was made and before others
     /// could find it.
     pub(crate) fn refresh(&self, limiter: &RateLimiter, own: Option<Quota>) {
-        let quota = self.default_quota();
-        if own.is_none() && limiter.snapshot().quota != quota {
-            limiter.set_quota(quota);
+        while own.is_none() {
+            let quota = self.default_quota();
+            if limiter.snapshot().quota != quota {
+                limiter.set_quota(quota);
+            }
+            // Another thread may have changed it meanwhile.
+            if self.default_quota() == quota {
+                break;
+            }
         }
     }
 
@@ -143,8 +154,9 @@ impl<W, Q> MakeLimiter<W, Q> {
         metered: &mut Metered<W>,
         own: Option<Quota>,
         now: Instant,
+        holders: usize,
     ) -> bool {
-        metered.is_like_new(now, || own.unwrap_or_else(|| self.default_quota()))
+        metered.is_like_new(now, holders, || own.unwrap_or_else(|| self.default_quota()))
     }
 
     fn limiter(&self, settings: RateLimitSettings, own: Option<Quota>) -> KeptLimiter<W>
@@ -192,7 +204,7 @@ impl<W: Clone, Q: QuotaOf> Make for MakeLimiter<W, Q> {
     }
 
     fn is_like_new(&self, state: &mut KeptLimiter<W>, now: Instant, _: bool) -> bool {
-        self.is_new(&mut state.metered, state.own, now)
+        self.is_new(&mut state.metered, state.own, now, 1)
     }
 
     fn handle(&self, state: &KeptLimiter<W>) -> RateLimiter {

@@ -226,9 +226,15 @@ impl<W> Metered<W> {
         &self.limiter
     }
 
-    /// Whether the limiter cannot be told from a new one with this quota, and nobody else holds it.
-    pub(super) fn is_like_new(&mut self, now: Instant, quota: impl FnOnce() -> Quota) -> bool {
-        self.limiter.is_like_new(now, quota)
+    /// Whether the limiter cannot be told from a new one with this quota, and nobody holds it besides
+    /// `holders`.
+    pub(super) fn is_like_new(
+        &mut self,
+        now: Instant,
+        holders: usize,
+        quota: impl FnOnce() -> Quota,
+    ) -> bool {
+        self.limiter.is_like_new(now, holders, quota)
     }
 }
 

@@ -11,6 +11,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering::Acquire, fence};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::{self, Handle};
@@ -165,18 +166,26 @@ impl RateLimiter {
         }
     }
 
-    /// Whether the whole burst is available, the quota is still this one, and nobody else holds the
-    /// limiter.
-    pub(super) fn is_like_new(&mut self, now: Instant, expected: impl FnOnce() -> Quota) -> bool {
+    /// Whether the whole burst is available, the quota is still this one, and nobody holds the limiter
+    /// besides `holders`.
+    pub(super) fn is_like_new(
+        &mut self,
+        now: Instant,
+        holders: usize,
+        expected: impl FnOnce() -> Quota,
+    ) -> bool {
         let now = self.shared.at(now).min(END);
         // Asked first, because it costs less.
         if !self.shared.queue.is_whole(now) {
             return false;
         }
-        // A call that waits holds the limiter, so none does.
-        let shared = Arc::get_mut(&mut self.shared);
-        shared
-            .is_some_and(|shared| shared.queue.is_whole(now) && shared.queue.quota() == expected())
+        if Arc::strong_count(&self.shared) > holders {
+            return false;
+        }
+        // Acquire: what others did with the limiter before they dropped it is seen here. A call that
+        // waits holds the limiter, so none does.
+        fence(Acquire);
+        self.shared.queue.is_whole(now) && self.shared.queue.quota() == expected()
     }
 
     /// Takes a turn, or a place in the queue if the turn comes within `max_wait` and before the

@@ -128,7 +128,7 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         let repeats = |shared: &&Arc<Shared<S, C, R, D>>| shared.policy.settings.attempts > 1;
         let shared = self.shared.as_ref().filter(repeats);
-        let copy = shared.and_then(|shared| shared.replay.replay(&req));
+        let copy = shared.and_then(|shared| shared.replay.keep(&req));
         // The readied instance makes the first attempt. Unready clones make the retries.
         RetryFuture {
             state: State::First {
@@ -413,7 +413,7 @@ where
         }
         this.progress.attempt += 1;
         let last = this.progress.attempt >= policy.settings.attempts;
-        *this.copy = if last { None } else { replay.replay(&req) };
+        *this.copy = if last { None } else { replay.keep(&req) };
         replay.resend(&mut req, this.progress.attempt);
         // From here on the retry counts as sent.
         if let Some(withdrawal) = withdrawal {

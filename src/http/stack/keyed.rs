@@ -44,7 +44,7 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
     /// Gives some keys a quota of their own. Called once for each new key. Needs a rate limit, whose
     /// quota the other keys have.
     #[expect(clippy::type_complexity, reason = "one type for each policy")]
-    pub fn quota_of<G: QuotaOf>(
+    pub fn quota_of<G: Fn(&str) -> Option<Quota>>(
         self,
         quota_of: G,
     ) -> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, F, G> {
@@ -55,7 +55,8 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
     ///
     /// # Errors
     /// The errors of [`StackBuilder::build`]. `when_open` of the circuit breaker is `NotReady`; `keys`
-    /// allows none; `pause_on_429` is set without a circuit breaker.
+    /// allows none; `pause_on_429` is set without a circuit breaker; `quota_of` is set without a rate limit of
+    /// the keys' own.
     #[expect(clippy::type_complexity, reason = "one type for each policy")]
     pub fn build(self) -> Result<KeyedStackLayer<F, Q, C, R, K, D, U, W, P>, InvalidConfig>
     where
@@ -77,6 +78,10 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
         if P::PAUSES && (rate_limit.is_none() || breaker.is_none()) {
             let allowed = "set only with a rate limit and a circuit breaker";
             return Err(InvalidConfig::new("pause_on_429", true, allowed));
+        }
+        if Q::IS_SET && !matches!(rate_limit, Some(Part::Own(_))) {
+            let allowed = "set only with a rate limit that the keys do not share";
+            return Err(InvalidConfig::new("quota_of", true, allowed));
         }
         let limit = match load_shed {
             None => None,

@@ -175,12 +175,16 @@ impl<C: Clone, Q: QuotaOf, P: Pauses> Make for MakeParts<C, Q, P> {
 
     fn is_like_new(&self, state: &mut Self::State, now: Instant, idle: bool) -> bool {
         let ((limit, metered), guarded) = &mut state.admissions;
+        // The classifier of the key's circuit breaker holds the limiter that it pauses.
+        let holders = if P::PAUSES { 2 } else { 1 };
         let limit = match (&self.limit, limit) {
             (Some(Each::Own(make)), Some(limit)) => make.is_like_new(limit, now, idle),
             _ => true,
         };
         let limiter = match (&self.limiter, metered) {
-            (Some(Each::Own(make)), Some(metered)) => make.is_new(metered, state.own_quota, now),
+            (Some(Each::Own(make)), Some(metered)) => {
+                make.is_new(metered, state.own_quota, now, holders)
+            }
             _ => true,
         };
         let budget = state.budget.as_mut();
