@@ -112,6 +112,62 @@ fn load_shed_rejected(bencher: Bencher<'_, '_>) {
     measure(bencher, LoadShedLayer::new(0).layer(Bare));
 }
 
+/// The recommended stacks around a service that responds at once.
+#[cfg(feature = "http-body")]
+mod stacks {
+    use buttress::grpc;
+    use buttress::http::stack;
+    use bytes::Bytes;
+    use divan::Bencher;
+    use http::{Request, Response};
+    use http_body_util::{Empty, Full};
+    use std::convert::Infallible;
+    use std::future::ready;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use tower::{Service, service_fn};
+
+    type Req = Request<Full<Bytes>>;
+
+    fn request() -> Req {
+        let request = Request::get("http://orders.internal/orders.Orders/Get");
+        request.body(Full::new(Bytes::new())).unwrap()
+    }
+
+    fn measure(bencher: Bencher<'_, '_>, mut service: impl Service<Req>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        bencher
+            .with_inputs(request)
+            .bench_local_values(move |request| {
+                assert!(service.poll_ready(&mut cx).is_ready());
+                let call = pin!(service.call(request));
+                assert!(call.poll(&mut cx).is_ready());
+            });
+    }
+
+    fn respond<R>(_: R) -> std::future::Ready<Result<Response<Empty<Bytes>>, Infallible>> {
+        let response = Response::builder().header("grpc-status", "0");
+        ready(Ok(response.body(Empty::new()).unwrap()))
+    }
+
+    #[divan::bench]
+    fn http(bencher: Bencher<'_, '_>) {
+        measure(
+            bencher,
+            stack().service(service_fn(respond::<Req>)).unwrap(),
+        );
+    }
+
+    #[divan::bench]
+    fn grpc(bencher: Bencher<'_, '_>) {
+        let stack = grpc::stack().build().unwrap();
+        measure(
+            bencher,
+            grpc::service(&stack, service_fn(respond), |body| body),
+        );
+    }
+}
+
 /// A server's response to a call that finds it full.
 #[divan::bench]
 fn shed_response(bencher: Bencher<'_, '_>) {
