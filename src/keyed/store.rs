@@ -8,7 +8,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::time::{Timeline, nanos};
 use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 use tokio::time::Instant;
 
@@ -90,7 +90,7 @@ impl<M: Make> Store<M> {
         if key.len() > LONGEST {
             return self.overflow();
         }
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         let mut shard = self.shard(hash);
         let is_sweep_due = shard.is_sweep_due();
         match shard.find(hash, key) {
@@ -148,6 +148,13 @@ impl<M: Make> Store<M> {
         self.overflow.clone()
     }
 
+    fn hash(&self, key: &str) -> u64 {
+        // The bytes alone: a `str` would also hash its end, which only matters in a longer key.
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key.as_bytes());
+        hasher.finish()
+    }
+
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<M::State>> {
         // The map of a shard uses the low bits.
         lock(&self.shards[(hash >> 60) as usize])
@@ -162,12 +169,12 @@ impl<M: Make> Store<M> {
     }
 
     fn peek(&self, key: &str) -> Option<Arc<M::State>> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         self.shard(hash).peek(hash, key).cloned()
     }
 
     fn forget(&self, key: &str) -> bool {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         let forgotten = self.shard(hash).forget(hash, key);
         forgotten.is_some()
     }
