@@ -1,14 +1,17 @@
 //! What each layer adds to a call to a service that does nothing. For daily work.
 
 use buttress::http::RespondLayer;
+use buttress::keyed::Keys;
 use buttress::retry::Cloned;
 use buttress::{
     CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
 };
 use divan::{Bencher, black_box};
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tower::{Layer, Service};
@@ -34,16 +37,28 @@ impl Service<u32> for Bare {
     }
 }
 
-fn measure<S>(bencher: Bencher<'_, '_>, mut service: S)
+fn measure<S>(bencher: Bencher<'_, '_>, service: S)
+where
+    S: Service<u32>,
+{
+    measure_keys(bencher, service, 1);
+}
+
+/// With the requests `0..keys` in turn. Each was made once before, so that no first call is measured.
+fn measure_keys<S>(bencher: Bencher<'_, '_>, mut service: S, keys: u32)
 where
     S: Service<u32>,
 {
     let mut cx = Context::from_waker(Waker::noop());
-    bencher.bench_local(move || {
+    let mut request = 0;
+    let mut call = move || {
+        request = if request + 1 < keys { request + 1 } else { 0 };
         assert!(service.poll_ready(&mut cx).is_ready());
-        let call = pin!(service.call(black_box(7)));
+        let call = pin!(service.call(black_box(request)));
         assert!(call.poll(&mut cx).is_ready());
-    });
+    };
+    (0..keys).for_each(|_| call());
+    bencher.bench_local(call);
 }
 
 const LONG: Duration = Duration::from_secs(10);
@@ -166,6 +181,23 @@ mod stacks {
             grpc::service(&stack, service_fn(respond), |body| body),
         );
     }
+}
+
+static HOSTS: LazyLock<Vec<String>> =
+    LazyLock::new(|| (0..100_000).map(|n| format!("{n}.internal")).collect());
+
+#[expect(clippy::unnecessary_wraps, reason = "a request may have no key")]
+fn host(request: &u32) -> Option<Cow<'_, str>> {
+    Some(Cow::Borrowed(&HOSTS[*request as usize]))
+}
+
+/// A known key, one of many, and one that was displaced since its last call. The layer keeps 1 504 keys.
+#[divan::bench(args = [1, 1_000, 100_000])]
+fn rate_limit_by_key(bencher: Bencher<'_, '_>, keys: u32) {
+    LazyLock::force(&HOSTS);
+    let layer = RateLimitLayer::builder(Quota::per_second(u32::MAX)).per_key(host);
+    let layer = layer.keys(Keys::at_most(1_500)).build().unwrap();
+    measure_keys(bencher, layer.layer(Bare), keys);
 }
 
 /// A server's response to a call that finds it full.
