@@ -199,6 +199,19 @@ fn resident() -> f64 {
     pages.unwrap_or(0.0) * 4_096.0 / 1e6
 }
 
+async fn flood_of<F>(what: &str, service: Asks<F>, flood: u64)
+where
+    F: Fn(&Digits) -> bool + Clone + Send + 'static,
+{
+    let before = resident();
+    let nanos = time::<Digits, _>(service.clone(), u64::MAX, flood, 0).await;
+    let after = resident();
+    println!(
+        "* {what}: {nanos:.0} ns per call, resident {before:.1} MB before and {after:.1} MB after"
+    );
+    drop(service); // kept until here, because its states count
+}
+
 #[tokio::main]
 async fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
@@ -273,17 +286,11 @@ async fn main() {
          and {after:.1} MB after",
         layer.by_key().len(),
     );
-    let before = resident();
-    let hourly = throttle_net(1, Duration::from_hours(1));
-    let nanos = time::<Digits, _>(Asks(hourly), u64::MAX, flood, 0).await;
-    println!(
-        "* throttle-net: {nanos:.0} ns per call, resident {before:.1} MB before and {:.1} MB after",
-        resident()
-    );
-    let before = resident();
-    let nanos = time::<Digits, _>(Asks(governor()), u64::MAX, flood, 0).await;
-    println!(
-        "* governor: {nanos:.0} ns per call, resident {before:.1} MB before and {:.1} MB after",
-        resident()
-    );
+    flood_of(
+        "throttle-net",
+        Asks(throttle_net(1, Duration::from_hours(1))),
+        flood,
+    )
+    .await;
+    flood_of("governor", Asks(governor()), flood).await;
 }
