@@ -303,6 +303,24 @@ async fn new_keys_share_the_overflow_while_no_key_can_be_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn few_keys_all_have_a_state_of_their_own() {
+    for allowed in [1, 2, 7, 16, 63, 64, 100, 127] {
+        let limit = LoadShedLayer::builder(1).per_key(key_of);
+        let limit = limit.keys(Keys::at_most(allowed)).build().unwrap();
+        let client = limit.layer(ErrorLayer.layer(service_fn(echo)));
+        // Held, so that no key can be dropped.
+        let mut held = Vec::new();
+        for key in 0..allowed {
+            client.clone().oneshot(key.to_string()).await.unwrap();
+            held.push(limit.by_key().get(&key.to_string()).unwrap());
+        }
+        assert_eq!(limit.by_key().overflows(), 0);
+        client.oneshot("one more".into()).await.unwrap();
+        assert_eq!(limit.by_key().overflows(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_overflow_of_a_breaker_lets_calls_through() {
     let layer = CircuitBreakerLayer::builder()
         .consecutive_failures(1)

@@ -5,7 +5,7 @@ use super::layer::{CircuitBreakerBuilder, Guarded};
 use super::settings::{CircuitBreakerSettings, WhenOpen};
 use crate::error::InvalidConfig;
 use crate::gate::{GateLayer, UntilHead};
-use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use crate::keyed::{ByKey, InUse, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use crate::verdict::Outcome;
 use tokio::time::Instant;
 
@@ -100,6 +100,12 @@ impl<C: Clone> Make for MakeCircuit<C> {
 
     fn handle(&self, state: &Guarded<C>) -> Circuit {
         state.circuit().clone()
+    }
+}
+
+impl<C> InUse for Guarded<C> {
+    fn is_in_use(&self) -> bool {
+        self.has_calls()
     }
 }
 

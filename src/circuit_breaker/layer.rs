@@ -231,6 +231,11 @@ impl<C> Guarded<C> {
         &self.judge.circuit
     }
 
+    /// Whether a call is in flight.
+    pub(crate) fn has_calls(&self) -> bool {
+        Arc::strong_count(&self.judge) > 1
+    }
+
     /// Whether nobody can miss this circuit, and no call of it is in flight.
     pub(crate) fn is_like_new(&mut self, now: Instant, idle: bool) -> bool {
         let judge = Arc::get_mut(&mut self.judge);

@@ -18,10 +18,11 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// At most `n` keys, rounded up to a multiple of 16. Default: 1024.
+    /// At most `n` keys. Default: 1024.
     ///
-    /// A hash spreads the keys over 16 parts, so one part may be full before the others are. Allow half
-    /// again as many keys as you expect.
+    /// From 128 on, the keys are spread over 2 to 16 parts by a hash, so one part may be full before the
+    /// others are. Allow half again as many keys as you expect. `n` is rounded up to a multiple of the
+    /// number of parts.
     #[must_use]
     pub const fn at_most(n: usize) -> Self {
         Self {

@@ -64,11 +64,19 @@ pub(super) enum Found<T> {
     Full,
 }
 
+/// Something that calls use for a while.
+pub trait InUse {
+    /// Whether a call is in flight, where its end makes a difference to an idle state. Default: `false`.
+    fn is_in_use(&self) -> bool {
+        false
+    }
+}
+
 /// Tells whether nobody can miss an entry's state. The second argument says that the entry was idle.
 pub(super) trait Droppable<T>: Fn(&mut T, bool) -> bool {}
 impl<T, F: Fn(&mut T, bool) -> bool> Droppable<T> for F {}
 
-impl<T> Shard<T> {
+impl<T: InUse> Shard<T> {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -230,16 +238,16 @@ impl<T> Shard<T> {
             let place = self.hand % self.entries.len();
             self.hand = place + 1;
             let entry = &mut self.entries[place];
-            if mem::take(&mut entry.used) {
+            // `get_mut` also orders what the last other holder did before what is read here.
+            let state = Arc::get_mut(&mut entry.state);
+            // A call in flight ends after now: a later look notes when.
+            let in_use = state.as_ref().is_none_or(|state| state.is_in_use());
+            if mem::replace(&mut entry.used, in_use) {
                 entry.since = now;
                 *used |= 1 << look;
                 continue;
             }
-            // `get_mut` also orders what the last other holder did before what is read here.
-            let Some(state) = Arc::get_mut(&mut entry.state) else {
-                entry.since = now; // a call may be in flight
-                continue;
-            };
+            let Some(state) = state else { continue };
             if accepts(state, now.saturating_sub(entry.since)) {
                 return Some(place);
             }
@@ -251,6 +259,8 @@ impl<T> Shard<T> {
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::*;
+
+    impl InUse for bool {}
 
     /// A state that can be dropped if it is `true`.
     fn is_true(state: &mut bool, _: bool) -> bool {
@@ -319,6 +329,19 @@ mod tests {
         assert!(shard.sweep(100, 9, &is_true).is_empty());
         drop(held);
         assert!(shard.has_room(0, 9, &is_true));
+    }
+
+    #[test]
+    fn a_state_is_idle_from_the_end_of_its_last_call_on() {
+        let mut shard = shard(1, &[(1, "a", true)]);
+        let held = shard.peek(1, "a").unwrap().clone();
+        for now in 1..=3 {
+            assert!(shard.sweep(now, 9, &is_true).is_empty());
+        }
+        drop(held);
+        assert!(shard.sweep(50, 9, &is_true).is_empty());
+        assert!(shard.sweep(58, 9, &is_true).is_empty());
+        assert_eq!(shard.sweep(59, 9, &is_true).len(), 1);
     }
 
     #[test]

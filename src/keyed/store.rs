@@ -1,6 +1,6 @@
 use super::admission::Lookup;
 use super::keys::Keys;
-use super::shard::{Found, Shard};
+use super::shard::{Found, InUse, Shard};
 use crate::error::InvalidConfig;
 use crate::event::Count;
 use crate::gate::Admission;
@@ -12,7 +12,11 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 use tokio::time::Instant;
 
-const SHARDS: usize = 16;
+const MAX_SHARDS: usize = 16;
+
+/// Keys that a shard has room for before there is a second one. A hash spreads the keys, so in small
+/// shards one would soon be full.
+const KEYS_PER_SHARD: usize = 64;
 
 /// A longer key, in bytes, has no state of its own: keys may come from anybody.
 const LONGEST: usize = 1_024;
@@ -44,7 +48,7 @@ pub trait Make {
 }
 
 /// What a keyed layer keeps for one key.
-pub trait State {
+pub trait State: InUse {
     /// Decides about the calls of the key.
     type Admission: Admission;
 
@@ -55,7 +59,9 @@ pub trait State {
 /// The states of all keys. The clones of a layer and its services share it.
 pub struct Store<M: Make> {
     pub(crate) make: M,
-    shards: [Mutex<Shard<M::State>>; SHARDS],
+    shards: [Mutex<Shard<M::State>>; MAX_SHARDS],
+    /// How many of the shards are used, less one: a power of two less one.
+    last_shard: usize,
     /// The state of the calls without a key.
     keyless: Arc<M::State>,
     overflow: Arc<M::State>,
@@ -69,9 +75,11 @@ pub struct Store<M: Make> {
 impl<M: Make> Store<M> {
     pub(crate) fn new(make: M, keys: Keys) -> Result<Self, InvalidConfig> {
         keys.check()?;
-        let capacity = keys.at_most.div_ceil(SHARDS);
+        let shards = 1 << (keys.at_most / KEYS_PER_SHARD).clamp(1, MAX_SHARDS).ilog2();
+        let capacity = keys.at_most.div_ceil(shards);
         Ok(Self {
             shards: std::array::from_fn(|_| Mutex::new(Shard::new(capacity))),
+            last_shard: shards - 1,
             keyless: Arc::new(make.make(None)),
             overflow: Arc::new(make.overflow()),
             overflows: Count::default(),
@@ -157,7 +165,7 @@ impl<M: Make> Store<M> {
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<M::State>> {
         // The map of a shard uses the low bits.
-        lock(&self.shards[(hash >> 60) as usize])
+        lock(&self.shards[(hash >> 60) as usize & self.last_shard])
     }
 
     pub(crate) fn keyless(&self) -> &M::State {
@@ -165,7 +173,7 @@ impl<M: Make> Store<M> {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        SHARDS.saturating_mul(lock(&self.shards[0]).capacity())
+        (self.last_shard + 1).saturating_mul(lock(&self.shards[0]).capacity())
     }
 
     fn peek(&self, key: &str) -> Option<Arc<M::State>> {
@@ -374,6 +382,8 @@ mod models {
     use loom::thread;
 
     struct MakeNothing;
+
+    impl InUse for () {}
 
     impl State for () {
         type Admission = ();
