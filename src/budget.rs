@@ -5,6 +5,8 @@
 //! thread's clock is a little late. It changes nothing, so threads whose clocks differ slightly never
 //! create tokens.
 
+mod throttle;
+
 use crate::error::InvalidConfig;
 use crate::name::Name;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
@@ -12,6 +14,7 @@ use crate::time::{Shown, Timeline};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use throttle::Throttle;
 use tokio::time::Instant;
 
 /// A token, which pays for one retry, in thousandths.
@@ -210,10 +213,17 @@ pub struct Budget {
 }
 
 struct Shared {
-    bucket: Bucket,
-    timeline: Timeline,
-    settings: BudgetSettings,
+    rule: Rule,
     name: Name,
+}
+
+enum Rule {
+    Bucket {
+        bucket: Bucket,
+        timeline: Timeline,
+        settings: BudgetSettings,
+    },
+    Throttle(Throttle),
 }
 
 impl Budget {
@@ -225,22 +235,61 @@ impl Budget {
         }
     }
 
-    /// The tokens in the bucket, in steps of 0.001.
+    /// A budget with the token rule of gRPC (gRFC A6, `retryThrottling`), in place of the bucket.
+    ///
+    /// It starts with `max_tokens`, 1 to 1000. Each failed attempt takes one token, and each successful
+    /// call adds `token_ratio`, at least 0.001, up to `max_tokens`. A retry is allowed while there are more
+    /// than half of `max_tokens`. It takes no token, so `Withdrawal::spend` and dropping a [`Withdrawal`]
+    /// are the same here.
+    ///
+    /// ```
+    /// use buttress::retry::Budget;
+    ///
+    /// let budget = Budget::grpc(4, 0.5)?;
+    /// budget.record_failure();
+    /// assert!(budget.try_withdraw().is_some());
+    /// budget.record_failure();
+    /// assert!(budget.try_withdraw().is_none()); // 2 of 4 tokens
+    /// budget.deposit();
+    /// assert!(budget.try_withdraw().is_some());
+    /// # Ok::<(), buttress::error::InvalidConfig>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `max_tokens` is 0 or above 1000; `token_ratio` is below 0.001 or not finite.
+    pub fn grpc(max_tokens: u32, token_ratio: f64) -> Result<Self, InvalidConfig> {
+        let rule = Rule::Throttle(Throttle::new(max_tokens, token_ratio)?);
+        Ok(Self::with(rule, Name::default()))
+    }
+
+    fn with(rule: Rule, name: Name) -> Self {
+        Self {
+            shared: Arc::new(Shared { rule, name }),
+        }
+    }
+
+    /// The tokens, in steps of 0.001.
     #[must_use]
     pub fn tokens(&self) -> f64 {
-        let Shared {
-            bucket, timeline, ..
-        } = &*self.shared;
-        f64::from(bucket.tokens(timeline.now())) / f64::from(TOKEN)
+        let tokens = match &self.shared.rule {
+            Rule::Bucket {
+                bucket, timeline, ..
+            } => bucket.tokens(timeline.now()),
+            Rule::Throttle(throttle) => throttle.tokens(),
+        };
+        f64::from(tokens) / f64::from(TOKEN)
     }
 
     /// Takes a token for one retry. `None` if there is no whole token.
     #[must_use = "a withdrawal that is dropped goes back"]
     pub fn try_withdraw(&self) -> Option<Withdrawal> {
-        let Shared {
-            bucket, timeline, ..
-        } = &*self.shared;
-        bucket.withdraw(timeline.now()).then(|| Withdrawal {
+        let granted = match &self.shared.rule {
+            Rule::Bucket {
+                bucket, timeline, ..
+            } => bucket.withdraw(timeline.now()),
+            Rule::Throttle(throttle) => throttle.allows(),
+        };
+        granted.then(|| Withdrawal {
             budget: self.clone(),
             spent: false,
         })
@@ -249,23 +298,44 @@ impl Budget {
     /// Adds what one successful first attempt earns: `ratio` tokens.
     #[inline]
     pub fn deposit(&self) {
-        let Shared {
-            bucket, timeline, ..
-        } = &*self.shared;
-        bucket.deposit(|| timeline.now());
+        match &self.shared.rule {
+            Rule::Bucket {
+                bucket, timeline, ..
+            } => bucket.deposit(|| timeline.now()),
+            Rule::Throttle(throttle) => throttle.success(),
+        }
     }
 
-    /// Whether the bucket is filled to its floor, so that a new budget allows no more retries, and nobody
-    /// else holds it.
+    /// Takes the token that a failed attempt costs by the rule of [`grpc`](Self::grpc). Does nothing in any
+    /// other budget.
+    pub fn record_failure(&self) {
+        if let Rule::Throttle(throttle) = &self.shared.rule {
+            throttle.failure();
+        }
+    }
+
+    /// Adds what the success of a retry earns: nothing in a bucket, where retries would pay for themselves.
+    pub(crate) fn retry_succeeded(&self) {
+        if let Rule::Throttle(throttle) = &self.shared.rule {
+            throttle.success();
+        }
+    }
+
+    /// Whether a new budget allows no more retries than this one, and nobody else holds it.
     pub(crate) fn is_like_new(&mut self, now: Instant) -> bool {
-        Arc::get_mut(&mut self.shared).is_some_and(|shared| {
-            shared.bucket.tokens(shared.timeline.at(now)) >= shared.bucket.floor
+        Arc::get_mut(&mut self.shared).is_some_and(|shared| match &shared.rule {
+            Rule::Bucket {
+                bucket, timeline, ..
+            } => bucket.tokens(timeline.at(now)) >= bucket.floor,
+            Rule::Throttle(throttle) => throttle.is_full(),
         })
     }
 
     /// Returns the token of a retry that was not sent after all.
     pub(crate) fn refund(&self) {
-        self.shared.bucket.refund();
+        if let Rule::Bucket { bucket, .. } = &self.shared.rule {
+            bucket.refund();
+        }
     }
 }
 
@@ -278,18 +348,28 @@ impl Default for Budget {
 /// Prints the settings in a readable form.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BudgetSettings {
-            floor,
-            ratio,
-            reserve,
-            ttl,
-        } = self.shared.settings;
-        write!(
-            f,
-            "budget{} of {ratio} per success of the last {}, floor {floor} (+{reserve} per second)",
-            self.shared.name,
-            Shown(ttl)
-        )
+        let name = self.shared.name;
+        match &self.shared.rule {
+            Rule::Bucket { settings, .. } => {
+                let BudgetSettings {
+                    floor,
+                    ratio,
+                    reserve,
+                    ttl,
+                } = *settings;
+                let ttl = Shown(ttl);
+                write!(
+                    f,
+                    "budget{name} of {ratio} per success of the last {ttl}, floor {floor} (+{reserve} per second)"
+                )
+            }
+            Rule::Throttle(throttle) => write!(
+                f,
+                "budget{name} of gRPC, at most {} tokens, {} per success",
+                throttle.max_tokens(),
+                throttle.ratio()
+            ),
+        }
     }
 }
 
@@ -457,15 +537,12 @@ impl BudgetBuilder {
     /// # Errors
     /// The errors of [`BudgetSettings::check`].
     pub fn build(self) -> Result<Budget, InvalidConfig> {
-        let shared = Shared {
+        let rule = Rule::Bucket {
             bucket: Bucket::new(&self.settings)?,
             timeline: Timeline::start(),
             settings: self.settings,
-            name: self.name,
         };
-        Ok(Budget {
-            shared: Arc::new(shared),
-        })
+        Ok(Budget::with(rule, self.name))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::deadline::{Carrier, Deadline};
 use crate::verdict::Verdict;
+use std::time::Duration;
 
 /// A policy that decides which requests may be sent again, and copies them.
 ///
@@ -57,6 +58,20 @@ pub trait Replay<Req> {
     /// the budget of the layer.
     fn budget<'a>(&self, copy: &'a Req) -> Option<&'a Budget> {
         let _ = copy;
+        None
+    }
+
+    /// Returns how many times `copy` is sent at most, the first attempt included. Default: `None`, the
+    /// setting of the layer. A layer with one attempt does not ask.
+    fn attempts(&self, copy: &Req) -> Option<u32> {
+        let _ = copy;
+        None
+    }
+
+    /// Returns the wait before a retry of `copy`, the first of which has the number 1. `draw` is a random
+    /// number from `[0, 1)` for the jitter. Default: `None`, the backoff of the layer.
+    fn backoff(&self, copy: &Req, retry: u32, draw: f64) -> Option<Duration> {
+        let _ = (copy, retry, draw);
         None
     }
 
@@ -158,6 +173,14 @@ where
 
     fn budget<'a>(&self, copy: &'a Req) -> Option<&'a Budget> {
         self.replay.budget(copy)
+    }
+
+    fn attempts(&self, copy: &Req) -> Option<u32> {
+        self.replay.attempts(copy)
+    }
+
+    fn backoff(&self, copy: &Req, retry: u32, draw: f64) -> Option<Duration> {
+        self.replay.backoff(copy, retry, draw)
     }
 
     fn replayable(&self, copy: &Req) -> bool {

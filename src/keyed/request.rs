@@ -212,6 +212,14 @@ where
         of_policy.or_else(|| copy.state.budget())
     }
 
+    fn attempts(&self, copy: &Keyed<Req, T>) -> Option<u32> {
+        self.0.attempts(copy.req.as_ref()?)
+    }
+
+    fn backoff(&self, copy: &Keyed<Req, T>, retry: u32, draw: f64) -> Option<Duration> {
+        self.0.backoff(copy.req.as_ref()?, retry, draw)
+    }
+
     fn deadline(&self, copy: &Keyed<Req, T>) -> Option<Deadline> {
         self.0.deadline(copy.req.as_ref()?)
     }

@@ -3,10 +3,10 @@
 use super::settings::RetrySettings;
 use crate::budget::{Budget, Withdrawal};
 use crate::chance::{Chance, scale};
-use crate::deadline::Deadline;
 use crate::error::Rejection;
 use crate::event::{Count, Counters, Event, GiveUpReason, GiveUps};
 use crate::name::Name;
+use crate::replay::Replay;
 use crate::time::{TICK, nanos};
 use crate::verdict::{RetryAfter, Verdict};
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub(super) struct Granted {
 pub(super) struct Progress {
     /// The number of the current attempt, from 1. Between two attempts: the number of the last one.
     pub(super) attempt: u32,
+    /// How many attempts the call may have.
+    pub(super) attempts: u32,
     /// The last backoff, without the upstream's `retry_after`.
     pub(super) previous: Duration,
 }
@@ -46,6 +48,16 @@ impl Policy {
             retries: Count::default(),
             recovered: Count::default(),
             gave_up: Counters::default(),
+        }
+    }
+
+    /// A call whose first attempt did not succeed.
+    pub(super) fn begin<Req>(&self, copy: Option<&Req>, replay: &impl Replay<Req>) -> Progress {
+        let attempts = copy.and_then(|copy| replay.attempts(copy));
+        Progress {
+            attempt: 1,
+            attempts: attempts.unwrap_or(self.settings.attempts),
+            previous: Duration::ZERO,
         }
     }
 
@@ -64,23 +76,31 @@ impl Policy {
     }
 
     /// Decides about the next attempt after any other outcome. `None`: the call ends.
-    pub(super) fn after(
+    pub(super) fn after<Req>(
         &self,
         progress: &mut Progress,
         verdict: Verdict,
         rejection: Option<Rejection>,
         budget: Option<&Budget>,
-        may_resend: impl FnOnce() -> bool,
-        deadline: impl FnOnce() -> Option<Deadline>,
+        copy: Option<&Req>,
+        replay: &impl Replay<Req>,
     ) -> Option<Granted> {
+        let budget = self.pays(budget);
         if progress.attempt > 1 {
             // A retry that timed out may have been sent. One that was rejected was not.
             if rejection.is_some_and(|rejection| rejection.was_not_sent()) {
-                self.refund(budget);
+                budget.into_iter().for_each(Budget::refund);
             }
             if verdict == Verdict::Healthy {
                 self.recovered.add();
+                budget.into_iter().for_each(Budget::retry_succeeded);
             }
+        }
+        if matches!(
+            verdict,
+            Verdict::Transient { .. } | Verdict::Throttled { .. }
+        ) {
+            budget.into_iter().for_each(Budget::record_failure);
         }
         if !matches!(
             verdict,
@@ -88,7 +108,7 @@ impl Policy {
         ) {
             return None;
         }
-        match self.grant(progress, verdict, budget, may_resend, deadline) {
+        match self.grant(progress, verdict, budget, copy, replay) {
             Ok(granted) => Some(granted),
             Err(reason) => {
                 self.give_up(progress.attempt, verdict, reason);
@@ -98,13 +118,13 @@ impl Policy {
     }
 
     /// Grants the next attempt, or says why there is none.
-    fn grant(
+    fn grant<Req>(
         &self,
         progress: &mut Progress,
         verdict: Verdict,
         budget: Option<&Budget>,
-        may_resend: impl FnOnce() -> bool,
-        deadline: impl FnOnce() -> Option<Deadline>,
+        copy: Option<&Req>,
+        replay: &impl Replay<Req>,
     ) -> Result<Granted, GiveUpReason> {
         let asked = match verdict.retry_after() {
             RetryAfter::None => Duration::ZERO,
@@ -112,18 +132,19 @@ impl Policy {
             // The upstream asked for an unknown time, so wait for the longest backoff.
             RetryAfter::Unreadable => self.settings.backoff.cap,
         };
-        if progress.attempt >= self.settings.attempts {
+        if progress.attempt >= progress.attempts {
             return Err(GiveUpReason::Attempts);
         }
-        if !may_resend() {
-            return Err(GiveUpReason::NotReplayable);
-        }
+        let copy = copy.filter(|copy| replay.may_resend(copy, verdict));
+        let copy = copy.ok_or(GiveUpReason::NotReplayable)?;
         if asked > self.settings.max_retry_after {
             return Err(GiveUpReason::RetryAfter);
         }
         let draw = self.chance.draw();
         let backoff = &self.settings.backoff;
-        progress.previous = backoff.wait(progress.attempt, progress.previous, draw);
+        progress.previous = replay
+            .backoff(copy, progress.attempt, draw)
+            .unwrap_or_else(|| backoff.wait(progress.attempt, progress.previous, draw));
         let wait = progress.previous.max(spread(asked, draw));
         // A timer may fire one tick late.
         let sent_after = if wait.is_zero() {
@@ -132,10 +153,11 @@ impl Policy {
             wait.saturating_add(TICK)
         };
         // The deadline is checked before the budget: a retry that would be too late takes no token.
-        if deadline().is_some_and(|deadline| deadline.rules_out(Instant::now(), sent_after)) {
+        let deadline = replay.deadline(copy);
+        if deadline.is_some_and(|deadline| deadline.rules_out(Instant::now(), sent_after)) {
             return Err(GiveUpReason::Deadline);
         }
-        let withdrawal = match self.pays(budget) {
+        let withdrawal = match budget {
             None => None,
             Some(budget) => Some(budget.try_withdraw().ok_or(GiveUpReason::Budget)?),
         };

@@ -198,10 +198,7 @@ where
                 shared.policy.first_success(budget);
                 return Poll::Ready(outcome);
             }
-            let mut progress = Progress {
-                attempt: 1,
-                previous: Duration::ZERO,
-            };
+            let mut progress = shared.policy.begin(copied, &shared.replay);
             let granted = shared.follow_up(&mut progress, &outcome, verdict, copied, budget);
             let Some(granted) = granted else {
                 return Poll::Ready(outcome);
@@ -245,9 +242,7 @@ impl<S, C, R, D> Shared<S, C, R, D> {
     {
         let Self { policy, replay, .. } = self;
         let rejection = outcome.as_ref().err().and_then(StackError::rejection);
-        let deadline = || copy.and_then(|copy| replay.deadline(copy));
-        let may_resend = || copy.is_some_and(|copy| replay.may_resend(copy, verdict));
-        let granted = policy.after(progress, verdict, rejection, budget, may_resend, deadline)?;
+        let granted = policy.after(progress, verdict, rejection, budget, copy, replay)?;
         // Asked last: a copy that will be sent may stop the previous attempt from reading its body.
         if !copy.is_some_and(|copy| replay.replayable(copy)) {
             policy.give_up(progress.attempt, verdict, GiveUpReason::NotReplayable);
@@ -412,7 +407,7 @@ where
             return Poll::Ready(Err(S::Error::reject(Rejection::DeadlinePassed { by })));
         }
         this.progress.attempt += 1;
-        let last = this.progress.attempt >= policy.settings.attempts;
+        let last = this.progress.attempt >= this.progress.attempts;
         *this.copy = if last { None } else { replay.keep(&req) };
         replay.resend(&mut req, this.progress.attempt);
         // From here on the retry counts as sent.
