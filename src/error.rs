@@ -563,19 +563,19 @@ where
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} must be {allowed}, but is {value}")]
 pub struct InvalidConfig {
-    field: &'static str,
+    field: Cow<'static, str>,
     value: String,
     allowed: Cow<'static, str>,
 }
 
 impl InvalidConfig {
     pub(crate) fn new(
-        field: &'static str,
+        field: impl Into<Cow<'static, str>>,
         value: impl fmt::Debug,
         allowed: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self {
-            field,
+            field: field.into(),
             value: format!("{value:?}"),
             allowed: allowed.into(),
         }
@@ -584,7 +584,7 @@ impl InvalidConfig {
     /// The name of the setting, and of its setter.
     #[must_use]
     pub fn field(&self) -> &str {
-        self.field
+        &self.field
     }
 
     /// The value that was set, as `Debug` prints it.

@@ -55,14 +55,14 @@ async fn with_fields(fields: &[(&'static str, &str)], in_trailers: bool) -> Resp
         *response.headers_mut() = headers;
         return response;
     }
-    let peek = PeekTrailersLayer.layer(service_fn(move |(): ()| {
+    let peek = PeekTrailersLayer.layer(service_fn(move |_: Request<()>| {
         let frames = [Ok::<_, Infallible>(Frame::<Bytes>::trailers(
             headers.clone(),
         ))];
         let body = StreamBody::new(tokio_stream::iter(frames));
         async move { Ok::<_, Infallible>(Response::new(body)) }
     }));
-    let response = peek.oneshot(()).await.unwrap();
+    let response = peek.oneshot(Request::new(())).await.unwrap();
     let (head, body) = response.into_parts();
     // The reader of the body gets the trailers as well.
     let trailers = body.collect().await.unwrap().trailers().cloned().unwrap();
@@ -179,10 +179,13 @@ fn an_http_status_counts_if_there_is_no_grpc_status() {
 
 #[tokio::test]
 async fn an_end_without_a_status_is_unknown() {
-    let peek = PeekTrailersLayer.layer(service_fn(|(): ()| async {
+    let peek = PeekTrailersLayer.layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(http_body_util::Empty::<Bytes>::new()))
     }));
-    assert_eq!(judge(&peek.oneshot(()).await.unwrap()), Verdict::Permanent);
+    assert_eq!(
+        judge(&peek.oneshot(Request::new(())).await.unwrap()),
+        Verdict::Permanent
+    );
 }
 
 #[tokio::test]
@@ -487,12 +490,12 @@ async fn a_stream_is_neither_buffered_nor_delayed() {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
     let body = std::sync::Mutex::new(Some(body));
-    let peek = PeekTrailersLayer.layer(service_fn(|(): ()| {
+    let peek = PeekTrailersLayer.layer(service_fn(|_: Request<()>| {
         let body = body.lock().unwrap().take().unwrap();
         async move { Ok::<_, Infallible>(Response::new(body)) }
     }));
     // The head is there before any message is.
-    let response = peek.oneshot(()).await.unwrap();
+    let response = peek.oneshot(Request::new(())).await.unwrap();
     let mut body = response.into_body();
     for message in ["one", "two"] {
         sender.send(Ok(Frame::data(message.into()))).await.unwrap();
@@ -612,6 +615,65 @@ async fn streams_of_each_kind_pass_message_by_message() {
         assert!(chat.message().await.unwrap().is_none());
     };
     tokio::time::timeout(20 * SECOND, streams).await.unwrap();
+}
+
+/// An upstream that says `DEADLINE_EXCEEDED` one millisecond before the `grpc-timeout` is over.
+async fn punctual(
+    request: Request<ReplayBody<Full<Bytes>>>,
+    in_trailers: bool,
+) -> Result<Response<Body>, Infallible> {
+    let timeout = request.headers()["grpc-timeout"].to_str().unwrap();
+    let micros = timeout.strip_suffix('u').unwrap().parse().unwrap();
+    tokio::time::sleep(Duration::from_micros(micros) - Duration::from_millis(1)).await;
+    let status = HeaderValue::from_static("4");
+    if in_trailers {
+        let trailers = [("grpc-status".parse().unwrap(), status)];
+        let frame = Ok::<_, Infallible>(Frame::trailers(trailers.into_iter().collect()));
+        return Ok(Response::new(Body::new(StreamBody::new(
+            tokio_stream::iter([frame]),
+        ))));
+    }
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert("grpc-status", status);
+    Ok(response)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_the_upstream_keeps_counts_as_if_the_stack_had_kept_it() {
+    for in_trailers in [false, true] {
+        // The caller's own deadline says nothing of the upstream; the timeout of an attempt does.
+        for (own, failures) in [(Some(SECOND / 10), 0), (None, 5)] {
+            let stack = grpc::stack().no_retry().build().unwrap();
+            let upstream = service_fn(move |request| punctual(request, in_trailers));
+            let client = grpc::service(&stack, upstream, |body| body);
+            for _ in 0..5 {
+                let mut call = Request::post("/a.B/C")
+                    .body(Full::new(Bytes::new()))
+                    .unwrap();
+                let deadline = own.map(Deadline::after);
+                deadline.map(|deadline| call.extensions_mut().insert(deadline));
+                let response = client.clone().oneshot(call).await.unwrap();
+                assert_eq!(response.headers()["grpc-status"], "4");
+            }
+            let seen = stack.circuit().unwrap().snapshot();
+            assert_eq!(seen.failures, failures, "{in_trailers} {own:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_the_upstream_itself_is_reported_at_once() {
+    let own_timer = service_fn(|_: Request<ReplayBody<Full<Bytes>>>| async {
+        let response = Response::builder().header("grpc-status", "4");
+        response.body(Body::empty())
+    });
+    let stack = grpc::stack().no_retry().build().unwrap();
+    let client = grpc::service(&stack, own_timer, |body| body);
+    let start = tokio::time::Instant::now();
+    let call = Request::post("/a.B/C").body(Full::new(Bytes::new()));
+    client.oneshot(call.unwrap()).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(stack.circuit().unwrap().snapshot().failures, 1);
 }
 
 // Under load, in the process, on a paused clock

@@ -1,5 +1,6 @@
 use super::code::Code;
 use super::pushback::{Pushback, pushback};
+use super::tag::Tag;
 use super::trailers::Trailers;
 use crate::error::Error;
 use crate::http::judge_error;
@@ -55,26 +56,29 @@ impl StatusClassifier {
     #[must_use]
     pub fn judge_response<B>(self, response: &Response<B>) -> Verdict {
         let head = response.headers();
+        let tag = Tag::of_response(response.extensions());
         if let Some(code) = Code::in_headers(head) {
-            return self.judge(code, head);
+            return self.judge(code, head, tag);
         }
         if let Some(Trailers(trailers)) = response.extensions().get() {
             // gRPC: a stream that ends without a status is `UNKNOWN`.
             let code = Code::in_headers(trailers).unwrap_or(Code::Unknown);
-            return self.judge(code, trailers);
+            return self.judge(code, trailers, tag);
         }
         match response.status() {
             http::StatusCode::OK => Verdict::Healthy,
             status => match Code::of_http(status) {
-                code @ Code::Unavailable => self.judge(code, head),
+                code @ Code::Unavailable => self.judge(code, head, tag),
                 _ => Verdict::Permanent,
             },
         }
     }
 
     /// The verdict on a status, with the headers or trailers that it came with.
-    pub(super) fn judge(self, code: Code, headers: &HeaderMap) -> Verdict {
+    pub(super) fn judge(self, code: Code, headers: &HeaderMap, tag: Option<&Tag>) -> Verdict {
+        let listed = tag.map(|tag| tag.lists(code));
         let retry_after = || match pushback(headers) {
+            _ if listed == Some(false) => None,
             Pushback::None => Some(RetryAfter::None),
             Pushback::After(delay) => Some(RetryAfter::Delay(delay)),
             Pushback::Never => None,
@@ -87,7 +91,7 @@ impl StatusClassifier {
             })
         };
         match code {
-            _ if self.retryable.contains(&code) => transient(),
+            _ if self.retryable.contains(&code) || listed == Some(true) => transient(),
             Code::Unavailable | Code::DeadlineExceeded => transient(),
             Code::ResourceExhausted => retry_after().map_or(Verdict::Ignored, |retry_after| {
                 Verdict::Throttled { retry_after }

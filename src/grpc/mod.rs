@@ -36,6 +36,7 @@
 //! | all layers around a channel | [`stack`] and [`service`] |
 //! | verdicts for statuses | [`StatusClassifier`] |
 //! | to retry the methods that you choose | [`Methods`] |
+//! | retries as a service config in JSON says | `ServiceConfig` (feature `grpc-config`) |
 //! | the status of calls whose server sends it in trailers | [`PeekTrailersLayer`] |
 //! | verdicts and slots until the end of a stream | [`UntilTrailers`] |
 //! | to tell the upstream how much time is left | [`TimeoutHeaderLayer`] |
@@ -69,16 +70,21 @@
 
 mod classify;
 mod code;
+#[cfg(feature = "grpc-config")]
+mod config;
 mod methods;
 mod pushback;
 mod respond;
 mod service;
+mod tag;
 mod timeout;
 mod trailers;
 mod until;
 
 pub use classify::StatusClassifier;
 pub use code::Code;
+#[cfg(feature = "grpc-config")]
+pub use config::{ByConfig, Configured, ServiceConfig};
 pub use methods::Methods;
 pub use respond::{TrailersOnly, respond};
 pub use service::{Channel, MapBody, service, stack};

@@ -16,6 +16,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tower::Layer;
 
+/// The time of a whole call.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
 /// Starts the recommended stack for gRPC: as [`http::stack`](crate::http::stack()), with the
 /// [`StatusClassifier`] and the [`Methods`] of gRPC, a deadline of 10 s, and attempts of 2 s. Ten failures in
 /// a row open the circuit, too: with methods that are retried, a rate alone would notice an outage late.
@@ -23,7 +26,7 @@ use tower::Layer;
 #[must_use = "a builder does nothing until `build` is called"]
 pub fn stack() -> StackBuilder<StatusClassifier, Methods> {
     http::stack()
-        .deadline(Duration::from_secs(10))
+        .deadline(DEADLINE)
         .attempt_timeout(Duration::from_secs(2))
         .circuit_breaker(|breaker| breaker.failure_rate(0.5).consecutive_failures(10))
         .classify(StatusClassifier::default())

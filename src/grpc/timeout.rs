@@ -77,15 +77,31 @@ pin_project! {
         call: F,
         deadline: Option<Instant>,
         // An error that came at the deadline, and how long it waits for the timeout above.
-        late: Option<(E, Pin<Box<Sleep>>)>,
+        late: Option<(E, Grace)>,
     }
 }
 
-/// How early a client's own timer may be, because of rounding and the resolution of timers.
-const EARLY: Duration = Duration::from_millis(2);
+/// An outcome that comes at a deadline waits this long for the timeout above. If there is none, it is returned
+/// then.
+#[derive(Debug)]
+pub(super) struct Grace(Pin<Box<Sleep>>);
 
-/// How long an error waits for the timeout above. If there is none, the error is returned then.
-const GRACE: Duration = Duration::from_millis(10);
+impl Grace {
+    /// How early a timer elsewhere may be, because of rounding and the resolution of timers.
+    const EARLY: Duration = Duration::from_millis(2);
+    const LONGEST: Duration = Duration::from_millis(10);
+
+    /// `None` if the deadline is not here yet.
+    pub(super) fn at(deadline: Instant) -> Option<Self> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let end = deadline.checked_add(Self::LONGEST).unwrap_or(deadline);
+        (left <= Self::EARLY).then(|| Self(Box::pin(sleep_until(end))))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
 
 impl<F, Res, E> Future for TimeoutHeaderFuture<F, E>
 where
@@ -100,17 +116,13 @@ where
                 Err(error) => error,
                 done => return Poll::Ready(done),
             };
-            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-            match this.deadline.filter(|deadline| left(*deadline) <= EARLY) {
-                Some(deadline) => {
-                    let end = deadline.checked_add(GRACE).unwrap_or(deadline);
-                    *this.late = Some((error, Box::pin(sleep_until(end))));
-                }
+            match this.deadline.and_then(Grace::at) {
+                Some(grace) => *this.late = Some((error, grace)),
                 None => return Poll::Ready(Err(error)),
             }
         }
-        if let Some((_, sleep)) = this.late {
-            ready!(sleep.as_mut().poll(cx));
+        if let Some((_, grace)) = this.late {
+            ready!(grace.poll(cx));
         }
         let (error, _) = this.late.take().expect("an error waits");
         Poll::Ready(Err(error))

@@ -1,6 +1,12 @@
-use http::{HeaderMap, Response};
+use super::code::Code;
+use super::tag::Tag;
+use super::timeout::Grace;
+use crate::deadline::{Carrier, Deadline};
+use crate::http::InExtensions;
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tower::{Layer, Service};
@@ -13,6 +19,9 @@ use tower::{Layer, Service};
 /// the response, where [`StatusClassifier`](super::StatusClassifier) finds them. If a message is there, the
 /// reader of the body gets it first. If nothing is there yet, the layer does not wait. So no stream is
 /// buffered or delayed.
+///
+/// An upstream that knows the deadline of the request may say `DEADLINE_EXCEEDED` at that very moment. Such a
+/// response waits for up to 10 ms for the timeout above, which knows whether it was the caller's own deadline.
 ///
 /// Put it below retry and circuit breaker. [`grpc::service`](super::service) does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,36 +45,46 @@ impl<S> Layer<S> for PeekTrailersLayer {
     }
 }
 
-impl<S, Req, B> Service<Req> for PeekTrailers<S>
+impl<S, A, B> Service<Request<A>> for PeekTrailers<S>
 where
-    S: Service<Req, Response = Response<B>>,
+    S: Service<Request<A>, Response = Response<B>>,
     B: Body + Unpin,
 {
     type Response = Response<PeekedBody<B>>;
     type Error = S::Error;
-    type Future = PeekFuture<S::Future>;
+    type Future = PeekFuture<S::Future, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, req: Req) -> Self::Future {
+    fn call(&mut self, req: Request<A>) -> Self::Future {
+        let tag = Tag::of_request(req.extensions());
+        let deadline = InExtensions.get(&req);
         let call = self.inner.call(req);
-        PeekFuture { call }
+        PeekFuture {
+            call,
+            deadline,
+            tag,
+            late: None,
+        }
     }
 }
 
 pin_project! {
     /// The future of a [`PeekTrailers`] call.
-    #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct PeekFuture<F> {
+    pub struct PeekFuture<F, B: Body> {
         #[pin]
         call: F,
+        deadline: Option<Deadline>,
+        tag: Option<Tag>,
+        // A `DEADLINE_EXCEEDED` that came at the deadline waits for the timeout above.
+        late: Option<(Response<PeekedBody<B>>, Grace)>,
     }
 }
 
-impl<F, B, E> Future for PeekFuture<F>
+impl<F, B, E> Future for PeekFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body + Unpin,
@@ -73,24 +92,55 @@ where
     type Output = Result<Response<PeekedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.project().call.poll(cx))?;
-        let (mut head, mut body) = response.into_parts();
-        let peeked = match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Pending => Peeked::Nothing,
-            Poll::Ready(None) => Peeked::End,
-            Poll::Ready(Some(frame)) => Peeked::Frame(frame),
-        };
-        let trailers = match &peeked {
-            Peeked::Frame(Ok(frame)) => frame.trailers_ref().cloned(),
-            // gRPC: a call that ends without a status is `UNKNOWN`.
-            Peeked::End if !head.headers.contains_key("grpc-status") => Some(HeaderMap::new()),
-            _ => None,
-        };
-        if let Some(trailers) = trailers {
-            head.extensions.insert(Trailers(trailers));
+        let this = self.project();
+        if this.late.is_none() {
+            let mut response = peeked(ready!(this.call.poll(cx))?, cx);
+            let extensions = response.extensions();
+            let trailers = extensions.get().map(|Trailers(trailers)| trailers);
+            let code = Code::in_headers(trailers.unwrap_or(response.headers()));
+            if let Some(tag) = this.tag.take() {
+                tag.put(response.extensions_mut());
+            }
+            let deadline = this
+                .deadline
+                .filter(|_| code == Some(Code::DeadlineExceeded));
+            match deadline.and_then(|deadline| Grace::at(deadline.instant()?)) {
+                Some(grace) => *this.late = Some((response, grace)),
+                None => return Poll::Ready(Ok(response)),
+            }
         }
-        Poll::Ready(Ok(Response::from_parts(head, PeekedBody { peeked, body })))
+        if let Some((_, grace)) = this.late {
+            ready!(grace.poll(cx));
+        }
+        let (response, _) = this.late.take().expect("a response waits");
+        Poll::Ready(Ok(response))
     }
+}
+
+impl<F, B: Body> fmt::Debug for PeekFuture<F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeekFuture").finish_non_exhaustive()
+    }
+}
+
+/// Polls the body once.
+fn peeked<B: Body + Unpin>(response: Response<B>, cx: &mut Context<'_>) -> Response<PeekedBody<B>> {
+    let (mut head, mut body) = response.into_parts();
+    let peeked = match Pin::new(&mut body).poll_frame(cx) {
+        Poll::Pending => Peeked::Nothing,
+        Poll::Ready(None) => Peeked::End,
+        Poll::Ready(Some(frame)) => Peeked::Frame(frame),
+    };
+    let trailers = match &peeked {
+        Peeked::Frame(Ok(frame)) => frame.trailers_ref().cloned(),
+        // gRPC: a call that ends without a status is `UNKNOWN`.
+        Peeked::End if !head.headers.contains_key("grpc-status") => Some(HeaderMap::new()),
+        _ => None,
+    };
+    if let Some(trailers) = trailers {
+        head.extensions.insert(Trailers(trailers));
+    }
+    Response::from_parts(head, PeekedBody { peeked, body })
 }
 
 /// The body of a response whose first frame may have been read.

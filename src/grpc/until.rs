@@ -45,6 +45,6 @@ impl<E: std::error::Error + 'static> JudgeEnd<E> for UntilTrailers {
         let none = HeaderMap::new();
         let trailers = trailers.unwrap_or(&none);
         let code = Code::in_headers(trailers).unwrap_or(Code::Unknown);
-        StatusClassifier::default().judge(code, trailers)
+        StatusClassifier::default().judge(code, trailers, None)
     }
 }

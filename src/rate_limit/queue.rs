@@ -678,7 +678,10 @@ mod tests {
             }
             assert_eq!(
                 waiters.units,
-                waiting.iter().map(|waiter| u64::from(waiter.cost)).sum()
+                waiting
+                    .iter()
+                    .map(|waiter| u64::from(waiter.cost))
+                    .sum::<u64>()
             );
             let Some(head) = waiting.front() else {
                 return;

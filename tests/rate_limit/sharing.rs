@@ -45,7 +45,7 @@ async fn the_handle_of_the_layer_is_the_limit_of_its_services() {
     let (mut service, mut handle) = around_strict(&layer);
     layer.limiter().try_acquire(1).unwrap();
     let _call = call(&mut service, 1);
-    assert_eq!(sent(&mut handle), []);
+    assert_eq!(sent(&mut handle), [0_u32; 0]);
 }
 
 #[test]
