@@ -31,6 +31,10 @@ const LONGEST: usize = 1 << 20;
 /// ```
 /// use buttress::grpc::{self, ServiceConfig};
 /// use tower::Layer;
+/// # struct OrdersClient; // stands for the generated code
+/// # impl OrdersClient {
+/// #     fn new<T: tonic::client::GrpcService<tonic::body::Body>>(_: T) -> Self { Self }
+/// # }
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let config = ServiceConfig::from_json(
@@ -51,7 +55,8 @@ const LONGEST: usize = 1 << 20;
 /// )?;
 /// let stack = config.stack().name("orders").build()?;
 /// let channel = tonic::transport::Endpoint::from_static("http://orders.internal:50051").connect_lazy();
-/// let orders = config.layer(grpc::service(&stack, channel, tonic::body::Body::new));
+/// let channel = config.layer(grpc::service(&stack, channel, tonic::body::Body::new));
+/// let orders = OrdersClient::new(channel);
 /// # let _ = orders;
 /// # Ok::<(), buttress::error::InvalidConfig>(())
 /// # }).unwrap();
