@@ -1,4 +1,6 @@
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+pub(super) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A status code of gRPC.
 ///
@@ -53,7 +55,7 @@ impl Code {
 
     /// The code in the header or trailer `grpc-status`, if it is there.
     pub(super) fn in_headers(headers: &HeaderMap) -> Option<Self> {
-        headers.get("grpc-status").map(Self::of_header)
+        headers.get(&GRPC_STATUS).map(Self::of_header)
     }
 
     fn of_header(value: &HeaderValue) -> Self {

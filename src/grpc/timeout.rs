@@ -1,5 +1,6 @@
 use crate::deadline::Carrier;
 use crate::http::{InExtensions, InboundDeadlineLayer};
+use crate::time::nanos;
 use http::{HeaderName, HeaderValue, Request};
 use pin_project_lite::pin_project;
 use std::fmt;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Tells the upstream how much time is left: writes the header `grpc-timeout` from the
 /// [`Deadline`](crate::Deadline) in the request's extensions, at the moment when the call is sent.
@@ -55,10 +56,10 @@ where
             .filter(|deadline| deadline.instant().is_some());
         if let Some(deadline) = deadline {
             let left = deadline.remaining();
-            let found = req.headers().get(GRPC_TIMEOUT);
+            let found = req.headers().get(&GRPC_TIMEOUT);
             let found = found.and_then(|value| parse(value.as_bytes()));
             if found.is_none_or(|found| left < found) {
-                req.headers_mut().insert(GRPC_TIMEOUT, print(left));
+                req.headers_mut().insert(&GRPC_TIMEOUT, print(left));
             }
         }
         TimeoutHeaderFuture {
@@ -148,7 +149,7 @@ impl<F, E> fmt::Debug for TimeoutHeaderFuture<F, E> {
 /// ```
 #[must_use]
 pub fn inbound_deadline(max: Duration) -> InboundDeadlineLayer {
-    InboundDeadlineLayer::with(max, GRPC_TIMEOUT, parse)
+    InboundDeadlineLayer::with(max, GRPC_TIMEOUT.clone(), parse)
 }
 
 /// The units of `grpc-timeout`, in nanoseconds.
@@ -179,13 +180,19 @@ fn parse(value: &[u8]) -> Option<Duration> {
 /// In the finest unit that 8 digits can hold. Rounded down, so that the upstream never has more time than
 /// there is; but at least 1 ns, because 0 is not positive.
 fn print(left: Duration) -> HeaderValue {
-    let nanos = left.as_nanos().max(1);
-    let printed = UNITS.iter().find_map(|(letter, unit)| {
-        let number = nanos / u128::from(*unit);
-        (number < 100_000_000).then(|| format!("{number}{}", char::from(*letter)))
-    });
-    let printed = printed.unwrap_or_else(|| "99999999H".to_owned());
-    HeaderValue::try_from(printed).expect("digits and a letter")
+    // At most 5 124 095 hours.
+    let nanos = nanos(left).max(1);
+    let fits = |(_, unit): &&(u8, u64)| nanos / unit < 100_000_000;
+    let (letter, unit) = UNITS.iter().find(fits).expect("hours fit");
+    let mut number = nanos / unit;
+    let mut text = [*letter; 9];
+    let mut start = text.len() - 1;
+    while number > 0 {
+        start -= 1;
+        text[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    HeaderValue::from_bytes(&text[start..]).expect("digits and a letter")
 }
 
 #[cfg(all(test, not(buttress_loom)))]
@@ -215,7 +222,7 @@ mod tests {
         ] {
             assert_eq!(parse(value.as_bytes()), expected, "{value:?}");
         }
-        assert_eq!(print(Duration::MAX), "99999999H");
+        assert_eq!(print(Duration::MAX), "5124095H");
         assert_eq!(print(Duration::ZERO), "1n");
     }
 

@@ -1,4 +1,4 @@
-use super::code::Code;
+use super::code::{Code, GRPC_STATUS};
 use super::tag::Tag;
 use super::timeout::Grace;
 use crate::deadline::{Carrier, Deadline};
@@ -134,7 +134,7 @@ fn peeked<B: Body + Unpin>(response: Response<B>, cx: &mut Context<'_>) -> Respo
     let trailers = match &peeked {
         Peeked::Frame(Ok(frame)) => frame.trailers_ref().cloned(),
         // gRPC: a call that ends without a status is `UNKNOWN`.
-        Peeked::End if !head.headers.contains_key("grpc-status") => Some(HeaderMap::new()),
+        Peeked::End if !head.headers.contains_key(&GRPC_STATUS) => Some(HeaderMap::new()),
         _ => None,
     };
     if let Some(trailers) = trailers {
