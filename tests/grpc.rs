@@ -249,6 +249,40 @@ async fn an_unavailable_call_is_sent_again_if_its_method_may_be() {
     }
 }
 
+/// The stub of tonic, with a service config in place of `Methods`.
+#[cfg(feature = "grpc-config")]
+#[tokio::test]
+async fn a_service_config_sets_the_codes_and_the_time_of_a_method() {
+    let config = r#"{"methodConfig": [{
+        "name": [{"service": "orders.Orders", "method": "Get"}],
+        "timeout": "0.9s",
+        "retryPolicy": {
+            "maxAttempts": 3,
+            "initialBackoff": "0.001s",
+            "maxBackoff": "0.001s",
+            "backoffMultiplier": 1,
+            "retryableStatusCodes": ["ABORTED"]
+        }
+    }]}"#;
+    let config = grpc::ServiceConfig::from_json(config).unwrap();
+    for (code, sends) in [(tonic::Code::Aborted, 3), (tonic::Code::Unavailable, 1)] {
+        let server = Server::new(move |number, request| {
+            let told = request.metadata().get("grpc-timeout").unwrap();
+            let micros = told.to_str().unwrap().strip_suffix('u').unwrap();
+            assert!(micros.parse::<u64>().unwrap() <= 900_000);
+            if number < 3 {
+                return Err(tonic::Status::new(code, "busy"));
+            }
+            Ok(request.into_inner())
+        });
+        let stack = config.stack().build().unwrap();
+        let client = grpc::service(&stack, server.channel(), Body::new);
+        let outcome = get(&config.layer(client), seven()).await;
+        assert_eq!(outcome.is_ok(), sends == 3, "{outcome:?}");
+        assert_eq!(server.calls(), sends);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_unavailable_and_opens_the_circuit() {
     let server = Server::failing_first(0);
@@ -623,8 +657,8 @@ async fn punctual(
     in_trailers: bool,
 ) -> Result<Response<Body>, Infallible> {
     let timeout = request.headers()["grpc-timeout"].to_str().unwrap();
-    let micros = timeout.strip_suffix('u').unwrap().parse().unwrap();
-    tokio::time::sleep(Duration::from_micros(micros) - Duration::from_millis(1)).await;
+    let micros: u64 = timeout.strip_suffix('u').unwrap().parse().unwrap();
+    tokio::time::sleep(Duration::from_micros(micros - 1_000)).await;
     let status = HeaderValue::from_static("4");
     if in_trailers {
         let trailers = [("grpc-status".parse().unwrap(), status)];
