@@ -239,8 +239,8 @@ impl Budget {
     ///
     /// It starts with `max_tokens`, 1 to 1000. Each failed attempt takes one token, and each successful
     /// call adds `token_ratio`, at least 0.001, up to `max_tokens`. A retry is allowed while there are more
-    /// than half of `max_tokens`. It takes no token, so `Withdrawal::spend` and dropping a [`Withdrawal`]
-    /// are the same here.
+    /// than half of `max_tokens`. A retry itself takes no token, so it makes no difference
+    /// whether its [`Withdrawal`] is spent.
     ///
     /// ```
     /// use buttress::retry::Budget;
@@ -280,7 +280,8 @@ impl Budget {
         f64::from(tokens) / f64::from(TOKEN)
     }
 
-    /// Takes a token for one retry. `None` if there is no whole token.
+    /// Takes a token for one retry. `None` if there is no whole token. A budget of [`grpc`](Self::grpc) only
+    /// says whether a retry is allowed.
     #[must_use = "a withdrawal that is dropped goes back"]
     pub fn try_withdraw(&self) -> Option<Withdrawal> {
         let granted = match &self.shared.rule {

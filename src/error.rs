@@ -581,7 +581,7 @@ impl InvalidConfig {
         }
     }
 
-    /// The name of the setting, and of its setter.
+    /// The name of the setting, and of its setter. In a gRPC service config: the path of the field.
     #[must_use]
     pub fn field(&self) -> &str {
         &self.field

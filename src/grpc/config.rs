@@ -71,6 +71,9 @@ const LONGEST: usize = 1 << 20;
 /// | `retryableStatusCodes` | only these are retried. A call that has no response counts as `UNAVAILABLE` |
 /// | `retryThrottling` | the [budget](Budget::grpc) of all methods that have a `retryPolicy`. Without it, they draw on the stack's own budget |
 ///
+/// Two things differ from gRPC's own clients: an attempt that ends with a code of the caller's, such as
+/// `NOT_FOUND`, earns as `OK` does, and a failure whose pushback forbids the retry takes no token.
+///
 /// A method without a `retryPolicy` is sent again only if the upstream certainly did not process it.
 /// `hedgingPolicy` is not supported, and is an error. Other fields have no effect.
 #[derive(Clone, Debug)]
