@@ -381,7 +381,7 @@ async fn idle_keys_are_dropped_if_nobody_can_miss_them() {
         .consecutive_failures(3)
         .open_for(SECOND)
         .per_key(first_word)
-        .keys(Keys::at_most(10_000).idle(60 * SECOND))
+        .keys(Keys::at_most(120).idle(60 * SECOND)) // in one part
         .build()
         .unwrap();
     let client = layer.layer(ErrorLayer.layer(service_fn(upstream)));
