@@ -80,8 +80,8 @@ impl Bucket {
         Ok(Self {
             word: AtomicU64::new(start.into()),
             floor: floor * TOKEN,
-            earned: thousandths("ratio", ratio)?,
-            reserve: thousandths("reserve", reserve)?,
+            earned: setting("ratio", ratio)?,
+            reserve: setting("reserve", reserve)?,
             // Rounded down, so that no token lasts longer than configured. A `ttl` of zero gives 0.
             kept: ((-unit / ttl.as_secs_f64()).exp() * (1_u64 << 63) as f64) as u64,
         })
@@ -183,7 +183,7 @@ fn decayed(mut tokens: u32, mut kept: u64, mut units: u32) -> u32 {
 /// A retry budget: bounds the retries of a client by its own traffic. Clones share it. Works without
 /// Tower and without a runtime.
 ///
-/// It is a token bucket. Each successful first attempt adds `ratio` tokens; each retry takes one
+/// It is a token bucket, unless it is made by [`grpc`](Self::grpc). Each successful first attempt adds `ratio` tokens; each retry takes one
 /// token.
 ///
 /// * A client with traffic has about `ratio` tokens for each success of the last `ttl`. While the
@@ -237,10 +237,10 @@ impl Budget {
 
     /// A budget with the token rule of gRPC (gRFC A6, `retryThrottling`), in place of the bucket.
     ///
-    /// It starts with `max_tokens`, 1 to 1000. Each failed attempt takes one token, and each successful
-    /// call adds `token_ratio`, at least 0.001, up to `max_tokens`. A retry is allowed while there are more
-    /// than half of `max_tokens`. A retry itself takes no token, so it makes no difference
-    /// whether its [`Withdrawal`] is spent.
+    /// It starts with `max_tokens`, 1 to 1000. Each attempt that fails and may be retried takes one token,
+    /// also the first attempt and the last. Each success adds `token_ratio`, at least 0.001, up to
+    /// `max_tokens`. A retry is allowed while there are more than half of `max_tokens`. It takes no token
+    /// itself, so it makes no difference whether its [`Withdrawal`] is spent.
     ///
     /// ```
     /// use buttress::retry::Budget;
@@ -296,7 +296,8 @@ impl Budget {
         })
     }
 
-    /// Adds what one successful first attempt earns: `ratio` tokens.
+    /// Adds what one successful first attempt earns: `ratio` tokens. In a budget of [`grpc`](Self::grpc): what
+    /// any success earns.
     #[inline]
     pub fn deposit(&self) {
         match &self.shared.rule {
@@ -547,18 +548,18 @@ impl BudgetBuilder {
     }
 }
 
+/// A setting in thousandths, at least 0.
+fn setting(field: &'static str, value: f64) -> Result<u32, InvalidConfig> {
+    let allowed = "0, or finite and at least 0.001";
+    thousandths(value).ok_or_else(|| InvalidConfig::new(field, value, allowed))
+}
+
 /// Converts to thousandths, rounding down so that nothing is granted beyond the setting. The small
 /// addend makes up for the error of the float: 0.57 is 570. A value above every bucket saturates.
-fn thousandths(field: &'static str, value: f64) -> Result<u32, InvalidConfig> {
+/// `None`: it is negative, not finite, or would round to 0.
+fn thousandths(value: f64) -> Option<u32> {
     let thousandths = (value * f64::from(TOKEN) + 1e-6) as u32;
-    if value.is_finite() && (thousandths > 0 || value == 0.0) {
-        return Ok(thousandths);
-    }
-    Err(InvalidConfig::new(
-        field,
-        value,
-        "0, or finite and at least 0.001",
-    ))
+    (value.is_finite() && (thousandths > 0 || value == 0.0)).then_some(thousandths)
 }
 
 #[cfg(all(test, not(buttress_loom)))]
@@ -801,7 +802,7 @@ mod tests {
             (1.9999, 1_999),
             (0.0, 0),
         ] {
-            assert_eq!(thousandths("ratio", value), Ok(expected), "{value}");
+            assert_eq!(thousandths(value), Some(expected), "{value}");
         }
     }
 

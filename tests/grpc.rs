@@ -696,6 +696,54 @@ async fn a_deadline_that_the_upstream_keeps_counts_as_if_the_stack_had_kept_it()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_at_its_deadline_leaks_nothing() {
+    let stack = grpc::stack().load_shed(1).build().unwrap();
+    let upstream = service_fn(|request| punctual(request, false));
+    let client = grpc::service(&stack, upstream, |body| body);
+    let mut call = Request::post("/a.B/C")
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    call.extensions_mut().insert(Deadline::after(SECOND / 10));
+    let call = client.oneshot(call);
+    // The response has arrived 1 ms before the deadline.
+    let left = tokio::time::timeout_at(
+        tokio::time::Instant::now() + Duration::from_millis(99),
+        call,
+    );
+    assert!(left.await.is_err());
+    assert_eq!(stack.limit().unwrap().in_flight(), 0);
+    assert_eq!(stack.circuit().unwrap().snapshot().calls, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_timeout_above_a_response_waits_ten_milliseconds_after_its_deadline() {
+    let upstream = service_fn(|_: Request<()>| async {
+        let response = Response::builder().header("grpc-status", "4");
+        response.body(Full::new(Bytes::new()))
+    });
+    let peek = PeekTrailersLayer.layer(upstream);
+    let millis = Duration::from_millis;
+    for (left, waits) in [(0, 10), (1, 11), (2, 12), (3, 0), (1_000, 0)] {
+        let mut request = Request::new(());
+        request
+            .extensions_mut()
+            .insert(Deadline::after(millis(left)));
+        let start = tokio::time::Instant::now();
+        let response = peek.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "4");
+        let late = start.elapsed().checked_sub(millis(waits)).unwrap();
+        assert!(late <= millis(1), "{left}: {late:?}");
+    }
+    for deadline in [None, Some(Deadline::NEVER)] {
+        let mut request = Request::new(());
+        deadline.map(|deadline| request.extensions_mut().insert(deadline));
+        let start = tokio::time::Instant::now();
+        peek.clone().oneshot(request).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_of_the_upstream_itself_is_reported_at_once() {
     let own_timer = service_fn(|_: Request<ReplayBody<Full<Bytes>>>| async {
         let response = Response::builder().header("grpc-status", "4");

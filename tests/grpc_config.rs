@@ -194,7 +194,7 @@ fn an_error_names_the_path_of_a_missing_field_and_of_other_fields() {
         ),
         (
             r#"{"methodConfig": [{"name": [{"service": "a"}]}, {"name": [{}, {"service": "a"}]}]}"#,
-            r#"methodConfig[1].name[1] must be named once, but is {"service":"a"}"#,
+            r#"methodConfig[1].name[1] must be the only entry of its name, but is {"service":"a"}"#,
         ),
         (
             r#"{"methodConfig": [{"timeout": 3}]}"#,
@@ -202,7 +202,7 @@ fn an_error_names_the_path_of_a_missing_field_and_of_other_fields() {
         ),
         (
             r#"{"methodConfig": [{"hedgingPolicy": {"maxAttempts": 2}}]}"#,
-            r#"methodConfig[0].hedgingPolicy must be left out: hedging is not supported, but is {"maxAttempts":2}"#,
+            r#"methodConfig[0].hedgingPolicy must be left out (hedging is not supported), but is {"maxAttempts":2}"#,
         ),
         (
             r#"{"retryThrottling": {"maxTokens": 1001, "tokenRatio": 1}}"#,
@@ -222,7 +222,7 @@ fn an_error_names_the_path_of_a_missing_field_and_of_other_fields() {
         ),
         (
             "{",
-            "service config must be JSON, but is EOF while parsing an object at line 1 column 1",
+            "service config must be JSON, but is not: EOF while parsing an object at line 1 column 1",
         ),
     ] {
         assert_eq!(error(text), expected);
@@ -490,6 +490,72 @@ async fn retries_are_throttled_by_the_tokens_of_the_proposal() {
     // 6 to 5: not more than half.
     assert_eq!(client.get("/a.B/Retried").await, "14");
     assert_eq!(client.sends(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_is_not_retried_takes_no_token() {
+    let tokens = r#""retryThrottling": {"maxTokens": 3, "tokenRatio": 0.001}, "methodConfig""#;
+    let config = with_policy("4", "2").replace("\"methodConfig\"", tokens);
+    let client = Client::new(&config, |path, number| match path {
+        "/a.B/Fails" => Ok(if number == 2 { "0" } else { "14" }),
+        "/a.B/Full" => Ok("8"),
+        _ => Ok("13"),
+    });
+    for path in ["/a.B/Full", "/a.B/Full", "/a.B/Broken"] {
+        client.get(path).await;
+        assert_eq!(client.sends(), 1);
+    }
+    // 3 to 2, more than half, then to 1.001.
+    for sends in [2, 1] {
+        client.get("/a.B/Fails").await;
+        assert_eq!(client.sends(), sends);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exhausted_resource_is_no_failure_of_the_circuit_whether_it_is_retried_or_not() {
+    for config in [with_policy("4", "2"), with_policy("\"UNAVAILABLE\"", "8")] {
+        let config = ServiceConfig::from_json(&config).unwrap();
+        let stack = config.stack().build().unwrap();
+        let upstream = service_fn(|_: Request<ReplayBody<Full<Bytes>>>| async {
+            let response = Response::builder().header("grpc-status", "8");
+            let response = response.header("grpc-retry-pushback-ms", "2000");
+            response.body(Empty::<Bytes>::new())
+        });
+        let client = config.layer(grpc::service(&stack, upstream, |body| body));
+        client.oneshot(get("/a.B/C")).await.unwrap();
+        let circuit = stack.circuit().unwrap().snapshot();
+        assert_eq!(circuit.failures, 0);
+    }
+}
+
+#[test]
+fn two_threads_share_the_tokens() {
+    let budget = Budget::grpc(1_000, 0.5).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..400 {
+                    budget.record_failure();
+                }
+            });
+        }
+    });
+    assert_eq!(budget.tokens().round() as u32, 200);
+}
+
+#[test]
+fn a_budget_of_grpc_names_a_wrong_setting() {
+    let error = |max_tokens, ratio| Budget::grpc(max_tokens, ratio).unwrap_err().to_string();
+    for tokens in [0, 1_001, u32::MAX] {
+        let expected = format!("max_tokens must be 1 to 1000, but is {tokens}");
+        assert_eq!(error(tokens, 0.1), expected);
+    }
+    for ratio in [f64::NAN, f64::INFINITY, -1.0, 0.0, 0.000_9] {
+        let expected = format!("token_ratio must be finite and at least 0.001, but is {ratio:?}");
+        assert_eq!(error(10, ratio), expected);
+    }
+    assert!(Budget::grpc(10, f64::MAX).is_ok());
 }
 
 #[test]

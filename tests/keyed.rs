@@ -7,7 +7,7 @@ use buttress::rate_limit::RateLimiter;
 use buttress::retry::{Backoff, Cloned};
 use buttress::{
     CircuitBreakerLayer, Classify, Error, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer,
-    Rejection, StackError, Verdict,
+    Rejection, Replay, StackError, Verdict,
 };
 use http::{Request, Response};
 use proptest::prelude::*;
@@ -552,6 +552,44 @@ async fn a_call_in_flight_is_no_idle_time() {
         others().await;
     }
     assert_eq!(layer.by_key().get("a").unwrap().state(), CircuitState::Open);
+}
+
+/// Sends a request as often as it says, and waits that many seconds.
+#[derive(Clone, Copy)]
+struct AsOften;
+
+impl Replay<u32> for AsOften {
+    fn replay(&self, request: &u32) -> Option<u32> {
+        Some(*request)
+    }
+
+    fn attempts(&self, copy: &u32) -> Option<u32> {
+        Some(*copy)
+    }
+
+    fn backoff(&self, copy: &u32, _: u32, _: f64) -> Option<Duration> {
+        Some(*copy * SECOND)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_chooses_attempts_and_backoff_with_keys_too() {
+    #[expect(clippy::unnecessary_wraps, reason = "a request may have no key")]
+    fn one_key(_: &u32) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed("a"))
+    }
+    let stack = stack().carrier(()).replay(AsOften).no_circuit_breaker();
+    let stack = stack.retry(buttress::retry::RetryBuilder::no_budget);
+    let stack = stack.classify(buttress::verdict::Outcome).load_shed(9);
+    let layer = stack.per_key(one_key).build().unwrap();
+    let sends = AtomicUsize::new(0);
+    let client = layer.layer(service_fn(|_: u32| {
+        sends.fetch_add(1, SeqCst);
+        async { Err::<(), _>(std::io::Error::other("down")) }
+    }));
+    let start = Instant::now();
+    assert!(client.oneshot(5).await.is_err());
+    assert_eq!((sends.load(SeqCst), start.elapsed().as_secs()), (5, 20));
 }
 
 /// A classifier that uses the handles of its layer when it is dropped.

@@ -19,11 +19,10 @@ impl Throttle {
         if !(1..=MAX_TOKENS).contains(&max_tokens) {
             return Err(InvalidConfig::new("max_tokens", max_tokens, "1 to 1000"));
         }
-        let earned = thousandths("token_ratio", token_ratio)?;
-        if earned == 0 {
-            let allowed = "finite and at least 0.001";
-            return Err(InvalidConfig::new("token_ratio", token_ratio, allowed));
-        }
+        let earned = thousandths(token_ratio).filter(|earned| *earned > 0);
+        let earned = earned.ok_or_else(|| {
+            InvalidConfig::new("token_ratio", token_ratio, "finite and at least 0.001")
+        })?;
         let max = max_tokens * TOKEN;
         Ok(Self {
             tokens: AtomicU32::new(max),

@@ -5,7 +5,7 @@ use super::layer::{CircuitBreakerBuilder, Guarded};
 use super::settings::{CircuitBreakerSettings, WhenOpen};
 use crate::error::InvalidConfig;
 use crate::gate::{GateLayer, UntilHead};
-use crate::keyed::{ByKey, InUse, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use crate::verdict::Outcome;
 use tokio::time::Instant;
 
@@ -103,16 +103,14 @@ impl<C: Clone> Make for MakeCircuit<C> {
     }
 }
 
-impl<C> InUse for Guarded<C> {
-    fn is_in_use(&self) -> bool {
-        self.has_calls()
-    }
-}
-
 impl<C> State for Guarded<C> {
     type Admission = Self;
 
     fn admission(&self) -> &Self {
         self
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.has_calls()
     }
 }

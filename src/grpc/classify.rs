@@ -76,9 +76,7 @@ impl StatusClassifier {
 
     /// The verdict on a status, with the headers or trailers that it came with.
     pub(super) fn judge(self, code: Code, headers: &HeaderMap, tag: Option<&Tag>) -> Verdict {
-        let listed = tag.map(|tag| tag.lists(code));
         let retry_after = || match pushback(headers) {
-            _ if listed == Some(false) => None,
             Pushback::None => Some(RetryAfter::None),
             Pushback::After(delay) => Some(RetryAfter::Delay(delay)),
             Pushback::Never => None,
@@ -90,12 +88,22 @@ impl StatusClassifier {
                 sent,
             })
         };
+        let throttled = || {
+            retry_after().map_or(Verdict::Ignored, |retry_after| Verdict::Throttled {
+                retry_after,
+            })
+        };
+        match (code, tag) {
+            // Whether a service config retries it is decided with the request, so that it stays `Throttled`.
+            (Code::ResourceExhausted, Some(_)) => return throttled(),
+            (_, Some(tag)) if tag.lists(code) => return transient(),
+            (Code::Unavailable | Code::DeadlineExceeded, Some(_)) => return Verdict::Permanent,
+            (_, None) if self.retryable.contains(&code) => return transient(),
+            _ => {}
+        }
         match code {
-            _ if self.retryable.contains(&code) || listed == Some(true) => transient(),
             Code::Unavailable | Code::DeadlineExceeded => transient(),
-            Code::ResourceExhausted => retry_after().map_or(Verdict::Ignored, |retry_after| {
-                Verdict::Throttled { retry_after }
-            }),
+            Code::ResourceExhausted => throttled(),
             Code::Unknown | Code::Internal | Code::DataLoss => Verdict::Permanent,
             Code::Cancelled => Verdict::Ignored,
             Code::Ok

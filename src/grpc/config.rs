@@ -64,15 +64,15 @@ const LONGEST: usize = 1 << 20;
 ///
 /// | field | what it does |
 /// |---|---|
-/// | `name` | the methods: one, all of a service, or all (`{}`). The most exact entry counts |
-/// | `timeout` | the time of the whole call, with its retries. A deadline that the call carries and that is earlier counts |
+/// | `name` | the methods: one, all of a service, or all (`{}`). A method's own entry counts first, then that of its service |
+/// | `timeout` | the time of the whole call, with its retries. If the call carries an earlier deadline, that one counts |
 /// | `maxAttempts` | at most 5; more counts as 5 |
 /// | `initialBackoff`, `maxBackoff`, `backoffMultiplier` | the wait before the n-th retry: min(initial · multiplierⁿ⁻¹, max), times a random number between 0.8 and 1.2 |
-/// | `retryableStatusCodes` | only these are retried. A call that has no response counts as `UNAVAILABLE` |
+/// | `retryableStatusCodes` | only these are retried, whatever [`StatusClassifier::retryable`] says. A call that has no response counts as `UNAVAILABLE` |
 /// | `retryThrottling` | the [budget](Budget::grpc) of all methods that have a `retryPolicy`. Without it, they draw on the stack's own budget |
 ///
-/// Two things differ from gRPC's own clients: an attempt that ends with a code of the caller's, such as
-/// `NOT_FOUND`, earns as `OK` does, and a failure whose pushback forbids the retry takes no token.
+/// Throttling differs from that of gRPC's own clients in two ways. An attempt with a healthy code, such as
+/// `NOT_FOUND`, earns as `OK` does. A failure takes no token if its pushback forbids the retry.
 ///
 /// A method without a `retryPolicy` is sent again only if the upstream certainly did not process it.
 /// `hedgingPolicy` is not supported, and is an error. Other fields have no effect.
@@ -117,7 +117,7 @@ impl ServiceConfig {
         let mut longest_timeout = Duration::ZERO;
         for entry in config.items("methodConfig")? {
             if let Some(hedging) = entry.get("hedgingPolicy") {
-                return Err(hedging.invalid("left out: hedging is not supported"));
+                return Err(hedging.invalid("left out (hedging is not supported)"));
             }
             let timeout = entry.get("timeout").map(|field| field.duration());
             let retry = entry.get("retryPolicy");
@@ -129,7 +129,7 @@ impl ServiceConfig {
             longest_timeout = longest_timeout.max(rules.timeout.unwrap_or_default());
             for name in entry.items("name")? {
                 if methods.insert(path(&name)?, rules.clone()).is_some() {
-                    return Err(name.invalid("named once"));
+                    return Err(name.invalid("the only entry of its name"));
                 }
             }
         }
@@ -292,7 +292,10 @@ impl<B: Clone> Replay<Request<B>> for ByConfig {
 
     fn may_resend(&self, copy: &Request<B>, verdict: Verdict) -> bool {
         let tag: Option<&Tag> = copy.extensions().get();
-        verdict.sent() == Sent::No || tag.is_some_and(Tag::may_repeat)
+        match verdict {
+            Verdict::Throttled { .. } => tag.is_some_and(|tag| tag.lists(Code::ResourceExhausted)),
+            _ => verdict.sent() == Sent::No || tag.is_some_and(Tag::may_repeat),
+        }
     }
 
     fn budget<'a>(&self, copy: &'a Request<B>) -> Option<&'a Budget> {

@@ -9,8 +9,8 @@ pub(super) use none::Tag;
 
 #[cfg(feature = "grpc-config")]
 mod configured {
-    use super::super::code::Code;
     use crate::budget::Budget;
+    use crate::grpc::code::Code;
     use http::Extensions;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -18,26 +18,26 @@ mod configured {
 
     /// A `retryPolicy`.
     #[derive(Debug)]
-    pub(in super::super) struct RetryRules {
-        pub(in super::super) attempts: u32,
-        pub(in super::super) initial: Duration,
-        pub(in super::super) max: Duration,
-        pub(in super::super) multiplier: f64,
-        pub(in super::super) codes: Vec<Code>,
-        pub(in super::super) budget: Option<Budget>,
+    pub(in crate::grpc) struct RetryRules {
+        pub(in crate::grpc) attempts: u32,
+        pub(in crate::grpc) initial: Duration,
+        pub(in crate::grpc) max: Duration,
+        pub(in crate::grpc) multiplier: f64,
+        pub(in crate::grpc) codes: Vec<Code>,
+        pub(in crate::grpc) budget: Option<Budget>,
     }
 
     /// A call with a `retryPolicy`.
     #[derive(Clone, Debug)]
-    pub(in super::super) struct Tag {
-        pub(in super::super) rules: Arc<RetryRules>,
+    pub(in crate::grpc) struct Tag {
+        pub(in crate::grpc) rules: Arc<RetryRules>,
         /// Whether the current attempt has a response. `None` if a call without one, which counts as
         /// `UNAVAILABLE`, may be repeated.
         answered: Option<Arc<AtomicBool>>,
     }
 
     impl Tag {
-        pub(in super::super) fn new(rules: Arc<RetryRules>) -> Self {
+        pub(in crate::grpc) fn new(rules: Arc<RetryRules>) -> Self {
             let is_listed = rules.codes.contains(&Code::Unavailable);
             Self {
                 answered: (!is_listed).then(Arc::default),
@@ -45,7 +45,7 @@ mod configured {
             }
         }
 
-        pub(in super::super) fn of_request(extensions: &Extensions) -> Option<Self> {
+        pub(in crate::grpc) fn of_request(extensions: &Extensions) -> Option<Self> {
             let tag: Self = extensions.get().cloned()?;
             if let Some(answered) = &tag.answered {
                 answered.store(false, Relaxed);
@@ -53,24 +53,24 @@ mod configured {
             Some(tag)
         }
 
-        pub(in super::super) fn of_response(extensions: &Extensions) -> Option<&Self> {
+        pub(in crate::grpc) fn of_response(extensions: &Extensions) -> Option<&Self> {
             extensions.get()
         }
 
-        pub(in super::super) fn put(self, response: &mut Extensions) {
+        pub(in crate::grpc) fn put(self, response: &mut Extensions) {
             if let Some(answered) = &self.answered {
                 answered.store(true, Relaxed);
             }
             response.insert(self);
         }
 
-        pub(in super::super) fn lists(&self, code: Code) -> bool {
+        pub(in crate::grpc) fn lists(&self, code: Code) -> bool {
             self.rules.codes.contains(&code)
         }
 
         /// Whether a call that may have been processed may be repeated. The verdict on a response has
         /// already looked at its code.
-        pub(in super::super) fn may_repeat(&self) -> bool {
+        pub(in crate::grpc) fn may_repeat(&self) -> bool {
             let answered = self.answered.as_ref();
             answered.is_none_or(|answered| answered.load(Relaxed))
         }
@@ -79,27 +79,27 @@ mod configured {
 
 #[cfg(not(feature = "grpc-config"))]
 mod none {
-    use super::super::code::Code;
+    use crate::grpc::code::Code;
     use http::Extensions;
 
     /// There is none without a service config.
     #[derive(Debug)]
-    pub(in super::super) enum Tag {}
+    pub(in crate::grpc) enum Tag {}
 
     impl Tag {
-        pub(in super::super) fn of_request(_: &Extensions) -> Option<Self> {
+        pub(in crate::grpc) fn of_request(_: &Extensions) -> Option<Self> {
             None
         }
 
-        pub(in super::super) fn of_response(_: &Extensions) -> Option<&Self> {
+        pub(in crate::grpc) fn of_response(_: &Extensions) -> Option<&Self> {
             None
         }
 
-        pub(in super::super) fn put(self, _: &mut Extensions) {
+        pub(in crate::grpc) fn put(self, _: &mut Extensions) {
             match self {}
         }
 
-        pub(in super::super) fn lists(&self, _: Code) -> bool {
+        pub(in crate::grpc) fn lists(&self, _: Code) -> bool {
             match *self {}
         }
     }

@@ -77,30 +77,39 @@ pin_project! {
         #[pin]
         call: F,
         deadline: Option<Instant>,
-        // An error that came at the deadline, and how long it waits for the timeout above.
-        late: Option<(E, Grace)>,
+        late: Option<Late<E>>,
     }
 }
 
-/// An outcome that comes at a deadline waits this long for the timeout above. If there is none, it is returned
-/// then.
+/// An outcome that came at the deadline, and waits for the timeout above. If there is none, the outcome is
+/// returned 10 ms after the deadline.
 #[derive(Debug)]
-pub(super) struct Grace(Pin<Box<Sleep>>);
+pub(super) struct Late<T> {
+    outcome: Option<T>,
+    sleep: Pin<Box<Sleep>>,
+}
 
-impl Grace {
+impl<T> Late<T> {
     /// How early a timer elsewhere may be, because of rounding and the resolution of timers.
     const EARLY: Duration = Duration::from_millis(2);
-    const LONGEST: Duration = Duration::from_millis(10);
+    const GRACE: Duration = Duration::from_millis(10);
 
-    /// `None` if the deadline is not here yet.
-    pub(super) fn at(deadline: Instant) -> Option<Self> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let end = deadline.checked_add(Self::LONGEST).unwrap_or(deadline);
-        (left <= Self::EARLY).then(|| Self(Box::pin(sleep_until(end))))
+    /// Returns the outcome at once if the deadline is not here yet.
+    pub(super) fn new(outcome: T, deadline: Option<Instant>) -> Result<Self, T> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let Some(deadline) = deadline.filter(|deadline| left(*deadline) <= Self::EARLY) else {
+            return Err(outcome);
+        };
+        let end = deadline.checked_add(Self::GRACE).unwrap_or(deadline);
+        Ok(Self {
+            outcome: Some(outcome),
+            sleep: Box::pin(sleep_until(end)),
+        })
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        ready!(self.sleep.as_mut().poll(cx));
+        Poll::Ready(self.outcome.take().expect("polled after it was ready"))
     }
 }
 
@@ -112,21 +121,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if this.late.is_none() {
-            let error = match ready!(this.call.poll(cx)) {
-                Err(error) => error,
-                done => return Poll::Ready(done),
-            };
-            match this.deadline.and_then(Grace::at) {
-                Some(grace) => *this.late = Some((error, grace)),
-                None => return Poll::Ready(Err(error)),
-            }
+        if let Some(late) = this.late {
+            return late.poll(cx).map(Err);
         }
-        if let Some((_, grace)) = this.late {
-            ready!(grace.poll(cx));
+        let error = match ready!(this.call.poll(cx)) {
+            Err(error) => error,
+            done => return Poll::Ready(done),
+        };
+        match Late::new(error, *this.deadline) {
+            Ok(late) => this.late.insert(late).poll(cx).map(Err),
+            Err(error) => Poll::Ready(Err(error)),
         }
-        let (error, _) = this.late.take().expect("an error waits");
-        Poll::Ready(Err(error))
     }
 }
 

@@ -1,6 +1,6 @@
 use super::code::{Code, GRPC_STATUS};
 use super::tag::Tag;
-use super::timeout::Grace;
+use super::timeout::Late;
 use crate::deadline::{Carrier, Deadline};
 use crate::http::InExtensions;
 use http::{HeaderMap, Request, Response};
@@ -80,7 +80,7 @@ pin_project! {
         deadline: Option<Deadline>,
         tag: Option<Tag>,
         // A `DEADLINE_EXCEEDED` that came at the deadline waits for the timeout above.
-        late: Option<(Response<PeekedBody<B>>, Grace)>,
+        late: Option<Late<Response<PeekedBody<B>>>>,
     }
 }
 
@@ -93,27 +93,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if this.late.is_none() {
-            let mut response = peeked(ready!(this.call.poll(cx))?, cx);
-            let extensions = response.extensions();
-            let trailers = extensions.get().map(|Trailers(trailers)| trailers);
-            let code = Code::in_headers(trailers.unwrap_or(response.headers()));
-            if let Some(tag) = this.tag.take() {
-                tag.put(response.extensions_mut());
-            }
-            let deadline = this
-                .deadline
-                .filter(|_| code == Some(Code::DeadlineExceeded));
-            match deadline.and_then(|deadline| Grace::at(deadline.instant()?)) {
-                Some(grace) => *this.late = Some((response, grace)),
-                None => return Poll::Ready(Ok(response)),
-            }
+        if let Some(late) = this.late {
+            return late.poll(cx).map(Ok);
         }
-        if let Some((_, grace)) = this.late {
-            ready!(grace.poll(cx));
+        let mut response = peeked(ready!(this.call.poll(cx))?, cx);
+        if let Some(tag) = this.tag.take() {
+            tag.put(response.extensions_mut());
         }
-        let (response, _) = this.late.take().expect("a response waits");
-        Poll::Ready(Ok(response))
+        let trailers = response.extensions().get();
+        let trailers = trailers.map_or(response.headers(), |Trailers(trailers)| trailers);
+        let is_late = Code::in_headers(trailers) == Some(Code::DeadlineExceeded);
+        let deadline = this.deadline.filter(|_| is_late);
+        match Late::new(response, deadline.and_then(|deadline| deadline.instant())) {
+            Ok(late) => this.late.insert(late).poll(cx).map(Ok),
+            Err(response) => Poll::Ready(Ok(response)),
+        }
     }
 }
 

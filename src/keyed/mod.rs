@@ -97,5 +97,4 @@ pub use admission::{Key, KeyedTicket, KeyedWait, Lookup, PerKey};
 pub use builder::KeyedBuilder;
 pub use keys::Keys;
 pub(crate) use request::{Budgeted, Inside, OfRequest, Route, Unkeyed};
-pub use shard::InUse;
 pub use store::{ByKey, Make, State, Store};

@@ -4,6 +4,7 @@
 //! used since the hand last passed it gets a second chance. So a lookup costs the same whatever the
 //! size, and a flood of new keys displaces neither an open circuit nor a limit that is used up.
 
+use super::store::State;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
@@ -64,19 +65,11 @@ pub(super) enum Found<T> {
     Full,
 }
 
-/// Something that calls use for a while.
-pub trait InUse {
-    /// Whether a call is in flight, where its end makes a difference to an idle state. Default: `false`.
-    fn is_in_use(&self) -> bool {
-        false
-    }
-}
-
 /// Tells whether nobody can miss an entry's state. The second argument says that the entry was idle.
 pub(super) trait Droppable<T>: Fn(&mut T, bool) -> bool {}
 impl<T, F: Fn(&mut T, bool) -> bool> Droppable<T> for F {}
 
-impl<T: InUse> Shard<T> {
+impl<T: State> Shard<T> {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -260,7 +253,13 @@ impl<T: InUse> Shard<T> {
 mod tests {
     use super::*;
 
-    impl InUse for bool {}
+    impl State for bool {
+        type Admission = ();
+
+        fn admission(&self) -> &() {
+            &()
+        }
+    }
 
     /// A state that can be dropped if it is `true`.
     fn is_true(state: &mut bool, _: bool) -> bool {

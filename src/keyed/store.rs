@@ -1,6 +1,6 @@
 use super::admission::Lookup;
 use super::keys::Keys;
-use super::shard::{Found, InUse, Shard};
+use super::shard::{Found, Shard};
 use crate::error::InvalidConfig;
 use crate::event::Count;
 use crate::gate::Admission;
@@ -48,12 +48,18 @@ pub trait Make {
 }
 
 /// What a keyed layer keeps for one key.
-pub trait State: InUse {
+pub trait State {
     /// Decides about the calls of the key.
     type Admission: Admission;
 
     /// The admission.
     fn admission(&self) -> &Self::Admission;
+
+    /// Whether a call that may still change the state is in flight. Default: `false`, for a state that an idle
+    /// time does not make droppable.
+    fn is_in_use(&self) -> bool {
+        false
+    }
 }
 
 /// The states of all keys. The clones of a layer and its services share it.
@@ -382,8 +388,6 @@ mod models {
     use loom::thread;
 
     struct MakeNothing;
-
-    impl InUse for () {}
 
     impl State for () {
         type Admission = ();

@@ -5,7 +5,7 @@ use super::limit::ConcurrencyLimit;
 use super::settings::LoadShedSettings;
 use crate::error::InvalidConfig;
 use crate::gate::{GateLayer, UntilHead};
-use crate::keyed::{ByKey, InUse, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use tokio::time::Instant;
 
 /// Makes load sheds that keep a limit for each key. Built by [`per_key`](LoadShedBuilder::per_key).
@@ -78,8 +78,6 @@ impl Make for MakeLimit {
         limit.clone()
     }
 }
-
-impl InUse for ConcurrencyLimit {}
 
 impl State for ConcurrencyLimit {
     type Admission = Self;

@@ -6,7 +6,7 @@ use super::quota::Quota;
 use super::settings::RateLimitSettings;
 use crate::error::InvalidConfig;
 use crate::gate::GateLayer;
-use crate::keyed::{ByKey, InUse, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
@@ -211,8 +211,6 @@ impl<W: Clone, Q: QuotaOf> Make for MakeLimiter<W, Q> {
         state.metered.limiter().clone()
     }
 }
-
-impl<W> InUse for KeptLimiter<W> {}
 
 impl<W: Clone> State for KeptLimiter<W> {
     type Admission = Metered<W>;

@@ -51,7 +51,7 @@ impl Policy {
         }
     }
 
-    /// A call whose first attempt did not succeed.
+    /// The progress of a call whose first attempt did not succeed.
     pub(super) fn begin<Req>(&self, copy: Option<&Req>, replay: &impl Replay<Req>) -> Progress {
         let attempts = copy.and_then(|copy| replay.attempts(copy));
         Progress {
@@ -61,8 +61,7 @@ impl Policy {
         }
     }
 
-    /// Records the success of a first attempt. A successful retry earns nothing: otherwise retries
-    /// would pay for themselves.
+    /// Records the success of a first attempt. What a successful retry earns is up to the budget.
     #[inline]
     pub(super) fn first_success(&self, budget: Option<&Budget>) {
         if let Some(budget) = self.pays(budget) {
@@ -96,17 +95,15 @@ impl Policy {
                 budget.into_iter().for_each(Budget::retry_succeeded);
             }
         }
-        if matches!(
-            verdict,
-            Verdict::Transient { .. } | Verdict::Throttled { .. }
-        ) {
+        let is_failure = match verdict {
+            Verdict::Transient { .. } | Verdict::Throttled { .. } => true,
+            Verdict::Local => false,
+            Verdict::Healthy | Verdict::Permanent | Verdict::Ignored => return None,
+        };
+        let copy = copy.filter(|copy| replay.may_resend(copy, verdict));
+        // After the last attempt there is no copy to ask about.
+        if is_failure && (copy.is_some() || progress.attempt >= progress.attempts) {
             budget.into_iter().for_each(Budget::record_failure);
-        }
-        if !matches!(
-            verdict,
-            Verdict::Transient { .. } | Verdict::Throttled { .. } | Verdict::Local
-        ) {
-            return None;
         }
         match self.grant(progress, verdict, budget, copy, replay) {
             Ok(granted) => Some(granted),
@@ -117,7 +114,7 @@ impl Policy {
         }
     }
 
-    /// Grants the next attempt, or says why there is none.
+    /// Grants the next attempt, or says why there is none. `copy`: the request, if it may be sent again.
     fn grant<Req>(
         &self,
         progress: &mut Progress,
@@ -135,7 +132,6 @@ impl Policy {
         if progress.attempt >= progress.attempts {
             return Err(GiveUpReason::Attempts);
         }
-        let copy = copy.filter(|copy| replay.may_resend(copy, verdict));
         let copy = copy.ok_or(GiveUpReason::NotReplayable)?;
         if asked > self.settings.max_retry_after {
             return Err(GiveUpReason::RetryAfter);

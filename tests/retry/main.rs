@@ -5,6 +5,7 @@ mod events;
 
 mod attempts;
 mod budget;
+mod by_request;
 mod cancellation;
 mod discard;
 mod readiness;

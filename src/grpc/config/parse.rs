@@ -31,7 +31,7 @@ const SHOWN: usize = 80;
 
 pub(super) fn object(text: &str) -> Result<Value, InvalidConfig> {
     serde_json::from_str(text)
-        .map_err(|error| invalid("service config", &error.to_string(), "JSON"))
+        .map_err(|error| invalid("service config", &format!("not: {error}"), "JSON"))
 }
 
 pub(super) fn invalid(path: &str, value: &str, allowed: &'static str) -> InvalidConfig {

@@ -3,7 +3,7 @@
 use super::super::Pauses;
 use super::layer::Admissions;
 use crate::circuit_breaker::{Circuit, Guarded, MakeCircuit};
-use crate::keyed::{Budgeted, InUse, Make, State};
+use crate::keyed::{Budgeted, Make, State};
 use crate::load_shed::{ConcurrencyLimit, MakeLimit};
 use crate::name::Name;
 use crate::rate_limit::{KeptLimiter, MakeLimiter, Metered, Quota, QuotaOf, RateLimiter};
@@ -95,18 +95,16 @@ pub struct Kept<C> {
     own_quota: Option<Quota>,
 }
 
-impl<C> InUse for Kept<C> {
-    fn is_in_use(&self) -> bool {
-        let (_, guarded) = &self.admissions;
-        guarded.as_ref().is_some_and(InUse::is_in_use)
-    }
-}
-
 impl<C> State for Kept<C> {
     type Admission = Admissions<C>;
 
     fn admission(&self) -> &Admissions<C> {
         &self.admissions
+    }
+
+    fn is_in_use(&self) -> bool {
+        let (_, guarded) = &self.admissions;
+        guarded.as_ref().is_some_and(State::is_in_use)
     }
 }
 
