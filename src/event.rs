@@ -28,12 +28,18 @@
 //! [`OverloadReason`]. [`http::ClientError`](crate::http::ClientError) adds one event,
 //! `unknown_client_error`.
 //!
+//! # Observers
+//!
+//! To handle events in code of your own, implement [`Observe`] and add it with `observe` to a handle or a layer, or
+//! with [`observer`](crate::http::StackBuilder::observer) to a stack.
+//!
 //! # Counters
 //!
-//! A snapshot has the counts since its handle or layer was made. A timeout has no counters.
+//! A snapshot has the counts since its handle or layer was made. Layers count from the start, with or without observers.
 //!
 //! | counters | from |
 //! |---|---|
+//! | [`TimeoutSnapshot`](crate::timeout::TimeoutSnapshot) | [`TimeoutLayer::snapshot`](crate::TimeoutLayer::snapshot) |
 //! | [`RetrySnapshot`](crate::retry::RetrySnapshot) | [`RetryLayer::snapshot`](crate::RetryLayer::snapshot) |
 //! | [`CircuitSnapshot`](crate::circuit_breaker::CircuitSnapshot) | [`Circuit::snapshot`](crate::circuit_breaker::Circuit::snapshot) |
 //! | [`RateLimitSnapshot`](crate::rate_limit::RateLimitSnapshot) | [`RateLimiter::snapshot`](crate::rate_limit::RateLimiter::snapshot) |
@@ -50,6 +56,11 @@
 //! let overloads: Overloads = limit.snapshot().rejected;
 //! assert_eq!(overloads.full, 1);
 //! ```
+
+mod observe;
+
+pub use observe::Observe;
+pub(crate) use observe::{Observers, drop_panics};
 
 use crate::name::Name;
 use crate::time::millis;
@@ -294,7 +305,7 @@ impl CircuitState {
 
 impl Event {
     /// Emits the event through `tracing`.
-    pub(crate) fn emit(self) {
+    fn emit(self) {
         match self {
             Self::TimedOut { name, after } => event!(
                 name: "timed_out", target: "buttress::timeout", Level::DEBUG,

@@ -85,27 +85,34 @@
 //! # Events and counters
 //!
 //! Target `buttress::timeout`, at DEBUG: `timed_out` with `name` and
-//! `after_ms`; `deadline_passed` with `name`. There are no counters, because the layer has no state.
+//! `after_ms`; `deadline_passed` with `name`. The counters are in [`TimeoutSnapshot`].
 //!
 //! A call or a caller that waits needs a tokio runtime with time enabled.
 
+mod future;
+mod seen;
+
+pub use future::TimeoutFuture;
+pub use seen::TimeoutSnapshot;
+
 use crate::deadline::{Carrier, Deadline};
 use crate::error::{InvalidConfig, Rejection, StackError};
-use crate::event::Event;
+use crate::event::{Observe, Observers};
 use crate::name::Name;
 use crate::time::{self, nanos};
-use crate::verdict::ended_by_deadline;
-use pin_project_lite::pin_project;
+use future::{Clock, FOUND, Limit};
+use seen::Seen;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, mem};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 
 /// Makes [`Timeout`] services. The [module](self) explains what they do.
 ///
-/// The layer has no state: each service and each clone measures its own calls.
+/// Each service and each clone measures its own calls. All of them share the counters of the layer.
 ///
 /// ```
 /// use buttress::TimeoutLayer;
@@ -114,12 +121,13 @@ use tower::{Layer, Service};
 /// let layer = TimeoutLayer::new(Duration::from_secs(2));
 /// assert_eq!(layer.to_string(), "timeout: 2s");
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct TimeoutLayer<K = ()> {
     settings: TimeoutSettings,
     carrier: K,
     /// Whether a timeout in the request replaces this one.
     per_request: bool,
+    seen: Arc<Seen>,
 }
 
 /// The settings of a [`TimeoutLayer`].
@@ -153,12 +161,8 @@ impl TimeoutSettings {
 impl TimeoutLayer {
     /// A timeout of `after`. The [module](self) says what it is measured from.
     #[must_use]
-    pub const fn new(after: Duration) -> Self {
-        Self {
-            settings: TimeoutSettings::new(after),
-            carrier: (),
-            per_request: false,
-        }
+    pub fn new(after: Duration) -> Self {
+        Self::builder(after).layer()
     }
 
     /// A builder for a layer with this timeout.
@@ -168,6 +172,23 @@ impl TimeoutLayer {
             carrier: (),
             per_request: false,
         }
+    }
+}
+
+impl<K> TimeoutLayer<K> {
+    /// The counters of all services of this layer, since the layer was built.
+    #[must_use]
+    pub fn snapshot(&self) -> TimeoutSnapshot {
+        self.seen.snapshot(self.settings.after)
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.seen.observers
+    }
+
+    /// Adds an observer of the events of all services of this layer. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        self.seen.observers.add(Arc::new(observer));
     }
 }
 
@@ -256,11 +277,16 @@ impl<K> TimeoutBuilder<K> {
     /// None so far: every duration is valid.
     pub fn build(self) -> Result<TimeoutLayer<K>, InvalidConfig> {
         self.settings.check()?;
-        Ok(TimeoutLayer {
+        Ok(self.layer())
+    }
+
+    fn layer(self) -> TimeoutLayer<K> {
+        TimeoutLayer {
             settings: self.settings,
             carrier: self.carrier,
             per_request: self.per_request,
-        })
+            seen: Arc::new(Seen::new(self.settings.name)),
+        }
     }
 }
 
@@ -371,15 +397,8 @@ where
             self.limit(waited)
         };
         match limit {
-            Ok(limit) => TimeoutFuture {
-                state: State::Calling {
-                    call: self.inner.call(req),
-                    limit,
-                },
-            },
-            Err(rejection) => TimeoutFuture {
-                state: State::OutOfTime { rejection },
-            },
+            Ok(limit) => TimeoutFuture::calling(self.inner.call(req), limit),
+            Err(rejection) => TimeoutFuture::out_of_time(rejection, self.layer.seen.clone()),
         }
     }
 }
@@ -395,7 +414,7 @@ impl<S, K> Timeout<S, K> {
         };
         Ok(Limit {
             after: nanos(after),
-            by,
+            seen: self.layer.seen.clone(),
             clock: Clock::NotStarted(nanos(length)),
         })
     }
@@ -434,175 +453,11 @@ impl<S, K> Timeout<S, K> {
         }
         Ok(Limit {
             after: found.map_or(nanos(after), |_| FOUND),
-            by,
+            seen: self.layer.seen.clone(),
             clock: match found.unwrap_or(own).end(now) {
                 Some(end) => Clock::Carried(end),
                 None => Clock::Never,
             },
         })
-    }
-}
-
-/// Stands for a timeout if the request carries an earlier deadline. (No real timeout has this value:
-/// it would never run out.)
-const FOUND: u64 = u64::MAX;
-
-/// How long a call may take, and the layer's name for the rejection.
-struct Limit {
-    /// The timeout in nanoseconds, or [`FOUND`].
-    after: u64,
-    by: Name,
-    clock: Clock,
-}
-
-/// The clock of a call. Without a carrier it starts at the first pending poll: a call that responds at
-/// once does not read the clock.
-enum Clock {
-    /// This many nanoseconds are left.
-    NotStarted(u64),
-    /// The request carries this deadline: the timeout's own or an earlier one. It is put into the
-    /// request at `call`, so the clock is read then.
-    Carried(Instant),
-    /// The same as `Carried`, with a running timer.
-    CarriedRuns(Pin<Box<Sleep>>),
-    Runs(Pin<Box<Sleep>>),
-    Never,
-}
-
-pin_project! {
-    /// The future of a [`Timeout`] call.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct TimeoutFuture<F> {
-        #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F> {
-        Calling {
-            #[pin]
-            call: F,
-            limit: Limit,
-        },
-        OutOfTime { rejection: Rejection },
-        Done,
-    }
-}
-
-impl<F, Res, E> Future for TimeoutFuture<F>
-where
-    F: Future<Output = Result<Res, E>>,
-    E: StackError,
-{
-    type Output = Result<Res, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        let rejection = match state.as_mut().project() {
-            StateProj::Calling { call, limit } => match call.poll(cx) {
-                // If both are due, the response wins.
-                Poll::Ready(outcome) => match outcome {
-                    // This timeout gave the inner layers its deadline, so the end of it is a timeout.
-                    Err(error) if ended_by_deadline(&error) && limit.carried_ran_out() => {
-                        limit.rejection()
-                    }
-                    outcome => {
-                        if limit.clock.timer().is_some() {
-                            // Frees what the inner future holds, and stops the timer.
-                            state.set(State::Done);
-                        }
-                        return Poll::Ready(outcome);
-                    }
-                },
-                Poll::Pending => {
-                    ready!(limit.poll(cx));
-                    limit.rejection()
-                }
-            },
-            StateProj::OutOfTime { rejection } => *rejection,
-            StateProj::Done => panic!("a future must not be polled after it was ready"),
-        };
-        // Drop the inner future before the caller sees the error.
-        state.set(State::Done);
-        tell(rejection);
-        Poll::Ready(Err(E::reject(rejection)))
-    }
-}
-
-impl Limit {
-    /// Ready when the call has run out of time.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let now = Instant::now();
-        let end = match &self.clock {
-            Clock::NotStarted(length) => time::later(now, Duration::from_nanos(*length)),
-            Clock::Carried(end) => Some(*end),
-            Clock::Runs(timer) | Clock::CarriedRuns(timer) => Some(timer.deadline()),
-            Clock::Never => None,
-        };
-        let Some(end) = end else {
-            self.clock = Clock::Never;
-            return Poll::Pending;
-        };
-        // Compare with the clock first: a task without cooperative budget cannot poll a timer, not
-        // even to register it.
-        if end <= now {
-            return Poll::Ready(());
-        }
-        match self.clock {
-            Clock::NotStarted(_) => self.clock = Clock::Runs(Box::pin(sleep_until(end))),
-            Clock::Carried(_) => self.clock = Clock::CarriedRuns(Box::pin(sleep_until(end))),
-            _ => {}
-        }
-        match self.clock.timer() {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Whether the deadline has passed that this timeout put into the request.
-    fn carried_ran_out(&self) -> bool {
-        let end = match &self.clock {
-            Clock::Carried(end) => *end,
-            Clock::CarriedRuns(timer) => timer.deadline(),
-            _ => return false,
-        };
-        self.after != FOUND && end <= Instant::now()
-    }
-
-    fn rejection(&self) -> Rejection {
-        let by = self.by;
-        if self.after == FOUND {
-            Rejection::DeadlinePassed { by }
-        } else {
-            let after = Duration::from_nanos(self.after);
-            Rejection::TimedOut { after, by }
-        }
-    }
-}
-
-impl Clock {
-    fn timer(&mut self) -> Option<&mut Pin<Box<Sleep>>> {
-        match self {
-            Self::Runs(timer) | Self::CarriedRuns(timer) => Some(timer),
-            _ => None,
-        }
-    }
-}
-
-fn tell(rejection: Rejection) {
-    match rejection {
-        Rejection::TimedOut { after, by } => Event::TimedOut { name: by, after }.emit(),
-        _ => Event::DeadlinePassed {
-            name: rejection.by(),
-        }
-        .emit(),
-    }
-}
-
-impl<F> fmt::Debug for TimeoutFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimeoutFuture").finish_non_exhaustive()
     }
 }

@@ -5,7 +5,10 @@ use super::state::{Blocked, Event, LONGEST, Phase, Reason};
 use super::window::Window as Record;
 use crate::chance::Chance;
 use crate::error::{InvalidConfig, Rejected, Rejection};
-use crate::event::{self, CircuitState, Count, Counters, TransitionReason, Transitions};
+use crate::event::{
+    self, CircuitState, Count, Counters, Observe, Observers, TransitionReason, Transitions,
+    drop_panics,
+};
 use crate::name::Name;
 use crate::time::{Shown, Timeline};
 use std::fmt;
@@ -46,6 +49,7 @@ pub(super) struct Shared {
     rejected: Count,
     probes: Count,
     transitions: Counters<TransitionReason>,
+    observers: Observers,
 }
 
 impl Told for Shared {
@@ -100,6 +104,13 @@ impl Circuit {
     /// # Errors
     /// The errors of [`CircuitBreakerSettings::check`].
     pub fn with(settings: CircuitBreakerSettings) -> Result<Self, InvalidConfig> {
+        Self::observed(settings, Observers::default())
+    }
+
+    pub(super) fn observed(
+        settings: CircuitBreakerSettings,
+        observers: Observers,
+    ) -> Result<Self, InvalidConfig> {
         Ok(Self {
             shared: Arc::new(Shared {
                 breaker: settings.breaker()?,
@@ -111,13 +122,17 @@ impl Circuit {
                 rejected: Count::default(),
                 probes: Count::default(),
                 transitions: Counters::default(),
+                observers,
             }),
         })
     }
 
     /// Makes a circuit that is forced closed from the start.
-    pub(super) fn closed(settings: CircuitBreakerSettings) -> Result<Self, InvalidConfig> {
-        let circuit = Self::with(settings)?;
+    pub(super) fn closed(
+        settings: CircuitBreakerSettings,
+        observers: Observers,
+    ) -> Result<Self, InvalidConfig> {
+        let circuit = Self::observed(settings, observers)?;
         // Not reported: nobody has seen it in another state.
         circuit
             .shared
@@ -175,6 +190,15 @@ impl Circuit {
             transitions: (&self.shared.transitions).into(),
             min_calls: self.shared.breaker.limits.min_calls,
         }
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.shared.observers
+    }
+
+    /// Adds an observer of the events of this circuit. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        self.shared.observers.add(Arc::new(observer));
     }
 
     /// Opens the circuit until [`reset`](Self::reset) or [`force_closed`](Self::force_closed). Calls
@@ -246,11 +270,10 @@ impl Circuit {
     pub(super) fn reject(&self, blocked: Blocked) -> Rejection {
         self.shared.rejected.add();
         let rejection = self.rejection(blocked);
-        event::Event::CircuitRejected {
+        self.shared.observers.tell(event::Event::CircuitRejected {
             name: self.shared.name,
             retry_after: rejection.retry_after(),
-        }
-        .emit();
+        });
         rejection
     }
 
@@ -272,12 +295,20 @@ impl Shared {
         }
     }
 
+    /// The same for a call that is dropped.
+    pub(super) fn after_drop(&self, settled: Settled) {
+        match settled {
+            Settled::Changed(change) => drop_panics(|| self.report(change)),
+            settled => self.after(settled),
+        }
+    }
+
     /// Reports a transition. Only the thread that made the transition calls this.
     fn report(&self, change: Change) {
         self.changed.notify_waiters();
         let reason = TransitionReason::from(change.reason);
         self.transitions.add(reason);
-        event::Event::Transition {
+        self.observers.tell(event::Event::Transition {
             name: self.name,
             from: change.from.into(),
             to: change.to.into(),
@@ -285,8 +316,7 @@ impl Shared {
             calls: change.counts.calls,
             failures: change.counts.bad,
             slow_calls: change.counts.slow,
-        }
-        .emit();
+        });
     }
 }
 

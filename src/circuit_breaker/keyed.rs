@@ -4,6 +4,7 @@ use super::circuit::Circuit;
 use super::layer::{CircuitBreakerBuilder, Guarded};
 use super::settings::{CircuitBreakerSettings, WhenOpen};
 use crate::error::InvalidConfig;
+use crate::event::Observers;
 use crate::gate::{GateLayer, UntilHead};
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use crate::verdict::Outcome;
@@ -52,6 +53,7 @@ where
 pub struct MakeCircuit<C> {
     settings: CircuitBreakerSettings,
     classify: C,
+    pub(crate) observers: Observers,
 }
 
 impl<C> MakeCircuit<C> {
@@ -64,12 +66,17 @@ impl<C> MakeCircuit<C> {
             let allowed = "Reject, because only a call has a key";
             return Err(InvalidConfig::new("when_open", settings.when_open, allowed));
         }
-        Ok(Self { settings, classify })
+        Ok(Self {
+            settings,
+            classify,
+            observers: Observers::default(),
+        })
     }
 
     /// The circuit of one key, with its classifier.
     pub(crate) fn guarded<J>(&self, classify: impl FnOnce(&C) -> J) -> Guarded<J> {
-        let circuit = Circuit::with(self.settings).expect("the settings were checked");
+        let circuit = Circuit::observed(self.settings, self.observers.clone());
+        let circuit = circuit.expect("the settings were checked");
         Guarded::new(circuit, classify(&self.classify))
     }
 
@@ -77,7 +84,8 @@ impl<C> MakeCircuit<C> {
     pub(crate) fn closed<J>(&self, classify: impl FnOnce(&C) -> J) -> Guarded<J> {
         let mut settings = self.settings;
         settings.name = settings.name.overflow();
-        let circuit = Circuit::closed(settings).expect("the settings were checked");
+        let circuit =
+            Circuit::closed(settings, self.observers.clone()).expect("the settings were checked");
         Guarded::new(circuit, classify(&self.classify))
     }
 }

@@ -104,7 +104,7 @@ impl Call {
                     .abandon(self.pass, panicked, self.since(), shared)
             }
         };
-        shared.after(settled);
+        shared.after_drop(settled);
     }
 
     #[inline]

@@ -4,6 +4,7 @@ use super::layer::LoadShedBuilder;
 use super::limit::ConcurrencyLimit;
 use super::settings::LoadShedSettings;
 use crate::error::InvalidConfig;
+use crate::event::Observers;
 use crate::gate::{GateLayer, UntilHead};
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use tokio::time::Instant;
@@ -44,12 +45,16 @@ impl<F: Send + Sync + 'static, K, U, O> KeyedLoadShedLayer<F, K, U, O> {
 #[derive(Debug)]
 pub struct MakeLimit {
     settings: LoadShedSettings,
+    pub(crate) observers: Observers,
 }
 
 impl MakeLimit {
     pub(crate) fn new(settings: LoadShedSettings) -> Result<Self, InvalidConfig> {
         settings.check()?;
-        Ok(Self { settings })
+        Ok(Self {
+            settings,
+            observers: Observers::default(),
+        })
     }
 }
 
@@ -58,7 +63,7 @@ impl Make for MakeLimit {
     type Handle = ConcurrencyLimit;
 
     fn make(&self, _: Option<&str>) -> ConcurrencyLimit {
-        ConcurrencyLimit::with(self.settings).expect("the settings were checked")
+        ConcurrencyLimit::observed(self.settings, self.observers.clone())
     }
 
     fn overflow(&self) -> ConcurrencyLimit {
@@ -67,7 +72,7 @@ impl Make for MakeLimit {
             name,
             ..self.settings
         };
-        ConcurrencyLimit::with(settings).expect("the settings were checked")
+        ConcurrencyLimit::observed(settings, self.observers.clone())
     }
 
     fn is_like_new(&self, limit: &mut ConcurrencyLimit, _: Instant, _: bool) -> bool {

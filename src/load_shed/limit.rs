@@ -3,7 +3,7 @@ use super::settings::LoadShedSettings;
 use super::slots::{Entry, MAX_LIMIT};
 use crate::deadline::Deadline;
 use crate::error::{InvalidConfig, Rejected, Rejection};
-use crate::event::{Counters, Event, OverloadReason, Overloads};
+use crate::event::{Counters, Event, Observe, Observers, OverloadReason, Overloads};
 use crate::name::Name;
 use crate::time::{Shown, poll_until};
 use std::fmt;
@@ -35,6 +35,7 @@ struct Shared {
     max_wait: Duration,
     name: Name,
     rejected: Counters<OverloadReason>,
+    observers: Observers,
 }
 
 impl ConcurrencyLimit {
@@ -55,6 +56,10 @@ impl ConcurrencyLimit {
 
     /// The settings must have been checked.
     fn of(settings: LoadShedSettings) -> Self {
+        Self::observed(settings, Observers::default())
+    }
+
+    pub(super) fn observed(settings: LoadShedSettings, observers: Observers) -> Self {
         let queue = Queue::new(settings.max_in_flight, settings.queue as u16);
         Self {
             shared: Arc::new(Shared {
@@ -62,6 +67,7 @@ impl ConcurrencyLimit {
                 max_wait: settings.max_wait,
                 name: settings.name,
                 rejected: Counters::default(),
+                observers,
             }),
         }
     }
@@ -99,6 +105,15 @@ impl ConcurrencyLimit {
         self.shared.queue.set_limit(max_in_flight);
     }
 
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.shared.observers
+    }
+
+    /// Adds an observer of the events of this limit. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        self.shared.observers.add(Arc::new(observer));
+    }
+
     /// The limit, the slots in use and the waiting calls at one moment, and the rejections so far.
     #[must_use]
     pub fn snapshot(&self) -> LoadShedSnapshot {
@@ -131,12 +146,11 @@ impl ConcurrencyLimit {
         self.shared.rejected.add(reason);
         let rejection = self.overloaded();
         if let Rejection::Overloaded { limit, by: name } = rejection {
-            Event::Overloaded {
+            self.shared.observers.tell(Event::Overloaded {
                 name,
                 reason,
                 limit,
-            }
-            .emit();
+            });
         }
         rejection
     }

@@ -5,6 +5,7 @@ use super::limiter::RateLimiter;
 use super::quota::Quota;
 use super::settings::RateLimitSettings;
 use crate::error::InvalidConfig;
+use crate::event::Observers;
 use crate::gate::GateLayer;
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use std::sync::{Mutex, PoisonError};
@@ -108,6 +109,7 @@ pub struct MakeLimiter<W, Q> {
     quota_of: Q,
     /// The quota of keys that have none of their own.
     default: Mutex<Quota>,
+    pub(crate) observers: Observers,
 }
 
 impl<W, Q> MakeLimiter<W, Q> {
@@ -122,6 +124,7 @@ impl<W, Q> MakeLimiter<W, Q> {
             cost,
             quota_of,
             default: Mutex::new(settings.quota),
+            observers: Observers::default(),
         })
     }
 
@@ -164,8 +167,8 @@ impl<W, Q> MakeLimiter<W, Q> {
         W: Clone,
     {
         let quota = own.unwrap_or_else(|| self.default_quota());
-        let limiter = RateLimiter::with(RateLimitSettings { quota, ..settings });
-        let limiter = limiter.expect("the settings were checked");
+        let settings = RateLimitSettings { quota, ..settings };
+        let limiter = RateLimiter::observed(settings, self.observers.clone());
         KeptLimiter {
             metered: Metered::new(limiter, self.cost.clone()),
             own,

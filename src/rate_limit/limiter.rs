@@ -4,7 +4,7 @@ use super::quota::Quota;
 use super::settings::RateLimitSettings;
 use crate::deadline::Deadline;
 use crate::error::{InvalidConfig, Rejected, Rejection};
-use crate::event::{Count, Event};
+use crate::event::{Count, Event, Observe, Observers};
 use crate::name::Name;
 use crate::time::{Shown, Timeline, nanos};
 use std::fmt;
@@ -46,6 +46,7 @@ struct Shared {
     rate_limited: Count,
     too_costly: Count,
     paused: Count,
+    observers: Observers,
 }
 
 impl RateLimiter {
@@ -65,6 +66,10 @@ impl RateLimiter {
     }
 
     fn of(settings: RateLimitSettings) -> Self {
+        Self::observed(settings, Observers::default())
+    }
+
+    pub(super) fn observed(settings: RateLimitSettings, observers: Observers) -> Self {
         let RateLimitSettings {
             quota,
             max_wait,
@@ -79,6 +84,7 @@ impl RateLimiter {
                 rate_limited: Count::default(),
                 too_costly: Count::default(),
                 paused: Count::default(),
+                observers,
             }),
         }
     }
@@ -136,7 +142,16 @@ impl RateLimiter {
         self.shared.queue.pause(until, now);
         self.shared.paused.add();
         let name = self.shared.name;
-        Event::Paused { name, pause }.emit();
+        self.shared.observers.tell(Event::Paused { name, pause });
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.shared.observers
+    }
+
+    /// Adds an observer of the events of this limiter. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        self.shared.observers.add(Arc::new(observer));
     }
 
     /// Ends a pause. Turns that would have been granted without it are granted now, to waiting calls
@@ -229,15 +244,14 @@ impl RateLimiter {
     pub(super) fn reject(&self, refusal: Refusal, cost: u32) -> Rejection {
         let rejection = self.count(refusal, cost);
         let name = self.shared.name;
-        match rejection {
-            Rejection::TooCostly { burst, .. } => Event::TooCostly { name, cost, burst }.emit(),
+        self.shared.observers.tell(match rejection {
+            Rejection::TooCostly { burst, .. } => Event::TooCostly { name, cost, burst },
             _ => Event::RateLimited {
                 name,
                 cost,
                 retry_after: rejection.retry_after(),
-            }
-            .emit(),
-        }
+            },
+        });
         rejection
     }
 }

@@ -5,6 +5,7 @@ use super::service::Retry;
 use super::settings::RetrySettings;
 use crate::budget::Budget;
 use crate::error::InvalidConfig;
+use crate::event::{Observe, Observers};
 use crate::name::Name;
 use crate::replay::Idempotent;
 use crate::time::Shown;
@@ -80,6 +81,15 @@ impl<C, R, D> RetryLayer<C, R, D> {
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
         self.policy.budget.as_ref()
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.policy.observers
+    }
+
+    /// Adds an observer of the events of all services of this layer. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        self.policy.observers.add(Arc::new(observer));
     }
 
     /// The counters of all services of this layer, since the layer was built.

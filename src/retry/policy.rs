@@ -4,7 +4,7 @@ use super::settings::RetrySettings;
 use crate::budget::{Budget, Withdrawal};
 use crate::chance::{Chance, scale};
 use crate::error::Rejection;
-use crate::event::{Count, Counters, Event, GiveUpReason, GiveUps};
+use crate::event::{Count, Counters, Event, GiveUpReason, GiveUps, Observers};
 use crate::name::Name;
 use crate::replay::Replay;
 use crate::time::{TICK, nanos};
@@ -20,6 +20,7 @@ pub(super) struct Policy {
     retries: Count,
     recovered: Count,
     gave_up: Counters<GiveUpReason>,
+    pub(super) observers: Observers,
 }
 
 /// A granted retry. Its token goes back to the budget if the retry is not sent.
@@ -48,6 +49,7 @@ impl Policy {
             retries: Count::default(),
             recovered: Count::default(),
             gave_up: Counters::default(),
+            observers: Observers::default(),
         }
     }
 
@@ -168,24 +170,22 @@ impl Policy {
     /// Counts and reports a granted retry.
     pub(super) fn retrying(&self, attempt: u32, verdict: Verdict, wait: Duration) {
         self.retries.add();
-        Event::Retrying {
+        self.observers.tell(Event::Retrying {
             name: self.settings.name,
             attempt,
             wait,
             verdict,
-        }
-        .emit();
+        });
     }
 
     pub(super) fn give_up(&self, attempt: u32, verdict: Verdict, reason: GiveUpReason) {
         self.gave_up.add(reason);
-        Event::GaveUp {
+        self.observers.tell(Event::GaveUp {
             name: self.settings.name,
             attempt,
             verdict,
             reason,
-        }
-        .emit();
+        });
     }
 
     pub(super) fn snapshot(&self) -> RetrySnapshot {

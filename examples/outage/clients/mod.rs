@@ -77,6 +77,7 @@ impl Kind {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one client of each kind")]
 pub enum Client {
     Bare(Http),
     Naive(Http),

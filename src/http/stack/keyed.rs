@@ -6,6 +6,7 @@ use super::parts::{Each, Kept, KeyedParts, MakeParts};
 use super::{Part, StackBuilder};
 use crate::circuit_breaker::MakeCircuit;
 use crate::error::{ErrorLayer, InvalidConfig, WrapError};
+use crate::event::{Observe, Observers};
 use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::keyed::{ByKey, Inside, KeyedBuilder, Lookup, Make, OfRequest, Route, Store, Unkeyed};
 use crate::load_shed::MakeLimit;
@@ -74,6 +75,7 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
             breaker,
             attempt_timeout,
             name,
+            observers,
         } = stack.parts;
         if P::PAUSES && (rate_limit.is_none() || breaker.is_none()) {
             let allowed = "set only with a rate limit and a circuit breaker";
@@ -131,14 +133,16 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
                 .name(name)
                 .carrier(carrier.clone())
         };
-        Ok(KeyedStackLayer {
+        let layer = KeyedStackLayer {
             deadline: timeout(deadline).build()?,
             lookup: Arc::new(Lookup::new(self.key, Store::new(make, self.keys)?)),
             retry,
             attempt: timeout(attempt_timeout).per_request().build()?,
             gate: GateLayer::of(OfRequest::new()).carrier(Inside(carrier.clone())),
             ends: PhantomData,
-        })
+        };
+        observers.iter().for_each(|observer| layer.add(observer));
+        Ok(layer)
     }
 
     /// Builds the stack around `client`.
@@ -221,6 +225,37 @@ where
     #[must_use]
     pub fn retry_snapshot(&self) -> Option<RetrySnapshot> {
         self.retry.as_ref().map(RetryLayer::snapshot)
+    }
+
+    /// Adds an observer of the events of all parts, of all keys. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        self.add(&observer);
+    }
+
+    fn add(&self, observer: &Arc<dyn Observe>) {
+        let MakeParts {
+            limit,
+            limiter,
+            circuit,
+            ..
+        } = &self.lookup.store.make;
+        let parts = [
+            Some(self.deadline.observers()),
+            self.retry.as_ref().map(RetryLayer::observers),
+            limit.as_ref().map(|limit| match limit {
+                Each::Own(make) => &make.observers,
+                Each::Shared(limit) => limit.observers(),
+            }),
+            limiter.as_ref().map(|limiter| match limiter {
+                Each::Own(make) => &make.observers,
+                Each::Shared(limiter) => limiter.observers(),
+            }),
+            circuit.as_ref().map(|make| &make.observers),
+            Some(self.attempt.observers()),
+        ];
+        let add = |observers: &Observers| observers.add(observer.clone());
+        parts.into_iter().flatten().for_each(add);
     }
 
     /// Changes the quota of all keys, present and new, that have none of their own. Does nothing if the

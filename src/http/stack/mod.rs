@@ -11,6 +11,7 @@ pub use parts::KeyedParts;
 use super::{Idempotent, InExtensions, On429, Pauses, StatusClassifier};
 use crate::circuit_breaker::{CircuitBreakerBuilder, CircuitBreakerLayer};
 use crate::error::{BoxedErrorLayer, ErrorLayer, InvalidConfig};
+use crate::event::{Observe, Observers};
 use crate::gate::{GateLayer, UntilHead};
 use crate::load_shed::{ConcurrencyLimit, LoadShedBuilder, LoadShedLayer, LoadShedSettings};
 use crate::name::Name;
@@ -21,6 +22,7 @@ use crate::retry::{Dropped, RetryBuilder, RetryLayer};
 use crate::timeout::TimeoutLayer;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 use tower::Layer;
 
@@ -81,6 +83,7 @@ pub fn stack() -> StackBuilder {
             breaker: Some(CircuitBreakerLayer::builder()),
             attempt_timeout: Duration::from_secs(5),
             name: Name::UNNAMED,
+            observers: Observers::default(),
         },
         classify: StatusClassifier::default(),
         replay: Idempotent,
@@ -95,6 +98,7 @@ pub fn stack() -> StackBuilder {
 /// | setter | sets | default |
 /// |---|---|---|
 /// | [`name`](Self::name) | the name of the upstream, in errors, events and snapshots | none |
+/// | [`observer`](Self::observer) | receives the [events](crate::event) of all parts | none |
 /// | [`deadline`](Self::deadline) | time for the whole call, retries and waits included | 30 s |
 /// | [`attempt_timeout`](Self::attempt_timeout) | time for each attempt; [`AttemptTimeout`](super::AttemptTimeout) sets it for one request | 5 s |
 /// | [`retry`](Self::retry), [`no_retry`](Self::no_retry) | the settings of the [retry](crate::retry#settings), or leaves it out | 3 attempts, … |
@@ -164,6 +168,7 @@ struct Parts {
     breaker: Option<CircuitBreakerBuilder>,
     attempt_timeout: Duration,
     name: Name,
+    observers: Observers,
 }
 
 /// A load shed or rate limit of a stack: settings to make one from, or a handle to share.
@@ -337,6 +342,15 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self
     }
 
+    /// Adds an observer of the events of all parts. You can add several. A handle that you pass in, such as a
+    /// [`RateLimiter`], gets the observer too. Default: none.
+    pub fn observer(mut self, observer: impl Observe + 'static) -> Self {
+        // Clones of this builder keep their own list.
+        self.parts.observers = self.parts.observers.fork();
+        self.parts.observers.add(Arc::new(observer));
+        self
+    }
+
     /// The classifier of retry and circuit breaker, which turns an outcome into a
     /// [`Verdict`](crate::Verdict). Default: [`StatusClassifier`].
     pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, K, D, U, W, P> {
@@ -420,6 +434,7 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
             breaker,
             attempt_timeout,
             name,
+            observers,
         } = self.parts;
         let limit = match load_shed {
             None => None,
@@ -470,13 +485,15 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
                 .carrier(carrier.clone())
         };
         let metered = limiter.map(|limiter| Metered::new(limiter, ()));
-        Ok(StackLayer {
+        let layer = StackLayer {
             deadline: timeout(deadline).build()?,
             retry,
             attempt: timeout(attempt_timeout).per_request().build()?,
             gate: self.gate.map(|()| ((limit, metered), guarded)),
             wrap: PhantomData,
-        })
+        };
+        observers.iter().for_each(|observer| layer.add(observer));
+        Ok(layer)
     }
 
     /// Builds the stack around `client`.
