@@ -215,6 +215,13 @@ macro_rules! reasons {
             $(#[doc = $doc] pub $word: u64,)*
         }
 
+        impl $counts {
+            /// The counts with the words of their reasons.
+            pub(crate) fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($word), self.$word),)*].into_iter()
+            }
+        }
+
         impl From<&Counters<$name>> for $counts {
             fn from(counters: &Counters<$name>) -> Self {
                 Self { $($word: counters.counts[$name::$variant as usize].get(),)* }

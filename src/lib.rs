@@ -21,6 +21,7 @@ pub mod http;
 pub mod keyed;
 pub mod load_shed;
 mod name;
+pub mod observe;
 pub mod rate_limit;
 mod replay;
 pub mod retry;

@@ -182,6 +182,12 @@ impl<K> TimeoutLayer<K> {
         self.seen.snapshot(self.settings.after)
     }
 
+    /// Reads the counters, as long as the layer or a service of it is there.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<TimeoutSnapshot> + Send + Sync + 'static {
+        let (seen, after) = (Arc::downgrade(&self.seen), self.settings.after);
+        move || Some(seen.upgrade()?.snapshot(after))
+    }
+
     pub(crate) fn observers(&self) -> &Observers {
         &self.seen.observers
     }

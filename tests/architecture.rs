@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["gate", "keyed", "budget", "replay"],
     &LAYERS,
+    &["observe"],
     &["http", "grpc"],
     &["http/stack"],
     &["guide"],

@@ -192,6 +192,15 @@ impl Circuit {
         }
     }
 
+    /// Finds the handle again, as long as somebody else holds it.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let shared = shared.upgrade()?;
+            Some(Self { shared })
+        }
+    }
+
     pub(crate) fn observers(&self) -> &Observers {
         &self.shared.observers
     }
@@ -199,6 +208,14 @@ impl Circuit {
     /// Adds an observer of the events of this circuit. It cannot be removed.
     pub fn observe(&self, observer: impl Observe + 'static) {
         self.shared.observers.add(Arc::new(observer));
+    }
+
+    /// All outcomes that the circuit has counted, and how many of them were failures. `None` without a time window.
+    pub(crate) fn total(&self) -> Option<(u64, u64)> {
+        match self.shared.breaker.window.as_ref()? {
+            Record::Time(window) => Some(window.total()),
+            Record::Count(_) => None,
+        }
     }
 
     /// Opens the circuit until [`reset`](Self::reset) or [`force_closed`](Self::force_closed). Calls

@@ -133,6 +133,21 @@ impl TimeWindow {
         }
     }
 
+    /// All calls since the window was made, and how many of them failed.
+    pub(super) fn total(&self) -> (u64, u64) {
+        // No turn is made meanwhile.
+        let turns = self.turns();
+        let kind = |kind: usize| self.counted[kind].load(Relaxed).saturating_sub(turns.made);
+        let of = |kinds: &[usize]| {
+            kinds
+                .iter()
+                .filter(|n| **n < self.kinds)
+                .map(|n| kind(*n))
+                .sum()
+        };
+        (of(&[0, BAD, SLOW, BAD | SLOW]), of(&[BAD, BAD | SLOW]))
+    }
+
     pub(super) fn start_over(&self) {
         let mut turns = self.turns();
         let slot = turns.slot;

@@ -105,6 +105,15 @@ impl ConcurrencyLimit {
         self.shared.queue.set_limit(max_in_flight);
     }
 
+    /// Finds the handle again, as long as somebody else holds it.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let shared = shared.upgrade()?;
+            Some(Self { shared })
+        }
+    }
+
     pub(crate) fn observers(&self) -> &Observers {
         &self.shared.observers
     }

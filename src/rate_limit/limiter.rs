@@ -145,6 +145,15 @@ impl RateLimiter {
         self.shared.observers.tell(Event::Paused { name, pause });
     }
 
+    /// Finds the handle again, as long as somebody else holds it.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let shared = shared.upgrade()?;
+            Some(Self { shared })
+        }
+    }
+
     pub(crate) fn observers(&self) -> &Observers {
         &self.shared.observers
     }

@@ -1,6 +1,6 @@
 use super::backoff::Backoff;
 use super::discard::Dropped;
-use super::policy::{Policy, RetrySnapshot};
+use super::policy::{Policy, RetrySnapshot, RetryState};
 use super::service::Retry;
 use super::settings::RetrySettings;
 use crate::budget::Budget;
@@ -81,6 +81,19 @@ impl<C, R, D> RetryLayer<C, R, D> {
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {
         self.policy.budget.as_ref()
+    }
+
+    /// Reads the counters, as long as the layer or a service of it is there.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<RetryState> + Send + Sync + 'static {
+        let policy = Arc::downgrade(&self.policy);
+        move || {
+            let policy = policy.upgrade()?;
+            Some(RetryState {
+                attempts: policy.settings.attempts,
+                counts: policy.snapshot(),
+                tokens: policy.budget.as_ref().map(Budget::tokens),
+            })
+        }
     }
 
     pub(crate) fn observers(&self) -> &Observers {

@@ -143,5 +143,6 @@ pub use backoff::{Backoff, Jitter};
 pub use discard::{Discard, Dropped, Never};
 pub use layer::{RetryBuilder, RetryLayer};
 pub use policy::RetrySnapshot;
+pub(crate) use policy::RetryState;
 pub use service::{Retry, RetryFuture};
 pub use settings::RetrySettings;

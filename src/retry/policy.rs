@@ -198,6 +198,15 @@ impl Policy {
     }
 }
 
+/// A retry layer at one moment, for a registry.
+#[derive(Debug)]
+pub struct RetryState {
+    pub(crate) attempts: u32,
+    pub(crate) counts: RetrySnapshot,
+    /// The tokens in the budget.
+    pub(crate) tokens: Option<f64>,
+}
+
 /// Lengthens the wait that the upstream asks for by a random part, at most a quarter and at most 5 s,
 /// so that not all callers return at the same moment.
 fn spread(asked: Duration, draw: f64) -> Duration {

@@ -6,7 +6,6 @@ use super::parts::{Each, Kept, KeyedParts, MakeParts};
 use super::{Part, StackBuilder};
 use crate::circuit_breaker::MakeCircuit;
 use crate::error::{ErrorLayer, InvalidConfig, WrapError};
-use crate::event::{Observe, Observers};
 use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::keyed::{ByKey, Inside, KeyedBuilder, Lookup, Make, OfRequest, Route, Store, Unkeyed};
 use crate::load_shed::MakeLimit;
@@ -56,7 +55,7 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
     ///
     /// # Errors
     /// The errors of [`StackBuilder::build`]. `when_open` of the circuit breaker is `NotReady`; `keys`
-    /// allows none; `pause_on_429` is set without a circuit breaker; `quota_of` is set without a rate limit of
+    /// allows none; `pause_on_429` is set without a circuit breaker; `registered` is set; `quota_of` is set without a rate limit of
     /// the keys' own.
     #[expect(clippy::type_complexity, reason = "one type for each policy")]
     pub fn build(self) -> Result<KeyedStackLayer<F, Q, C, R, K, D, U, W, P>, InvalidConfig>
@@ -76,7 +75,12 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
             attempt_timeout,
             name,
             observers,
+            registry,
         } = stack.parts;
+        if registry.is_some() {
+            let allowed = "unset: add the layer with `Registry::add` after it is built";
+            return Err(InvalidConfig::new("registered", true, allowed));
+        }
         if P::PAUSES && (rate_limit.is_none() || breaker.is_none()) {
             let allowed = "set only with a rate limit and a circuit breaker";
             return Err(InvalidConfig::new("pause_on_429", true, allowed));
@@ -194,11 +198,11 @@ pub struct KeyedStackLayer<
     Q: QuotaOf,
     P: Pauses,
 {
-    deadline: TimeoutLayer<K>,
-    lookup: Arc<Lookup<F, MakeParts<C, Q, P>>>,
-    retry: Option<RetryLayer<P::Classify<C>, Inside<R>, D>>,
+    pub(super) deadline: TimeoutLayer<K>,
+    pub(super) lookup: Arc<Lookup<F, MakeParts<C, Q, P>>>,
+    pub(super) retry: Option<RetryLayer<P::Classify<C>, Inside<R>, D>>,
     gate: GateLayer<OfRequest<Kept<P::Classify<C>>>, Inside<K>>,
-    attempt: TimeoutLayer<K>,
+    pub(super) attempt: TimeoutLayer<K>,
     ends: PhantomData<fn() -> (U, W)>,
 }
 
@@ -225,37 +229,6 @@ where
     #[must_use]
     pub fn retry_snapshot(&self) -> Option<RetrySnapshot> {
         self.retry.as_ref().map(RetryLayer::snapshot)
-    }
-
-    /// Adds an observer of the events of all parts, of all keys. It cannot be removed.
-    pub fn observe(&self, observer: impl Observe + 'static) {
-        let observer: Arc<dyn Observe> = Arc::new(observer);
-        self.add(&observer);
-    }
-
-    fn add(&self, observer: &Arc<dyn Observe>) {
-        let MakeParts {
-            limit,
-            limiter,
-            circuit,
-            ..
-        } = &self.lookup.store.make;
-        let parts = [
-            Some(self.deadline.observers()),
-            self.retry.as_ref().map(RetryLayer::observers),
-            limit.as_ref().map(|limit| match limit {
-                Each::Own(make) => &make.observers,
-                Each::Shared(limit) => limit.observers(),
-            }),
-            limiter.as_ref().map(|limiter| match limiter {
-                Each::Own(make) => &make.observers,
-                Each::Shared(limiter) => limiter.observers(),
-            }),
-            circuit.as_ref().map(|make| &make.observers),
-            Some(self.attempt.observers()),
-        ];
-        let add = |observers: &Observers| observers.add(observer.clone());
-        parts.into_iter().flatten().for_each(add);
     }
 
     /// Changes the quota of all keys, present and new, that have none of their own. Does nothing if the

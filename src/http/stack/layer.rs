@@ -1,7 +1,6 @@
 use super::super::{Idempotent, InExtensions, Pauses, StatusClassifier};
 use crate::circuit_breaker::{Circuit, Guarded};
 use crate::error::{ErrorLayer, WrapError};
-use crate::event::{Observe, Observers};
 use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::load_shed::ConcurrencyLimit;
 use crate::rate_limit::{Metered, RateLimiter};
@@ -10,7 +9,6 @@ use crate::timeout::{Timeout, TimeoutLayer, TimeoutSnapshot};
 use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower::{Layer, Service};
 
@@ -102,25 +100,6 @@ impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
     #[must_use]
     pub fn attempt_snapshot(&self) -> TimeoutSnapshot {
         self.attempt.snapshot()
-    }
-
-    /// Adds an observer of the events of all parts. It cannot be removed.
-    pub fn observe(&self, observer: impl Observe + 'static) {
-        let observer: Arc<dyn Observe> = Arc::new(observer);
-        self.add(&observer);
-    }
-
-    pub(super) fn add(&self, observer: &Arc<dyn Observe>) {
-        let parts = [
-            Some(self.deadline.observers()),
-            self.retry.as_ref().map(RetryLayer::observers),
-            self.limit().map(ConcurrencyLimit::observers),
-            self.limiter().map(RateLimiter::observers),
-            self.circuit().map(Circuit::observers),
-            Some(self.attempt.observers()),
-        ];
-        let add = |observers: &Observers| observers.add(observer.clone());
-        parts.into_iter().flatten().for_each(add);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod keyed;
 mod layer;
+mod listed;
 mod parts;
 
 pub use keyed::{KeyedStack, KeyedStackLayer};
@@ -15,6 +16,7 @@ use crate::event::{Observe, Observers};
 use crate::gate::{GateLayer, UntilHead};
 use crate::load_shed::{ConcurrencyLimit, LoadShedBuilder, LoadShedLayer, LoadShedSettings};
 use crate::name::Name;
+use crate::observe::Registry;
 use crate::rate_limit::{
     Metered, Quota, RateLimitBuilder, RateLimitLayer, RateLimitSettings, RateLimiter,
 };
@@ -84,6 +86,7 @@ pub fn stack() -> StackBuilder {
             attempt_timeout: Duration::from_secs(5),
             name: Name::UNNAMED,
             observers: Observers::default(),
+            registry: None,
         },
         classify: StatusClassifier::default(),
         replay: Idempotent,
@@ -99,6 +102,7 @@ pub fn stack() -> StackBuilder {
 /// |---|---|---|
 /// | [`name`](Self::name) | the name of the upstream, in errors, events and snapshots | none |
 /// | [`observer`](Self::observer) | receives the [events](crate::event) of all parts | none |
+/// | [`registered`](Self::registered) | lists each stack that is built in a [`Registry`] | none |
 /// | [`deadline`](Self::deadline) | time for the whole call, retries and waits included | 30 s |
 /// | [`attempt_timeout`](Self::attempt_timeout) | time for each attempt; [`AttemptTimeout`](super::AttemptTimeout) sets it for one request | 5 s |
 /// | [`retry`](Self::retry), [`no_retry`](Self::no_retry) | the settings of the [retry](crate::retry#settings), or leaves it out | 3 attempts, … |
@@ -169,6 +173,7 @@ struct Parts {
     attempt_timeout: Duration,
     name: Name,
     observers: Observers,
+    registry: Option<Registry>,
 }
 
 /// A load shed or rate limit of a stack: settings to make one from, or a handle to share.
@@ -351,6 +356,14 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self
     }
 
+    /// Lists each stack that this builder builds in `registry`. Default: none.
+    ///
+    /// A stack [per key](Self::per_key) is not listed by this: give its layer to [`Registry::add`].
+    pub fn registered(mut self, registry: &Registry) -> Self {
+        self.parts.registry = Some(registry.clone());
+        self
+    }
+
     /// The classifier of retry and circuit breaker, which turns an outcome into a
     /// [`Verdict`](crate::Verdict). Default: [`StatusClassifier`].
     pub fn classify<J>(self, classify: J) -> StackBuilder<J, R, K, D, U, W, P> {
@@ -435,6 +448,7 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
             attempt_timeout,
             name,
             observers,
+            registry,
         } = self.parts;
         let limit = match load_shed {
             None => None,
@@ -493,6 +507,9 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
             wrap: PhantomData,
         };
         observers.iter().for_each(|observer| layer.add(observer));
+        if let Some(registry) = registry {
+            registry.add(&layer);
+        }
         Ok(layer)
     }
 

@@ -1,0 +1,156 @@
+//! What a registry reads of a stack, and the observers of its parts.
+
+use super::keyed::KeyedStackLayer;
+use super::layer::StackLayer;
+use super::parts::{Each, KeyedParts, MakeParts};
+use crate::circuit_breaker::Circuit;
+use crate::event::{Observe, Observers};
+use crate::http::Pauses;
+use crate::keyed::ByKey;
+use crate::load_shed::ConcurrencyLimit;
+use crate::name::Name;
+use crate::observe::{KeysState, LayerState, Reader, STATES, Sealed};
+use crate::rate_limit::{QuotaOf, RateLimiter};
+use crate::retry::RetryLayer;
+use std::sync::Arc;
+
+impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
+    /// Adds an observer of the events of all parts. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        self.add(&observer);
+    }
+
+    pub(super) fn add(&self, observer: &Arc<dyn Observe>) {
+        let parts = [
+            Some(self.deadline.observers()),
+            self.retry.as_ref().map(RetryLayer::observers),
+            self.limit().map(ConcurrencyLimit::observers),
+            self.limiter().map(RateLimiter::observers),
+            self.circuit().map(Circuit::observers),
+            Some(self.attempt.observers()),
+        ];
+        let add = |observers: &Observers| observers.add(observer.clone());
+        parts.into_iter().flatten().for_each(add);
+    }
+}
+
+impl<C, R, K, D, U, W, P: Pauses> Sealed for StackLayer<C, R, K, D, U, W, P> {
+    fn wanted_name(&self) -> Name {
+        self.deadline.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let deadline = self.deadline.weak();
+        let retry = self.retry.as_ref().map(RetryLayer::weak);
+        let limit = self.limit().map(ConcurrencyLimit::weak);
+        let limiter = self.limiter().map(RateLimiter::weak);
+        let circuit = self.circuit().map(Circuit::weak);
+        let attempt = self.attempt.weak();
+        Box::new(move || {
+            let layers = [
+                Some(LayerState::Timeout("deadline", deadline()?)),
+                retry
+                    .as_ref()
+                    .and_then(|retry| retry().map(LayerState::Retry)),
+                limit
+                    .as_ref()
+                    .and_then(|limit| limit().map(LayerState::LoadShed)),
+                limiter
+                    .as_ref()
+                    .and_then(|limiter| limiter().map(LayerState::RateLimit)),
+                circuit
+                    .as_ref()
+                    .and_then(|circuit| circuit().map(LayerState::Circuit)),
+                Some(LayerState::Timeout("attempt_timeout", attempt()?)),
+            ];
+            Some(layers.into_iter().flatten().collect())
+        })
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.add(observer);
+    }
+}
+
+impl<F, Q, C, R, K, D, U, W, P> KeyedStackLayer<F, Q, C, R, K, D, U, W, P>
+where
+    C: Clone,
+    Q: QuotaOf,
+    P: Pauses,
+{
+    /// Adds an observer of the events of all parts, of all keys. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        self.add(&observer);
+    }
+
+    pub(super) fn add(&self, observer: &Arc<dyn Observe>) {
+        let MakeParts {
+            limit,
+            limiter,
+            circuit,
+            ..
+        } = &self.lookup.store.make;
+        let parts = [
+            Some(self.deadline.observers()),
+            self.retry.as_ref().map(RetryLayer::observers),
+            limit.as_ref().map(|limit| match limit {
+                Each::Own(make) => &make.observers,
+                Each::Shared(limit) => limit.observers(),
+            }),
+            limiter.as_ref().map(|limiter| match limiter {
+                Each::Own(make) => &make.observers,
+                Each::Shared(limiter) => limiter.observers(),
+            }),
+            circuit.as_ref().map(|make| &make.observers),
+            Some(self.attempt.observers()),
+        ];
+        let add = |observers: &Observers| observers.add(observer.clone());
+        parts.into_iter().flatten().for_each(add);
+    }
+}
+
+impl<F, Q, C, R, K, D, U, W, P> Sealed for KeyedStackLayer<F, Q, C, R, K, D, U, W, P>
+where
+    F: Send + Sync + 'static,
+    C: Clone + Send + Sync + 'static,
+    Q: QuotaOf + Send + Sync + 'static,
+    P: Pauses<Classify<C>: Send + Sync> + 'static,
+{
+    fn wanted_name(&self) -> Name {
+        self.deadline.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let deadline = self.deadline.weak();
+        let keys = Arc::downgrade(&self.lookup);
+        let retry = self.retry.as_ref().map(RetryLayer::weak);
+        let attempt = self.attempt.weak();
+        Box::new(move || {
+            let by_key = ByKey::new(keys.upgrade()?);
+            let mut circuits = [0; STATES.len()];
+            by_key.for_each(|_, parts: &KeyedParts| {
+                let state = parts.circuit().map(Circuit::state);
+                let place = STATES.iter().position(|known| state == Some(*known));
+                if let Some(place) = place {
+                    circuits[place] += 1;
+                }
+            });
+            let keys = by_key.len();
+            let layers = [
+                Some(LayerState::Timeout("deadline", deadline()?)),
+                retry
+                    .as_ref()
+                    .and_then(|retry| retry().map(LayerState::Retry)),
+                Some(LayerState::Keys(KeysState { keys, circuits })),
+                Some(LayerState::Timeout("attempt_timeout", attempt()?)),
+            ];
+            Some(layers.into_iter().flatten().collect())
+        })
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.add(observer);
+    }
+}

@@ -1,0 +1,229 @@
+//! A registry of layers, which shows their state as Prometheus text and as JSON.
+//!
+//! Use it to scrape the [counters](crate::event#counters) and the state of all layers of a process. It needs no
+//! other crate and no exporter. A layer that you do not register costs nothing, and a layer that you register counts
+//! no more than before.
+//!
+//! ```
+//! use buttress::http::stack;
+//! use buttress::observe::Registry;
+//!
+//! let registry = Registry::new();
+//! let orders = stack().name("orders").load_shed(64).registered(&registry).build()?;
+//!
+//! orders.circuit().unwrap().force_open();
+//! let text = registry.text();
+//! assert!(text.contains("buttress_circuit_state{name=\"orders\",state=\"forced_open\"} 1\n"));
+//! assert!(text.contains("buttress_limit{name=\"orders\"} 64\n"));
+//! # Ok::<(), buttress::error::InvalidConfig>(())
+//! ```
+//!
+//! # Names
+//!
+//! The registry keeps weak references: a layer vanishes when its last service and handle are dropped. Each entry has
+//! a name of its own, that of the layer or stack. A layer without a name is `unnamed#1`, `unnamed#2` and so on. The
+//! second layer `orders` is `orders#2`, with one log line at WARN.
+//!
+//! # Metrics
+//!
+//! [`Registry::text`] writes these metrics in the Prometheus text format 0.0.4. Every series is there from the start,
+//! with 0. Counters count from the moment that the layer was built.
+//!
+//! | metric | kind | labels besides `name` | |
+//! |---|---|---|---|
+//! | `buttress_rejections_total` | counter | `layer`, `error_type` | calls rejected by a layer |
+//! | `buttress_retries_total` | counter | | retries granted |
+//! | `buttress_retry_recovered_total` | counter | | calls that succeeded by a retry |
+//! | `buttress_retry_gave_up_total` | counter | `reason` | failed calls that were not retried, by [`GiveUpReason`](crate::event::GiveUpReason) |
+//! | `buttress_retry_budget` | gauge | | tokens in the budget |
+//! | `buttress_attempts_total` | counter | `outcome` | outcomes that a circuit with a time window counted: `success`, `failure` |
+//! | `buttress_circuit_state` | gauge | `state` | 1 for the state of the circuit, 0 for the four others |
+//! | `buttress_circuit_transitions_total` | counter | `reason` | by [`TransitionReason`](crate::event::TransitionReason) |
+//! | `buttress_circuit_failure_rate`, `buttress_circuit_slow_rate` | gauge | | 0 to 1; `NaN` with fewer calls than `min_calls` |
+//! | `buttress_circuit_calls` | gauge | | calls in the window |
+//! | `buttress_circuit_probes_total` | counter | | probes sent |
+//! | `buttress_in_flight`, `buttress_limit` | gauge | | calls in flight, and how many may be |
+//! | `buttress_queue_length` | gauge | `layer` | calls that wait for a slot or a turn |
+//! | `buttress_rate_available` | gauge | | calls of cost 1 that a rate limit would grant at once |
+//! | `buttress_rate_pauses_total` | counter | | pauses that the upstream asked for |
+//! | `buttress_uptime_seconds` | gauge | no `name` | seconds since the registry was made |
+//! | `buttress_keys` | gauge | | keys of a keyed stack |
+//! | `buttress_key_circuits` | gauge | `state` | circuits of a keyed stack, by state |
+//!
+//! The values of `layer` are `deadline`, `attempt_timeout`, `timeout` (outside a stack), `load_shed`, `rate_limit` and
+//! `circuit_breaker`. The values of `error_type` are `timed_out`, `deadline_passed`, `overloaded`, `rate_limited`,
+//! `too_costly` and `circuit_open`. A key, path or host is never a label.
+//!
+//! # Errors and cancellation
+//!
+//! None: reading never fails, and takes no lock that a call takes, with two exceptions. The circuits of a keyed stack
+//! are counted under the locks of its keys, and a circuit is read under the lock of its transitions.
+
+mod json;
+mod state;
+mod text;
+
+pub use state::Register;
+pub(crate) use state::sealed::Sealed;
+pub(crate) use state::{KeysState, LayerState, Reader, STATES};
+
+use crate::event::{Event, Observe};
+use state::{Entry, Past};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::time::Instant;
+
+/// Lists layers and shows their state. Clones share the list. The [module](self) has an example.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Tells one process from another behind the same address.
+    instance: u64,
+    start: Instant,
+    entries: Mutex<Entries>,
+    past: Mutex<Ring>,
+}
+
+#[derive(Default)]
+struct Entries {
+    list: Vec<Entry>,
+    last_id: u64,
+}
+
+#[derive(Default)]
+struct Ring {
+    events: VecDeque<Past>,
+    last_number: u64,
+}
+
+/// So many transitions are kept.
+const KEPT: usize = 256;
+
+impl Registry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                instance: rand::random(),
+                start: Instant::now(),
+                entries: Mutex::default(),
+                past: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Lists a handle, a layer or a stack. Adding one twice lists it twice.
+    pub fn add(&self, layer: &impl Register) {
+        let name = {
+            let mut entries = lock(&self.shared.entries);
+            entries.list.retain(Entry::is_alive);
+            entries.last_id += 1;
+            let wanted = layer.wanted_name();
+            let name = entries.free_name(wanted.as_str());
+            if wanted.as_str().is_some_and(|wanted| wanted != name) {
+                tracing::warn!(
+                    target: "buttress::observe",
+                    name = wanted.as_str(), listed_as = name, "name_taken"
+                );
+            }
+            let id = entries.last_id;
+            let read = layer.reader();
+            let entry = Entry::new(id, name.clone(), read);
+            entries.list.push(entry);
+            name
+        };
+        let watch: Arc<dyn Observe> = Arc::new(Watch {
+            registry: Arc::downgrade(&self.shared),
+            name,
+        });
+        layer.watch(&watch);
+    }
+
+    /// The state of all layers in the Prometheus text format 0.0.4. Serve it with the content type
+    /// `text/plain; version=0.0.4`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let uptime = Instant::now().saturating_duration_since(self.shared.start);
+        text::write(uptime.as_secs_f64(), &self.read())
+    }
+
+    /// The state of all layers and the latest 256 transitions of circuits as a JSON object.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let entries = self.read();
+        let past: Vec<_> = lock(&self.shared.past).events.iter().cloned().collect();
+        json::write(self.shared.instance, self.shared.start, &entries, &past)
+    }
+
+    fn read(&self) -> Vec<(u64, String, Vec<LayerState>)> {
+        let mut entries = lock(&self.shared.entries);
+        entries.list.retain(Entry::is_alive);
+        let read = |entry: &Entry| Some((entry.id, entry.name.clone(), entry.read()?));
+        entries.list.iter().filter_map(read).collect()
+    }
+}
+
+impl Entries {
+    fn free_name(&self, wanted: Option<&str>) -> String {
+        let is_free = |name: &String| self.list.iter().all(|entry| entry.name != *name);
+        let numbered = |number: u32| match (wanted, number) {
+            (Some(name), 1) => name.to_owned(),
+            (Some(name), _) => format!("{name}#{number}"),
+            (None, _) => format!("unnamed#{number}"),
+        };
+        let mut names = (1..).map(numbered);
+        names
+            .find(is_free)
+            .expect("there are more numbers than layers")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code of others runs under the locks, so their data is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the transitions of one entry.
+struct Watch {
+    registry: Weak<Shared>,
+    name: String,
+}
+
+impl Observe for Watch {
+    fn on_event(&self, event: &Event) {
+        let (Event::Transition { .. }, Some(shared)) = (event, self.registry.upgrade()) else {
+            return;
+        };
+        let mut ring = lock(&shared.past);
+        ring.last_number += 1;
+        let past = Past {
+            number: ring.last_number,
+            at: Instant::now(),
+            upstream: self.name.clone(),
+            event: *event,
+        };
+        if ring.events.len() == KEPT {
+            ring.events.pop_front();
+        }
+        ring.events.push_back(past);
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries = lock(&self.shared.entries);
+        let names = entries.list.iter().map(|entry| &entry.name);
+        f.debug_list().entries(names).finish()
+    }
+}

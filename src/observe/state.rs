@@ -1,0 +1,162 @@
+use crate::circuit_breaker::Circuit;
+use crate::event::{CircuitState, Event, Observe};
+use crate::load_shed::ConcurrencyLimit;
+use crate::name::Name;
+use crate::rate_limit::RateLimiter;
+use crate::retry::{RetryLayer, RetryState};
+use crate::timeout::{TimeoutLayer, TimeoutSnapshot};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// What a [`Registry`](super::Registry) can list. You cannot implement it.
+///
+/// A [`StackLayer`](crate::http::StackLayer), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
+/// [`RetryLayer`], a [`TimeoutLayer`], and the handles of the other layers: [`Circuit`], [`RateLimiter`] and
+/// [`ConcurrencyLimit`].
+pub trait Register: sealed::Sealed {}
+
+impl<T: sealed::Sealed> Register for T {}
+
+/// Reads the layers of an entry, from the outside in. `None` if they were dropped.
+pub(crate) type Reader = Box<dyn Fn() -> Option<Vec<LayerState>> + Send + Sync>;
+
+pub(crate) mod sealed {
+    use super::{Arc, Name, Observe, Reader};
+
+    pub trait Sealed {
+        fn wanted_name(&self) -> Name;
+        fn reader(&self) -> Reader;
+        fn watch(&self, observer: &Arc<dyn Observe>);
+    }
+}
+
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) name: String,
+    reader: Reader,
+}
+
+impl Entry {
+    pub(super) fn new(id: u64, name: String, reader: Reader) -> Self {
+        Self { id, name, reader }
+    }
+
+    pub(super) fn read(&self) -> Option<Vec<LayerState>> {
+        (self.reader)()
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.read().is_some()
+    }
+}
+
+/// A layer at one moment.
+#[derive(Debug)]
+pub enum LayerState {
+    /// A timeout, with its place: `deadline`, `attempt_timeout` or `timeout`.
+    Timeout(&'static str, TimeoutSnapshot),
+    Retry(RetryState),
+    LoadShed(ConcurrencyLimit),
+    RateLimit(RateLimiter),
+    Circuit(Circuit),
+    Keys(KeysState),
+}
+
+#[derive(Debug)]
+pub struct KeysState {
+    pub(crate) keys: usize,
+    /// How many circuits are in each state, in the order of [`STATES`].
+    pub(crate) circuits: [usize; 5],
+}
+
+pub(crate) const STATES: [CircuitState; 5] = [
+    CircuitState::Closed,
+    CircuitState::Open,
+    CircuitState::HalfOpen,
+    CircuitState::ForcedOpen,
+    CircuitState::ForcedClosed,
+];
+
+/// An event that a registry keeps.
+#[derive(Clone)]
+pub(super) struct Past {
+    pub(super) number: u64,
+    pub(super) at: Instant,
+    pub(super) upstream: String,
+    pub(super) event: Event,
+}
+
+impl sealed::Sealed for Circuit {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::Circuit(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl sealed::Sealed for RateLimiter {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::RateLimit(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl sealed::Sealed for ConcurrencyLimit {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::LoadShed(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl<C, R, D> sealed::Sealed for RetryLayer<C, R, D> {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::Retry(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl<K> sealed::Sealed for TimeoutLayer<K> {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::Timeout("timeout", weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
