@@ -15,8 +15,9 @@ struct Json {
 }
 
 pub(super) fn write(
-    instance: u64,
+    instance: &str,
     start: Instant,
+    actions: bool,
     entries: &[(u64, String, Vec<LayerState>)],
     past: &[Past],
 ) -> String {
@@ -26,8 +27,9 @@ pub(super) fn write(
         comma: false,
     };
     json.object(|json| {
-        json.string("instance", &format!("{instance:016x}"));
+        json.string("instance", instance);
         json.seconds("uptime_seconds", now.saturating_duration_since(start));
+        json.number("actions", actions);
         json.array("upstreams", entries, |json, (id, name, layers)| {
             json.number("id", id);
             json.string("name", name);

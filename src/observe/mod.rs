@@ -1,4 +1,4 @@
-//! A registry of layers, which shows their state as Prometheus text and as JSON.
+//! A registry of layers, which shows their state as a web page, as Prometheus text and as JSON.
 //!
 //! Use it to scrape the [counters](crate::event#counters) and the state of all layers of a process. It needs no
 //! other crate and no exporter. A layer that you do not register costs nothing, and a layer that you register counts
@@ -60,9 +60,11 @@
 //! are counted under the locks of its keys, and a circuit is read under the lock of its transitions.
 
 mod json;
+mod serve;
 mod state;
 mod text;
 
+pub use serve::RegistryService;
 pub use state::Register;
 pub(crate) use state::sealed::Sealed;
 pub(crate) use state::{KeysState, LayerState, Reader, STATES};
@@ -155,9 +157,49 @@ impl Registry {
     /// The state of all layers and the latest 256 transitions of circuits as a JSON object.
     #[must_use]
     pub fn json(&self) -> String {
+        self.write_json(false)
+    }
+
+    /// A Tower service for `http::Request`, for any HTTP server. [`RegistryService`] lists its paths.
+    ///
+    /// ```
+    /// use buttress::observe::Registry;
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let registry = Registry::new();
+    /// let request = http::Request::get("/metrics").body(()).unwrap();
+    /// let response = registry.service().oneshot(request).await.unwrap();
+    /// assert!(response.body().contains("buttress_uptime_seconds"));
+    /// # }
+    /// ```
+    ///
+    /// With axum, mount it with `Router::nest_service("/buttress", registry.service())`, and open `/buttress/`.
+    #[must_use]
+    pub fn service(&self) -> RegistryService {
+        RegistryService::new(self.clone())
+    }
+
+    fn instance(&self) -> String {
+        format!("{:016x}", self.shared.instance)
+    }
+
+    /// The layers of one entry.
+    fn layers(&self, id: u64) -> Option<Vec<LayerState>> {
+        let entries = lock(&self.shared.entries);
+        entries.list.iter().find(|entry| entry.id == id)?.read()
+    }
+
+    fn write_json(&self, actions: bool) -> String {
         let entries = self.read();
         let past: Vec<_> = lock(&self.shared.past).events.iter().cloned().collect();
-        json::write(self.shared.instance, self.shared.start, &entries, &past)
+        json::write(
+            &self.instance(),
+            self.shared.start,
+            actions,
+            &entries,
+            &past,
+        )
     }
 
     fn read(&self) -> Vec<(u64, String, Vec<LayerState>)> {
