@@ -4,13 +4,14 @@
 //! cargo run --release --example dashboard
 //! ```
 //!
-//! Each upstream gets 40 calls per second through a stack of its own. Try `force open` on the page, or slow an
-//! upstream with `curl -X POST http://127.0.0.1:8080/upstream/orders/slow` (also `fail`, `refuse` and `well`).
+//! Each upstream gets 40 calls per second through a stack of its own. The page `/upstreams` has buttons that slow
+//! an upstream, make it fail or make it refuse connections. Watch on the live page what each layer does.
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{Request, Response, StatusCode};
-use axum::routing::post;
+use axum::response::Html;
+use axum::routing::{get, post};
 use buttress::Quota;
 use buttress::http::stack;
 use buttress::observe::Registry;
@@ -42,11 +43,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let token = format!("{:032x}", rand::random::<u128>());
     let page = registry.service().allow_actions(&token)?;
     let app = Router::new()
+        .route("/upstreams", get(async || Html(buttons())))
         .route("/upstream/{name}/{mood}", post(set_mood))
         .with_state(moods)
         .fallback_service(page);
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    println!("open http://{}/#token={token}", listener.local_addr()?);
+    let address = listener.local_addr()?;
+    println!("the live page:  http://{address}/#token={token}");
+    println!("the upstreams:  http://{address}/upstreams");
     if quick {
         sleep(Duration::from_secs(2)).await;
         let text = registry.text();
@@ -96,6 +100,29 @@ async fn answer(mood: u8) -> io::Result<Response<()>> {
         _ => {}
     }
     Ok(response)
+}
+
+/// A form for each upstream and mood. The response 204 leaves the browser where it is.
+fn buttons() -> String {
+    let mut page = String::from(
+        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>\
+         <link rel=icon href=data:,><title>upstreams</title><style>:root{color-scheme:light dark;font:1rem system-ui}\
+         form{display:inline-block;margin:.2rem}button{font:inherit;padding:.4rem .8rem}</style>",
+    );
+    for name in NAMES {
+        page.extend(["<h2>", name, "</h2>"]);
+        for mood in MOODS {
+            page.extend([
+                "<form method=post action='/upstream/",
+                name,
+                "/",
+                mood,
+                "'>",
+            ]);
+            page.extend(["<button>", mood, "</button></form>"]);
+        }
+    }
+    page
 }
 
 async fn set_mood(
