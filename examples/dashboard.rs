@@ -1,4 +1,4 @@
-//! A live page with three upstreams that you can slow down and break: open the link that it prints.
+//! A live page with upstreams that you can slow down and break: open the link that it prints.
 //!
 //! ```sh
 //! cargo run --release --example dashboard
@@ -13,7 +13,7 @@ use axum::http::{Request, Response, StatusCode};
 use axum::response::Html;
 use axum::routing::{get, post};
 use buttress::Quota;
-use buttress::http::stack;
+use buttress::http::{Authority, stack};
 use buttress::observe::Registry;
 use std::error::Error;
 use std::io;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{interval, sleep};
-use tower::service_fn;
+use tower::{Layer, service_fn};
 
 const NAMES: [&str; 3] = ["orders", "payments", "search"];
 const MOODS: [&str; 4] = ["well", "slow", "fail", "refuse"];
@@ -40,6 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for index in 0..NAMES.len() {
         call(index, &registry, moods.clone())?;
     }
+    call_by_tenant(&registry)?;
     let token = format!("{:032x}", rand::random::<u128>());
     let page = registry.service().allow_actions(&token)?;
     let app = Router::new()
@@ -82,6 +83,26 @@ fn call(index: usize, registry: &Registry, moods: Moods) -> Result<(), Box<dyn E
             let request = Request::get("http://upstream.internal/")
                 .body(())
                 .expect("the request is valid");
+            tokio::spawn(stack.clone().oneshot(request));
+        }
+    });
+    Ok(())
+}
+
+/// Calls an upstream for 20 tenants, each with a circuit of its own. The last one always fails.
+fn call_by_tenant(registry: &Registry) -> Result<(), Box<dyn Error>> {
+    let last = |request: &Request<()>| request.uri().host() == Some("tenant19");
+    let layer = stack().name("tenants").per_key(Authority).build()?;
+    registry.add(&layer);
+    let stack = layer.layer(service_fn(move |request| {
+        answer(u8::from(last(&request)) * 2)
+    }));
+    tokio::spawn(async move {
+        let mut ticks = interval(Duration::from_millis(10));
+        for tenant in (0..20).cycle() {
+            ticks.tick().await;
+            let request = Request::get(format!("http://tenant{tenant}/"));
+            let request = request.body(()).expect("the request is valid");
             tokio::spawn(stack.clone().oneshot(request));
         }
     });
