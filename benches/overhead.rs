@@ -1,7 +1,9 @@
 //! What each layer adds to a call to a service that does nothing. For daily work.
 
-use buttress::http::RespondLayer;
+use buttress::circuit_breaker::Circuit;
+use buttress::http::{RespondLayer, stack};
 use buttress::keyed::Keys;
+use buttress::observe::Registry;
 use buttress::retry::Cloned;
 use buttress::{
     CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
@@ -14,7 +16,7 @@ use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tower::{Layer, Service};
+use tower::{Layer, Service, service_fn};
 
 fn main() {
     divan::main();
@@ -231,4 +233,52 @@ fn stack_of_five(bencher: Bencher<'_, '_>) {
         .layer(TimeoutLayer::new(LONG))
         .service(Bare);
     measure(bencher, stack);
+}
+
+/// A call through the recommended stack for HTTP, which costs the same whether a registry lists it or not.
+#[divan::bench(args = [false, true])]
+fn http_stack_in_a_registry(bencher: Bencher<'_, '_>, listed: bool) {
+    let registry = Registry::new();
+    let client =
+        service_fn(|_: http::Request<()>| ready(Ok::<_, Infallible>(http::Response::new(()))));
+    let mut stack = stack()
+        .load_shed(64)
+        .rate_limit(Quota::per_second(u32::MAX));
+    if listed {
+        stack = stack.registered(&registry);
+    }
+    let mut service = stack.service(client).unwrap();
+    let mut cx = Context::from_waker(Waker::noop());
+    bencher.bench_local(|| {
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let call = pin!(service.call(black_box(http::Request::new(()))));
+        assert!(call.poll(&mut cx).is_ready());
+    });
+}
+
+/// The text for 100 stacks of six layers.
+#[divan::bench]
+fn scrape_of_100_stacks(bencher: Bencher<'_, '_>) {
+    let registry = Registry::new();
+    let stack = || stack().load_shed(64).rate_limit(Quota::per_second(100));
+    let listed = (0..100).map(|n| {
+        stack()
+            .name(format!("upstream{n}"))
+            .registered(&registry)
+            .build()
+    });
+    let listed: Vec<_> = listed.map(Result::unwrap).collect();
+    bencher.bench_local(|| registry.text());
+    drop(listed);
+}
+
+/// The text for 100 circuits, without the other layers.
+#[divan::bench]
+fn scrape_of_100_circuits(bencher: Bencher<'_, '_>) {
+    let registry = Registry::new();
+    let circuits: Vec<_> = (0..100)
+        .map(|_| Circuit::builder().build().unwrap())
+        .collect();
+    circuits.iter().for_each(|circuit| registry.add(circuit));
+    bencher.bench_local(|| registry.text());
 }

@@ -21,6 +21,7 @@
 //! | `too_costly` | DEBUG | `buttress::rate_limit` | `cost`, `burst` |
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
+//! | `limit_changed` | INFO | `buttress::load_shed` | `from`, `to` |
 //!
 //! The field `name` is the name of the layer. It is absent if the layer has no name. Fields that
 //! end in `_ms` are in milliseconds. The values of `verdict` are those of [`Verdict`] in lower
@@ -165,6 +166,15 @@ pub enum Event {
         reason: OverloadReason,
         /// The most calls that may be in flight at once.
         limit: usize,
+    },
+    /// Your code, or an action on a page, changed a concurrency limit.
+    LimitChanged {
+        /// The name of the limit.
+        name: Name,
+        /// The limit before.
+        from: usize,
+        /// The limit now.
+        to: usize,
     },
 }
 
@@ -390,6 +400,10 @@ impl Event {
             Self::Paused { name, pause } => event!(
                 name: "paused", target: "buttress::rate_limit", Level::DEBUG,
                 name = name.as_str(), pause_ms = millis(pause), "paused"
+            ),
+            Self::LimitChanged { name, from, to } => event!(
+                name: "limit_changed", target: "buttress::load_shed", Level::INFO,
+                name = name.as_str(), from, to, "limit_changed"
             ),
             Self::Overloaded {
                 name,

@@ -187,6 +187,18 @@ async fn a_handle_that_two_stacks_share_tells_an_observer_once() {
     );
 }
 
+#[test]
+fn a_changed_limit_is_told_and_the_same_limit_is_not() {
+    let seen = Seen::default();
+    let limit = buttress::load_shed::ConcurrencyLimit::new(4);
+    limit.observe(seen.clone());
+    limit.set_limit(4);
+    limit.set_limit(9);
+    let name = buttress::Name::UNNAMED;
+    let (from, to) = (4, 9);
+    assert_eq!(seen.take(), [Event::LimitChanged { name, from, to }]);
+}
+
 /// Panics at each event.
 fn panicking(_: &Event) {
     panic!("the observer panics");

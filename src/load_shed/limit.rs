@@ -102,7 +102,14 @@ impl ConcurrencyLimit {
     /// Changes the limit. Saturates at 2^24 − 1. If the limit goes below the slots in use, these stay
     /// valid; if it goes up, waiting calls get the new slots.
     pub fn set_limit(&self, max_in_flight: usize) {
+        let limit = || self.shared.queue.counts().limit as usize;
+        let from = limit();
         self.shared.queue.set_limit(max_in_flight);
+        let (name, to) = (self.shared.name, limit());
+        if from != to {
+            let changed = Event::LimitChanged { name, from, to };
+            self.shared.observers.tell(changed);
+        }
     }
 
     /// Finds the handle again, as long as somebody else holds it.

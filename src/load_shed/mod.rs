@@ -76,7 +76,7 @@
 //!
 //! `overloaded` at DEBUG, target `buttress::load_shed`, with `name`, `limit`
 //! and `reason`: `full`, `inner_not_ready`, `waited_too_long` or `deadline`.
-//! [`ConcurrencyLimit::snapshot`] counts the rejections by reason.
+//! `limit_changed` at INFO, with `from` and `to`. [`ConcurrencyLimit::snapshot`] counts the rejections by reason.
 //!
 //! Only a call that waits in the queue needs a tokio runtime with time enabled.
 

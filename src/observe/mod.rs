@@ -203,10 +203,14 @@ impl Registry {
     }
 
     fn read(&self) -> Vec<(u64, String, Vec<LayerState>)> {
-        let mut entries = lock(&self.shared.entries);
-        entries.list.retain(Entry::is_alive);
-        let read = |entry: &Entry| Some((entry.id, entry.name.clone(), entry.read()?));
-        entries.list.iter().filter_map(read).collect()
+        let mut found = Vec::new();
+        lock(&self.shared.entries).list.retain(|entry| {
+            let layers = entry.read();
+            let is_alive = layers.is_some();
+            found.extend(layers.map(|layers| (entry.id, entry.name.clone(), layers)));
+            is_alive
+        });
+        found
     }
 }
 

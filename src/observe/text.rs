@@ -88,20 +88,44 @@ const METRICS: [(&str, &str, &str); 20] = [
     ),
 ];
 
+/// A metric: its place in [`METRICS`].
+#[derive(Clone, Copy)]
+enum Metric {
+    Rejections,
+    Retries,
+    RetryRecovered,
+    RetryGaveUp,
+    RetryBudget,
+    Attempts,
+    CircuitState,
+    CircuitTransitions,
+    CircuitFailureRate,
+    CircuitSlowRate,
+    CircuitCalls,
+    CircuitProbes,
+    InFlight,
+    Limit,
+    QueueLength,
+    RateAvailable,
+    RatePauses,
+    Keys,
+    KeyCircuits,
+}
+
 /// The samples of each metric.
-struct Samples<'a> {
+struct Samples {
     lines: [String; METRICS.len()],
-    /// The entry that is being written.
-    name: &'a str,
+    /// The escaped name of the entry that is being written.
+    name: String,
 }
 
 pub(super) fn write(uptime: f64, entries: &[(u64, String, Vec<LayerState>)]) -> String {
     let mut samples = Samples {
         lines: Default::default(),
-        name: "",
+        name: String::new(),
     };
     for (_, name, layers) in entries {
-        samples.name = name;
+        samples.name = escape(name);
         for layer in layers {
             samples.layer(layer);
         }
@@ -123,24 +147,26 @@ pub(super) fn write(uptime: f64, entries: &[(u64, String, Vec<LayerState>)]) -> 
     text
 }
 
-impl Samples<'_> {
-    fn add(&mut self, metric: &str, labels: &[(&str, &str)], value: impl Display) {
-        let metrics = METRICS.iter();
-        let place = metrics
-            .zip(&mut self.lines)
-            .find(|((name, ..), _)| *name == metric);
-        let (_, lines) = place.expect("the metric is listed");
-        let _ = write!(lines, "{metric}{{name=\"");
-        escape(lines, self.name);
+impl Samples {
+    fn add(&mut self, metric: Metric, labels: &[(&str, &str)], value: impl Display) {
+        let (name, ..) = METRICS[metric as usize];
+        let line = &mut self.lines[metric as usize];
+        line.push_str(name);
+        line.push_str("{name=\"");
+        line.push_str(&self.name);
         for (label, value) in labels {
-            let _ = write!(lines, "\",{label}=\"{value}");
+            for part in ["\",", label, "=\"", value] {
+                line.push_str(part);
+            }
         }
-        let _ = writeln!(lines, "\"}} {value}");
+        line.push_str("\"} ");
+        let _ = write!(line, "{value}");
+        line.push('\n');
     }
 
     fn rejections(&mut self, layer: &str, error_type: &str, count: u64) {
         let labels = [("layer", layer), ("error_type", error_type)];
-        self.add("buttress_rejections_total", &labels, count);
+        self.add(Metric::Rejections, &labels, count);
     }
 
     fn layer(&mut self, layer: &LayerState) {
@@ -151,10 +177,10 @@ impl Samples<'_> {
             LayerState::RateLimit(limiter) => self.rate_limit(limiter),
             LayerState::Circuit(circuit) => self.circuit(circuit),
             LayerState::Keys(keys) => {
-                self.add("buttress_keys", &[], keys.keys);
+                self.add(Metric::Keys, &[], keys.keys);
                 for (state, count) in STATES.iter().zip(keys.circuits) {
                     let labels = [("state", state.as_str())];
-                    self.add("buttress_key_circuits", &labels, count);
+                    self.add(Metric::KeyCircuits, &labels, count);
                 }
             }
         }
@@ -166,17 +192,13 @@ impl Samples<'_> {
     }
 
     fn retry(&mut self, retry: &RetryState) {
-        self.add("buttress_retries_total", &[], retry.counts.retries);
-        self.add(
-            "buttress_retry_recovered_total",
-            &[],
-            retry.counts.recovered,
-        );
+        self.add(Metric::Retries, &[], retry.counts.retries);
+        self.add(Metric::RetryRecovered, &[], retry.counts.recovered);
         for (reason, count) in retry.counts.gave_up.by_reason() {
-            self.add("buttress_retry_gave_up_total", &[("reason", reason)], count);
+            self.add(Metric::RetryGaveUp, &[("reason", reason)], count);
         }
         if let Some(tokens) = retry.tokens {
-            self.add("buttress_retry_budget", &[], tokens);
+            self.add(Metric::RetryBudget, &[], tokens);
         }
     }
 
@@ -184,23 +206,19 @@ impl Samples<'_> {
         let seen = limit.snapshot();
         let rejected = seen.rejected.by_reason().map(|(_, count)| count);
         self.rejections("load_shed", "overloaded", rejected.sum());
-        self.add("buttress_in_flight", &[], seen.in_flight);
-        self.add("buttress_limit", &[], seen.limit);
-        self.add(
-            "buttress_queue_length",
-            &[("layer", "load_shed")],
-            seen.waiting,
-        );
+        self.add(Metric::InFlight, &[], seen.in_flight);
+        self.add(Metric::Limit, &[], seen.limit);
+        self.add(Metric::QueueLength, &[("layer", "load_shed")], seen.waiting);
     }
 
     fn rate_limit(&mut self, limiter: &RateLimiter) {
         let seen = limiter.snapshot();
         self.rejections("rate_limit", "rate_limited", seen.rate_limited);
         self.rejections("rate_limit", "too_costly", seen.too_costly);
-        self.add("buttress_rate_available", &[], seen.available);
-        self.add("buttress_rate_pauses_total", &[], seen.paused);
+        self.add(Metric::RateAvailable, &[], seen.available);
+        self.add(Metric::RatePauses, &[], seen.paused);
         self.add(
-            "buttress_queue_length",
+            Metric::QueueLength,
             &[("layer", "rate_limit")],
             seen.waiting,
         );
@@ -211,49 +229,35 @@ impl Samples<'_> {
         self.rejections("circuit_breaker", "circuit_open", seen.rejected);
         for state in STATES {
             let labels = [("state", state.as_str())];
-            self.add(
-                "buttress_circuit_state",
-                &labels,
-                u8::from(state == seen.state),
-            );
+            self.add(Metric::CircuitState, &labels, u8::from(state == seen.state));
         }
         for (reason, count) in seen.transitions.by_reason() {
             let labels = [("reason", reason)];
-            self.add("buttress_circuit_transitions_total", &labels, count);
+            self.add(Metric::CircuitTransitions, &labels, count);
         }
         let rate = |rate: Option<f64>| rate.unwrap_or(f64::NAN);
-        self.add(
-            "buttress_circuit_failure_rate",
-            &[],
-            rate(seen.failure_rate()),
-        );
-        self.add("buttress_circuit_slow_rate", &[], rate(seen.slow_rate()));
-        self.add("buttress_circuit_calls", &[], seen.calls);
-        self.add("buttress_circuit_probes_total", &[], seen.probes);
+        self.add(Metric::CircuitFailureRate, &[], rate(seen.failure_rate()));
+        self.add(Metric::CircuitSlowRate, &[], rate(seen.slow_rate()));
+        self.add(Metric::CircuitCalls, &[], seen.calls);
+        self.add(Metric::CircuitProbes, &[], seen.probes);
         if let Some((calls, failures)) = circuit.total() {
             let successes = calls.saturating_sub(failures);
-            self.add(
-                "buttress_attempts_total",
-                &[("outcome", "success")],
-                successes,
-            );
-            self.add(
-                "buttress_attempts_total",
-                &[("outcome", "failure")],
-                failures,
-            );
+            self.add(Metric::Attempts, &[("outcome", "success")], successes);
+            self.add(Metric::Attempts, &[("outcome", "failure")], failures);
         }
     }
 }
 
-/// Writes the value of a label. All values but the name are words of this crate.
-fn escape(text: &mut String, value: &str) {
+/// The value of a label. All values but names are words of this crate.
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
     for c in value.chars() {
         match c {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            c => text.push(c),
+            '\\' => escaped.push_str("\\\\"),
+            '"' => escaped.push_str("\\\""),
+            '\n' => escaped.push_str("\\n"),
+            c => escaped.push(c),
         }
     }
+    escaped
 }
