@@ -279,6 +279,8 @@ fn scrape_of_100_circuits(bencher: Bencher<'_, '_>) {
     let circuits: Vec<_> = (0..100)
         .map(|_| Circuit::builder().build().unwrap())
         .collect();
-    circuits.iter().for_each(|circuit| registry.add(circuit));
+    for circuit in &circuits {
+        registry.add(circuit);
+    }
     bencher.bench_local(|| registry.text());
 }
