@@ -130,7 +130,9 @@ pub(super) fn write(uptime: f64, entries: &[(u64, String, Vec<LayerState>)]) -> 
             samples.layer(layer);
         }
     }
-    let mut text = String::new();
+    // One allocation: a text that grows is copied again and again.
+    let length = samples.lines.iter().map(|lines| lines.len() + 128).sum();
+    let mut text = String::with_capacity(length);
     for ((metric, kind, help), lines) in METRICS.into_iter().zip(&samples.lines) {
         if metric == "buttress_uptime_seconds" {
             let _ = write!(
