@@ -195,6 +195,26 @@ fn names_are_unique_and_a_dropped_layer_vanishes() {
     assert_eq!(registry.text().lines().count(), 3); // only the uptime
 }
 
+/// Reads a registry at each event.
+struct Reads(Registry);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Reads {
+    fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        assert!(self.0.text().contains("orders#2"));
+    }
+}
+
+#[test]
+fn a_subscriber_can_read_the_registry_that_warns_of_a_taken_name() {
+    use tracing_subscriber::layer::SubscriberExt;
+    let registry = Registry::new();
+    let subscriber = tracing_subscriber::registry().with(Reads(registry.clone()));
+    tracing::subscriber::with_default(subscriber, || {
+        let named = || stack().name("orders").registered(&registry).build();
+        let _both = (named().unwrap(), named().unwrap());
+    });
+}
+
 #[test]
 fn a_hostile_name_is_escaped() {
     let registry = Registry::new();

@@ -121,24 +121,23 @@ impl Registry {
 
     /// Lists a handle, a layer or a stack. Adding one twice lists it twice.
     pub fn add(&self, layer: &impl Register) {
+        let wanted = layer.wanted_name();
         let name = {
             let mut entries = lock(&self.shared.entries);
             entries.list.retain(Entry::is_alive);
             entries.last_id += 1;
-            let wanted = layer.wanted_name();
             let name = entries.free_name(wanted.as_str());
-            if wanted.as_str().is_some_and(|wanted| wanted != name) {
-                tracing::warn!(
-                    target: "buttress::observe",
-                    name = wanted.as_str(), listed_as = name, "name_taken"
-                );
-            }
-            let id = entries.last_id;
-            let read = layer.reader();
-            let entry = Entry::new(id, name.clone(), read);
+            let entry = Entry::new(entries.last_id, name.clone(), layer.reader());
             entries.list.push(entry);
             name
         };
+        // After the lock is released: a subscriber may read the registry.
+        if wanted.as_str().is_some_and(|wanted| wanted != name) {
+            tracing::warn!(
+                target: "buttress::observe",
+                name = wanted.as_str(), listed_as = name, "name_taken"
+            );
+        }
         let watch: Arc<dyn Observe> = Arc::new(Watch {
             registry: Arc::downgrade(&self.shared),
             name,
