@@ -32,7 +32,8 @@
 //! # Observers
 //!
 //! To handle events in code of your own, implement [`Observe`] and add it with `observe` to a handle or a layer, or
-//! with [`observer`](crate::http::StackBuilder::observer) to a stack.
+//! with [`observer`](crate::http::StackBuilder::observer) to a stack. An observer receives four events more, of calls
+//! that went well: [`Event::Recovered`], [`Event::ProbeSent`], [`Event::WaitedForSlot`] and [`Event::WaitedForTurn`].
 //!
 //! # Counters
 //!
@@ -109,6 +110,13 @@ pub enum Event {
         /// Why there is no further attempt.
         reason: GiveUpReason,
     },
+    /// A call succeeded by a retry.
+    Recovered {
+        /// The name of the layer.
+        name: Name,
+        /// The attempt that succeeded, from 2.
+        attempt: u32,
+    },
     /// A circuit changed its state: `opened`, `half_opened` or `closed`.
     Transition {
         /// The name of the circuit.
@@ -125,6 +133,11 @@ pub enum Event {
         failures: u64,
         /// How many of them were slow.
         slow_calls: u64,
+    },
+    /// A half-open circuit let a call through as a probe.
+    ProbeSent {
+        /// The name of the circuit.
+        name: Name,
     },
     /// An open circuit rejected a call.
     CircuitRejected {
@@ -151,6 +164,13 @@ pub enum Event {
         /// The burst: the largest cost that the limit admits.
         burst: u32,
     },
+    /// A call got its turn after a wait.
+    WaitedForTurn {
+        /// The name of the limiter.
+        name: Name,
+        /// How long the call waited.
+        wait: Duration,
+    },
     /// A rate limiter was paused because the upstream sent a 429.
     Paused {
         /// The name of the limiter.
@@ -166,6 +186,13 @@ pub enum Event {
         reason: OverloadReason,
         /// The most calls that may be in flight at once.
         limit: usize,
+    },
+    /// A call got its slot after a wait.
+    WaitedForSlot {
+        /// The name of the limit.
+        name: Name,
+        /// How long the call waited.
+        wait: Duration,
     },
     /// Your code, or an action on a page, changed a concurrency limit.
     LimitChanged {
@@ -320,6 +347,15 @@ impl CircuitState {
     }
 }
 
+/// All states of a circuit.
+pub(crate) const STATES: [CircuitState; 5] = [
+    CircuitState::Closed,
+    CircuitState::Open,
+    CircuitState::HalfOpen,
+    CircuitState::ForcedOpen,
+    CircuitState::ForcedClosed,
+];
+
 impl Event {
     /// Emits the event through `tracing`.
     fn emit(self) {
@@ -405,6 +441,11 @@ impl Event {
                 name: "limit_changed", target: "buttress::load_shed", Level::INFO,
                 name = name.as_str(), from, to, "limit_changed"
             ),
+            // Only for observers: they tell of calls that went well.
+            Self::Recovered { .. }
+            | Self::ProbeSent { .. }
+            | Self::WaitedForTurn { .. }
+            | Self::WaitedForSlot { .. } => {}
             Self::Overloaded {
                 name,
                 reason,
@@ -414,6 +455,29 @@ impl Event {
                 name = name.as_str(), reason = reason.as_str(), limit, "overloaded"
             ),
         }
+    }
+}
+
+/// Retries that were granted, by the verdict on the attempt before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retries {
+    /// [`Verdict::Transient`].
+    pub transient: u64,
+    /// [`Verdict::Throttled`].
+    pub throttled: u64,
+    /// [`Verdict::Local`].
+    pub local: u64,
+}
+
+impl Retries {
+    /// The counts with the words of their verdicts.
+    pub(crate) fn by_verdict(&self) -> [(&'static str, u64); 3] {
+        [
+            ("transient", self.transient),
+            ("throttled", self.throttled),
+            ("local", self.local),
+        ]
     }
 }
 

@@ -20,6 +20,11 @@ pub mod guide;
 pub mod http;
 pub mod keyed;
 pub mod load_shed;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod name;
 pub mod observe;
 pub mod rate_limit;

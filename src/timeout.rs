@@ -192,6 +192,13 @@ impl<K> TimeoutLayer<K> {
         &self.seen.observers
     }
 
+    /// Counts the events of this layer through the facade `metrics` (feature `metrics`). The
+    /// [module `metrics`](crate::metrics) lists the metrics. It cannot be switched off.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(&self) {
+        self.seen.observers.add(crate::metrics::Events::observer());
+    }
+
     /// Adds an observer of the events of all services of this layer. It cannot be removed.
     pub fn observe(&self, observer: impl Observe + 'static) {
         self.seen.observers.add(Arc::new(observer));

@@ -9,6 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["time", "chance", "sync", "name"],
     &["error", "verdict", "deadline"],
     &["event"],
+    &["metrics"],
     &["gate", "keyed", "budget", "replay"],
     &LAYERS,
     &["observe"],

@@ -51,7 +51,7 @@ async fn the_text_has_the_counters_and_the_state_of_every_layer_of_a_stack() {
     service.oneshot(get("a")).await.unwrap_err();
     let _slot = layer.limit().unwrap().try_acquire().unwrap();
     for (series, expected) in [
-        (r#"retries_total{name="orders"}"#, 1.0),
+        (r#"retries_total{name="orders",verdict="transient"}"#, 1.0),
         (
             r#"retry_gave_up_total{name="orders",reason="attempts"}"#,
             1.0,
@@ -222,7 +222,9 @@ fn a_hostile_name_is_escaped() {
     let _stack = stack().name(name).registered(&registry).build().unwrap();
     assert_eq!(json(&registry)["upstreams"][0]["name"], name);
     let text = registry.text();
-    assert!(text.contains("buttress_retries_total{name=\"a\\\"b\\\\c\\nd\u{1}</script>\"} 0\n"));
+    assert!(
+        text.contains("buttress_circuit_probes_total{name=\"a\\\"b\\\\c\\nd\u{1}</script>\"} 0\n")
+    );
 }
 
 #[test]

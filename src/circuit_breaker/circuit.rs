@@ -205,6 +205,15 @@ impl Circuit {
         &self.shared.observers
     }
 
+    /// Counts the events of this circuit through the facade `metrics` (feature `metrics`). The
+    /// [module `metrics`](crate::metrics) lists the metrics. It cannot be switched off.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(&self) {
+        self.shared
+            .observers
+            .add(crate::metrics::Events::observer());
+    }
+
     /// Adds an observer of the events of this circuit. It cannot be removed.
     pub fn observe(&self, observer: impl Observe + 'static) {
         self.shared.observers.add(Arc::new(observer));
@@ -267,6 +276,11 @@ impl Circuit {
         }
         if let Some(change) = change {
             self.shared.report(change);
+        }
+        if pass.is_probe() {
+            let name = self.shared.name;
+            let sent = event::Event::ProbeSent { name };
+            self.shared.observers.tell(sent);
         }
         Ok(permit.into_call())
     }

@@ -77,6 +77,10 @@ impl Observers {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.get().is_none()
+    }
+
     /// Sends the event to `tracing`, and then to the observers.
     pub(crate) fn tell(&self, event: Event) {
         event.emit();

@@ -29,6 +29,7 @@
 //! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
 //! | a 429 that pauses the rate limit | [`PauseOn429`] | |
 //! | a server whose layers respond with 429 and 503 | [`RespondLayer`] | |
+//! | a tracing span for each attempt | [`AttemptSpanLayer`] | |
 //! | a server that ends its calls when its caller stops waiting | [`InboundDeadlineLayer`], [`InTask`] | |
 //! | a deadline or an attempt timeout in one request | [`Deadline`](crate::Deadline), [`AttemptTimeout`] | |
 //!
@@ -54,6 +55,7 @@
 //! [`ClientError`] describes the one event of this module, `unknown_client_error`.
 
 mod attempt;
+mod attempt_span;
 mod authority;
 #[cfg(feature = "http-body")]
 mod body_end;
@@ -77,6 +79,7 @@ mod stack;
 pub use crate::gate::{CallEnd, UntilHead};
 pub use crate::replay::Idempotent;
 pub use attempt::Attempt;
+pub use attempt_span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer, Described};
 pub use authority::Authority;
 #[cfg(feature = "http-body")]
 pub use body_end::{HeldBody, JudgeEnd, UntilBodyEnd};

@@ -125,6 +125,15 @@ impl ConcurrencyLimit {
         &self.shared.observers
     }
 
+    /// Counts the events of this limit through the facade `metrics` (feature `metrics`). The
+    /// [module `metrics`](crate::metrics) lists the metrics. It cannot be switched off.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(&self) {
+        self.shared
+            .observers
+            .add(crate::metrics::Events::observer());
+    }
+
     /// Adds an observer of the events of this limit. It cannot be removed.
     pub fn observe(&self, observer: impl Observe + 'static) {
         self.shared.observers.add(Arc::new(observer));
@@ -198,6 +207,7 @@ impl ConcurrencyLimit {
                     limit: self.clone(),
                     ticket,
                     redeemed: false,
+                    since: now,
                     end: found.unwrap_or(own).end(now),
                     timer: None,
                     at_end: if found.is_some() {
@@ -297,6 +307,7 @@ pub struct Wait {
     limit: ConcurrencyLimit,
     ticket: Ticket,
     redeemed: bool,
+    since: Instant,
     /// `None` if the wait has no end.
     end: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -314,7 +325,15 @@ impl Wait {
             .is_ready()
         {
             self.redeemed = true;
-            return Poll::Ready(Ok(self.limit.slot()));
+            let slot = self.limit.slot();
+            let Shared {
+                name, observers, ..
+            } = &*self.limit.shared;
+            if !observers.is_empty() {
+                let (name, wait) = (*name, self.since.elapsed());
+                observers.tell(Event::WaitedForSlot { name, wait });
+            }
+            return Poll::Ready(Ok(slot));
         }
         let Some(end) = self.end else {
             return Poll::Pending;

@@ -1,7 +1,8 @@
 //! The state of a registry as JSON.
 
-use super::state::{LayerState, Past, STATES};
+use super::state::{LayerState, Past};
 use crate::event::Event;
+use crate::event::STATES;
 use crate::retry::RetryState;
 use std::fmt::{Display, Write};
 use std::time::Duration;

@@ -32,7 +32,7 @@
 //! | metric | kind | labels besides `name` | |
 //! |---|---|---|---|
 //! | `buttress_rejections_total` | counter | `layer`, `error_type` | calls rejected by a layer |
-//! | `buttress_retries_total` | counter | | retries granted |
+//! | `buttress_retries_total` | counter | `verdict` | retries granted, by the verdict on the attempt before: `transient`, `throttled`, `local` |
 //! | `buttress_retry_recovered_total` | counter | | calls that succeeded by a retry |
 //! | `buttress_retry_gave_up_total` | counter | `reason` | failed calls that were not retried, by [`GiveUpReason`](crate::event::GiveUpReason) |
 //! | `buttress_retry_budget` | gauge | | tokens in the budget |
@@ -67,12 +67,13 @@ mod text;
 pub use serve::RegistryService;
 pub use state::Register;
 pub(crate) use state::sealed::Sealed;
-pub(crate) use state::{KeysState, LayerState, Reader, STATES};
+pub(crate) use state::{KeysState, LayerState, Reader};
 
 use crate::event::{Event, Observe};
 use state::{Entry, Past};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::Instant;
 
@@ -88,6 +89,8 @@ struct Shared {
     start: Instant,
     entries: Mutex<Entries>,
     past: Mutex<Ring>,
+    /// About how long the next text will be.
+    text_len: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -115,6 +118,7 @@ impl Registry {
                 start: Instant::now(),
                 entries: Mutex::default(),
                 past: Mutex::default(),
+                text_len: AtomicUsize::new(0),
             }),
         }
     }
@@ -150,7 +154,10 @@ impl Registry {
     #[must_use]
     pub fn text(&self) -> String {
         let uptime = Instant::now().saturating_duration_since(self.shared.start);
-        text::write(uptime.as_secs_f64(), &self.read())
+        let capacity = self.shared.text_len.load(Relaxed);
+        let text = text::write(uptime.as_secs_f64(), &self.read(), capacity);
+        self.shared.text_len.store(text.len() + 256, Relaxed);
+        text
     }
 
     /// The state of all layers and the latest 256 transitions of circuits as a JSON object.

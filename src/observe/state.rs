@@ -1,5 +1,5 @@
 use crate::circuit_breaker::Circuit;
-use crate::event::{CircuitState, Event, Observe};
+use crate::event::{Event, Observe};
 use crate::load_shed::ConcurrencyLimit;
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
@@ -65,17 +65,9 @@ pub enum LayerState {
 #[derive(Debug)]
 pub struct KeysState {
     pub(crate) keys: usize,
-    /// How many circuits are in each state, in the order of [`STATES`].
+    /// How many circuits are in each state, in the order of [`STATES`](crate::event::STATES).
     pub(crate) circuits: [usize; 5],
 }
-
-pub(crate) const STATES: [CircuitState; 5] = [
-    CircuitState::Closed,
-    CircuitState::Open,
-    CircuitState::HalfOpen,
-    CircuitState::ForcedOpen,
-    CircuitState::ForcedClosed,
-];
 
 /// An event that a registry keeps.
 #[derive(Clone)]

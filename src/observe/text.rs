@@ -1,95 +1,139 @@
 //! The Prometheus text format 0.0.4.
 
-use super::state::{LayerState, STATES};
-use crate::circuit_breaker::Circuit;
-use crate::load_shed::ConcurrencyLimit;
-use crate::rate_limit::RateLimiter;
+use super::state::{KeysState, LayerState};
+use crate::circuit_breaker::CircuitSnapshot;
+use crate::event::STATES;
+use crate::load_shed::LoadShedSnapshot;
+use crate::rate_limit::RateLimitSnapshot;
 use crate::retry::RetryState;
 use crate::timeout::TimeoutSnapshot;
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
 /// The metrics, in the order of the text: name, kind and help.
-const METRICS: [(&str, &str, &str); 20] = [
+const METRICS: [(Metric, &str, &str, &str); 20] = [
     (
+        Metric::Rejections,
         "buttress_rejections_total",
         "counter",
         "Calls rejected by a layer.",
     ),
-    ("buttress_retries_total", "counter", "Retries granted."),
     (
+        Metric::Retries,
+        "buttress_retries_total",
+        "counter",
+        "Retries granted.",
+    ),
+    (
+        Metric::RetryRecovered,
         "buttress_retry_recovered_total",
         "counter",
         "Calls that succeeded by a retry.",
     ),
     (
+        Metric::RetryGaveUp,
         "buttress_retry_gave_up_total",
         "counter",
         "Failed calls that were not retried.",
     ),
     (
+        Metric::RetryBudget,
         "buttress_retry_budget",
         "gauge",
         "Tokens in the retry budget.",
     ),
     (
+        Metric::Attempts,
         "buttress_attempts_total",
         "counter",
         "Outcomes that a circuit counted.",
     ),
     (
+        Metric::CircuitState,
         "buttress_circuit_state",
         "gauge",
         "1 for the state of the circuit, else 0.",
     ),
     (
+        Metric::CircuitTransitions,
         "buttress_circuit_transitions_total",
         "counter",
         "Transitions of the circuit.",
     ),
     (
+        Metric::CircuitFailureRate,
         "buttress_circuit_failure_rate",
         "gauge",
         "Share of failed calls in the window, 0 to 1.",
     ),
     (
+        Metric::CircuitSlowRate,
         "buttress_circuit_slow_rate",
         "gauge",
         "Share of slow calls in the window, 0 to 1.",
     ),
-    ("buttress_circuit_calls", "gauge", "Calls in the window."),
-    ("buttress_circuit_probes_total", "counter", "Probes sent."),
-    ("buttress_in_flight", "gauge", "Calls in flight."),
-    ("buttress_limit", "gauge", "Calls that may be in flight."),
     (
+        Metric::CircuitCalls,
+        "buttress_circuit_calls",
+        "gauge",
+        "Calls in the window.",
+    ),
+    (
+        Metric::CircuitProbes,
+        "buttress_circuit_probes_total",
+        "counter",
+        "Probes sent.",
+    ),
+    (
+        Metric::InFlight,
+        "buttress_in_flight",
+        "gauge",
+        "Calls in flight.",
+    ),
+    (
+        Metric::Limit,
+        "buttress_limit",
+        "gauge",
+        "Calls that may be in flight.",
+    ),
+    (
+        Metric::QueueLength,
         "buttress_queue_length",
         "gauge",
         "Calls that wait for a slot or a turn.",
     ),
     (
+        Metric::RateAvailable,
         "buttress_rate_available",
         "gauge",
         "Calls that a rate limit would grant at once.",
     ),
     (
+        Metric::RatePauses,
         "buttress_rate_pauses_total",
         "counter",
         "Pauses that the upstream asked for.",
     ),
-    ("buttress_keys", "gauge", "Keys of a keyed stack."),
     (
+        Metric::Keys,
+        "buttress_keys",
+        "gauge",
+        "Keys of a keyed stack.",
+    ),
+    (
+        Metric::KeyCircuits,
         "buttress_key_circuits",
         "gauge",
         "Circuits of a keyed stack, by state.",
     ),
     (
+        Metric::Uptime,
         "buttress_uptime_seconds",
         "gauge",
         "Seconds since the registry was made.",
     ),
 ];
 
-/// A metric: its place in [`METRICS`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Metric {
     Rejections,
     Retries,
@@ -110,142 +154,220 @@ enum Metric {
     RatePauses,
     Keys,
     KeyCircuits,
+    Uptime,
 }
 
-/// The samples of each metric.
-struct Samples {
-    lines: [String; METRICS.len()],
-    /// The escaped name of the entry that is being written.
-    name: String,
+/// What one layer showed at the moment of the scrape. Each layer is read once.
+enum Seen<'a> {
+    Timeout(&'static str, &'a TimeoutSnapshot),
+    Retry(&'a RetryState),
+    LoadShed(LoadShedSnapshot),
+    RateLimit(RateLimitSnapshot),
+    Circuit(CircuitSnapshot, Option<(u64, u64)>),
+    Keys(&'a KeysState),
 }
 
-pub(super) fn write(uptime: f64, entries: &[(u64, String, Vec<LayerState>)]) -> String {
-    let mut samples = Samples {
-        lines: Default::default(),
-        name: String::new(),
-    };
-    for (_, name, layers) in entries {
-        samples.name = escape(name);
-        for layer in layers {
-            samples.layer(layer);
+/// `capacity`: about how long the text will be. A text that grows is copied again and again.
+pub(super) fn write(
+    uptime: f64,
+    entries: &[(u64, String, Vec<LayerState>)],
+    capacity: usize,
+) -> String {
+    let seen = entries.iter().flat_map(|(_, name, layers)| {
+        let name = escape(name);
+        layers.iter().map(move |layer| (name.clone(), see(layer)))
+    });
+    let seen: Vec<_> = seen.collect();
+    let mut text = String::with_capacity(capacity);
+    for (metric, metric_name, kind, help) in METRICS {
+        let start = text.len();
+        for part in [
+            "# HELP ",
+            metric_name,
+            " ",
+            help,
+            "\n# TYPE ",
+            metric_name,
+            " ",
+            kind,
+            "\n",
+        ] {
+            text.push_str(part);
         }
-    }
-    // One allocation: a text that grows is copied again and again.
-    let length = samples.lines.iter().map(|lines| lines.len() + 128).sum();
-    let mut text = String::with_capacity(length);
-    for ((metric, kind, help), lines) in METRICS.into_iter().zip(&samples.lines) {
-        if metric == "buttress_uptime_seconds" {
-            let _ = write!(
-                text,
-                "# HELP {metric} {help}\n# TYPE {metric} {kind}\n{metric} {uptime}\n"
-            );
-        } else if !lines.is_empty() {
-            let _ = write!(
-                text,
-                "# HELP {metric} {help}\n# TYPE {metric} {kind}\n{lines}"
-            );
+        let samples_start = text.len();
+        if metric == Metric::Uptime {
+            let _ = writeln!(text, "{metric_name} {uptime}");
+        }
+        for (name, seen) in &seen {
+            let mut samples = Samples {
+                text: &mut text,
+                metric,
+                metric_name,
+                name,
+            };
+            samples.of(seen);
+        }
+        // A metric without samples is left out.
+        if text.len() == samples_start {
+            text.truncate(start);
         }
     }
     text
 }
 
-impl Samples {
-    fn add(&mut self, metric: Metric, labels: &[(&str, &str)], value: impl Display) {
-        let (name, ..) = METRICS[metric as usize];
-        let line = &mut self.lines[metric as usize];
-        line.push_str(name);
-        line.push_str("{name=\"");
-        line.push_str(&self.name);
+fn see(layer: &LayerState) -> Seen<'_> {
+    match layer {
+        LayerState::Timeout(place, counts) => Seen::Timeout(place, counts),
+        LayerState::Retry(retry) => Seen::Retry(retry),
+        LayerState::LoadShed(limit) => Seen::LoadShed(limit.snapshot()),
+        LayerState::RateLimit(limiter) => Seen::RateLimit(limiter.snapshot()),
+        LayerState::Circuit(circuit) => Seen::Circuit(circuit.snapshot(), circuit.total()),
+        LayerState::Keys(keys) => Seen::Keys(keys),
+    }
+}
+
+/// Writes the samples of one metric and one layer.
+struct Samples<'a> {
+    text: &'a mut String,
+    metric: Metric,
+    metric_name: &'static str,
+    /// The escaped name of the entry.
+    name: &'a str,
+}
+
+impl Samples<'_> {
+    fn head(&mut self, labels: &[(&str, &str)]) {
+        self.text.push_str(self.metric_name);
+        self.text.push_str("{name=\"");
+        self.text.push_str(self.name);
         for (label, value) in labels {
             for part in ["\",", label, "=\"", value] {
-                line.push_str(part);
+                self.text.push_str(part);
             }
         }
-        line.push_str("\"} ");
-        let _ = write!(line, "{value}");
-        line.push('\n');
+        self.text.push_str("\"} ");
+    }
+
+    fn count(&mut self, labels: &[(&str, &str)], count: u64) {
+        self.head(labels);
+        match u8::try_from(count) {
+            // Most counts. It spares the machinery of `fmt`.
+            Ok(digit @ 0..=9) => self.text.push(char::from(b'0' + digit)),
+            _ => _ = write!(self.text, "{count}"),
+        }
+        self.text.push('\n');
+    }
+
+    fn float(&mut self, value: f64) {
+        self.head(&[]);
+        let _ = writeln!(self.text, "{value}");
     }
 
     fn rejections(&mut self, layer: &str, error_type: &str, count: u64) {
-        let labels = [("layer", layer), ("error_type", error_type)];
-        self.add(Metric::Rejections, &labels, count);
+        self.count(&[("layer", layer), ("error_type", error_type)], count);
     }
 
-    fn layer(&mut self, layer: &LayerState) {
-        match layer {
-            LayerState::Timeout(place, counts) => self.timeout(place, counts),
-            LayerState::Retry(retry) => self.retry(retry),
-            LayerState::LoadShed(limit) => self.load_shed(limit),
-            LayerState::RateLimit(limiter) => self.rate_limit(limiter),
-            LayerState::Circuit(circuit) => self.circuit(circuit),
-            LayerState::Keys(keys) => {
-                self.add(Metric::Keys, &[], keys.keys);
-                for (state, count) in STATES.iter().zip(keys.circuits) {
-                    let labels = [("state", state.as_str())];
-                    self.add(Metric::KeyCircuits, &labels, count);
-                }
-            }
+    fn of(&mut self, seen: &Seen<'_>) {
+        match seen {
+            Seen::Timeout(place, counts) => self.timeout(place, counts),
+            Seen::Retry(retry) => self.retry(retry),
+            Seen::LoadShed(limit) => self.load_shed(limit),
+            Seen::RateLimit(limiter) => self.rate_limit(limiter),
+            Seen::Circuit(circuit, total) => self.circuit(circuit, *total),
+            Seen::Keys(keys) => self.keys(keys),
         }
     }
 
     fn timeout(&mut self, layer: &str, counts: &TimeoutSnapshot) {
-        self.rejections(layer, "timed_out", counts.timed_out);
-        self.rejections(layer, "deadline_passed", counts.deadline_passed);
+        if self.metric == Metric::Rejections {
+            self.rejections(layer, "timed_out", counts.timed_out);
+            self.rejections(layer, "deadline_passed", counts.deadline_passed);
+        }
     }
 
     fn retry(&mut self, retry: &RetryState) {
-        self.add(Metric::Retries, &[], retry.counts.retries);
-        self.add(Metric::RetryRecovered, &[], retry.counts.recovered);
-        for (reason, count) in retry.counts.gave_up.by_reason() {
-            self.add(Metric::RetryGaveUp, &[("reason", reason)], count);
-        }
-        if let Some(tokens) = retry.tokens {
-            self.add(Metric::RetryBudget, &[], tokens);
+        match self.metric {
+            Metric::Retries => {
+                for (verdict, count) in retry.counts.by_verdict.by_verdict() {
+                    self.count(&[("verdict", verdict)], count);
+                }
+            }
+            Metric::RetryRecovered => self.count(&[], retry.counts.recovered),
+            Metric::RetryGaveUp => {
+                for (reason, count) in retry.counts.gave_up.by_reason() {
+                    self.count(&[("reason", reason)], count);
+                }
+            }
+            Metric::RetryBudget => retry.tokens.into_iter().for_each(|it| self.float(it)),
+            _ => {}
         }
     }
 
-    fn load_shed(&mut self, limit: &ConcurrencyLimit) {
-        let seen = limit.snapshot();
-        let rejected = seen.rejected.by_reason().map(|(_, count)| count);
-        self.rejections("load_shed", "overloaded", rejected.sum());
-        self.add(Metric::InFlight, &[], seen.in_flight);
-        self.add(Metric::Limit, &[], seen.limit);
-        self.add(Metric::QueueLength, &[("layer", "load_shed")], seen.waiting);
+    fn load_shed(&mut self, seen: &LoadShedSnapshot) {
+        match self.metric {
+            Metric::Rejections => {
+                let rejected = seen.rejected.by_reason().map(|(_, count)| count);
+                self.rejections("load_shed", "overloaded", rejected.sum());
+            }
+            Metric::InFlight => self.count(&[], seen.in_flight as u64),
+            Metric::Limit => self.count(&[], seen.limit as u64),
+            Metric::QueueLength => self.count(&[("layer", "load_shed")], seen.waiting as u64),
+            _ => {}
+        }
     }
 
-    fn rate_limit(&mut self, limiter: &RateLimiter) {
-        let seen = limiter.snapshot();
-        self.rejections("rate_limit", "rate_limited", seen.rate_limited);
-        self.rejections("rate_limit", "too_costly", seen.too_costly);
-        self.add(Metric::RateAvailable, &[], seen.available);
-        self.add(Metric::RatePauses, &[], seen.paused);
-        self.add(
-            Metric::QueueLength,
-            &[("layer", "rate_limit")],
-            seen.waiting,
-        );
+    fn rate_limit(&mut self, seen: &RateLimitSnapshot) {
+        match self.metric {
+            Metric::Rejections => {
+                self.rejections("rate_limit", "rate_limited", seen.rate_limited);
+                self.rejections("rate_limit", "too_costly", seen.too_costly);
+            }
+            Metric::RateAvailable => self.count(&[], seen.available.into()),
+            Metric::RatePauses => self.count(&[], seen.paused),
+            Metric::QueueLength => self.count(&[("layer", "rate_limit")], seen.waiting as u64),
+            _ => {}
+        }
     }
 
-    fn circuit(&mut self, circuit: &Circuit) {
-        let seen = circuit.snapshot();
-        self.rejections("circuit_breaker", "circuit_open", seen.rejected);
-        for state in STATES {
-            let labels = [("state", state.as_str())];
-            self.add(Metric::CircuitState, &labels, u8::from(state == seen.state));
+    fn circuit(&mut self, seen: &CircuitSnapshot, total: Option<(u64, u64)>) {
+        match self.metric {
+            Metric::Rejections => {
+                self.rejections("circuit_breaker", "circuit_open", seen.rejected);
+            }
+            Metric::Attempts => {
+                if let Some((calls, failures)) = total {
+                    let successes = calls.saturating_sub(failures);
+                    self.count(&[("outcome", "success")], successes);
+                    self.count(&[("outcome", "failure")], failures);
+                }
+            }
+            Metric::CircuitState => {
+                for state in STATES {
+                    self.count(&[("state", state.as_str())], (state == seen.state).into());
+                }
+            }
+            Metric::CircuitTransitions => {
+                for (reason, count) in seen.transitions.by_reason() {
+                    self.count(&[("reason", reason)], count);
+                }
+            }
+            Metric::CircuitFailureRate => self.float(seen.failure_rate().unwrap_or(f64::NAN)),
+            Metric::CircuitSlowRate => self.float(seen.slow_rate().unwrap_or(f64::NAN)),
+            Metric::CircuitCalls => self.count(&[], seen.calls),
+            Metric::CircuitProbes => self.count(&[], seen.probes),
+            _ => {}
         }
-        for (reason, count) in seen.transitions.by_reason() {
-            let labels = [("reason", reason)];
-            self.add(Metric::CircuitTransitions, &labels, count);
-        }
-        let rate = |rate: Option<f64>| rate.unwrap_or(f64::NAN);
-        self.add(Metric::CircuitFailureRate, &[], rate(seen.failure_rate()));
-        self.add(Metric::CircuitSlowRate, &[], rate(seen.slow_rate()));
-        self.add(Metric::CircuitCalls, &[], seen.calls);
-        self.add(Metric::CircuitProbes, &[], seen.probes);
-        if let Some((calls, failures)) = circuit.total() {
-            let successes = calls.saturating_sub(failures);
-            self.add(Metric::Attempts, &[("outcome", "success")], successes);
-            self.add(Metric::Attempts, &[("outcome", "failure")], failures);
+    }
+
+    fn keys(&mut self, seen: &KeysState) {
+        match self.metric {
+            Metric::Keys => self.count(&[], seen.keys as u64),
+            Metric::KeyCircuits => {
+                for (state, count) in STATES.iter().zip(seen.circuits) {
+                    self.count(&[("state", state.as_str())], count as u64);
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -158,6 +158,15 @@ impl RateLimiter {
         &self.shared.observers
     }
 
+    /// Counts the events of this limiter through the facade `metrics` (feature `metrics`). The
+    /// [module `metrics`](crate::metrics) lists the metrics. It cannot be switched off.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(&self) {
+        self.shared
+            .observers
+            .add(crate::metrics::Events::observer());
+    }
+
     /// Adds an observer of the events of this limiter. It cannot be removed.
     pub fn observe(&self, observer: impl Observe + 'static) {
         self.shared.observers.add(Arc::new(observer));
@@ -223,6 +232,7 @@ impl RateLimiter {
             Entry::Wait(ticket) => Taken::Later(Turn {
                 limiter: self.clone(),
                 ticket: Some(ticket),
+                since: Some(now),
                 timer: None,
             }),
         })
@@ -270,6 +280,12 @@ impl Shared {
     #[inline]
     fn now(&self) -> u64 {
         self.timeline.now().min(END - ORIGIN) + ORIGIN
+    }
+
+    /// Reports a call that got its turn after a wait.
+    fn waited(&self, nanos: u64) {
+        let (name, wait) = (self.name, Duration::from_nanos(nanos));
+        self.observers.tell(Event::WaitedForTurn { name, wait });
     }
 
     fn at(&self, instant: Instant) -> u64 {
@@ -322,6 +338,8 @@ pub struct Turn {
     limiter: RateLimiter,
     /// `None` once the turn is spent, refused, or moved to another `Turn`.
     ticket: Option<Ticket>,
+    /// When the wait began. `None` once its end is reported.
+    since: Option<u64>,
     timer: Option<Timer>,
 }
 
@@ -340,8 +358,14 @@ impl Turn {
         loop {
             let (shared, waker) = (&*self.limiter.shared, cx.waker().clone());
             // The queue first: a task without cooperative budget cannot poll the timer.
-            match shared.queue.poll(ticket, shared.now(), waker) {
-                Place::Turn => return Poll::Ready(Ok(())),
+            let now = shared.now();
+            match shared.queue.poll(ticket, now, waker) {
+                Place::Turn => {
+                    if let Some(since) = self.since.take() {
+                        shared.waited(now - since);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Place::Refused(refusal) => {
                     self.ticket = None;
                     return Poll::Ready(Err(refusal));
@@ -379,6 +403,7 @@ impl Turn {
         Self {
             limiter: self.limiter.clone(),
             ticket: self.ticket.take(),
+            since: None,
             timer: None,
         }
     }

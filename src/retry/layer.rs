@@ -50,6 +50,7 @@ impl RetryLayer {
             classify: Outcome,
             replay: Idempotent,
             discard: Dropped,
+            only_measures: false,
         }
     }
 
@@ -98,6 +99,28 @@ impl<C, R, D> RetryLayer<C, R, D> {
 
     pub(crate) fn observers(&self) -> &Observers {
         &self.policy.observers
+    }
+
+    /// Counts the events of all services of this layer through the facade `metrics` (feature `metrics`). The
+    /// [module `metrics`](crate::metrics) lists the metrics. It cannot be switched off.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(&self) {
+        self.policy
+            .observers
+            .add(crate::metrics::Events::observer());
+    }
+
+    /// Measures calls and attempts. `others` makes the metrics of other layers, so that they are there from the first call on.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn measure(&self, others: impl Fn() + Send + Sync + 'static) {
+        self.policy
+            .meter
+            .switch_on(self.policy.settings.name, others);
+    }
+
+    /// Whether it does more than measure.
+    pub(crate) fn retries(&self) -> bool {
+        !self.policy.only_measures
     }
 
     /// Adds an observer of the events of all services of this layer. It cannot be removed.
@@ -191,6 +214,7 @@ pub struct RetryBuilder<C = Outcome, R = Idempotent, D = Dropped> {
     classify: C,
     replay: R,
     discard: D,
+    only_measures: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -290,7 +314,15 @@ impl<C, R, D> RetryBuilder<C, R, D> {
             classify,
             replay,
             discard,
+            only_measures: self.only_measures,
         }
+    }
+
+    /// The builder of a layer that measures calls for `metrics`, and does nothing else.
+    pub(crate) fn only_measures(mut self) -> Self {
+        self.settings.attempts = 1;
+        self.only_measures = true;
+        self.no_budget()
     }
 
     /// Builds the layer.
@@ -305,7 +337,7 @@ impl<C, R, D> RetryBuilder<C, R, D> {
             Budgeting::None => None,
         };
         Ok(RetryLayer {
-            policy: Arc::new(Policy::new(self.settings, budget)),
+            policy: Arc::new(Policy::new(self.settings, budget, self.only_measures)),
             classify: self.classify,
             replay: self.replay,
             discard: self.discard,

@@ -132,7 +132,9 @@
 mod backoff;
 mod discard;
 mod layer;
+mod measured;
 mod policy;
+mod retrying;
 mod service;
 mod settings;
 
@@ -142,6 +144,7 @@ pub use crate::replay::{Cloned, Idempotent, Replay, Within};
 pub use backoff::{Backoff, Jitter};
 pub use discard::{Discard, Dropped, Never};
 pub use layer::{RetryBuilder, RetryLayer};
+pub(crate) use measured::Measured;
 pub use policy::RetrySnapshot;
 pub(crate) use policy::RetryState;
 pub use service::{Retry, RetryFuture};

@@ -4,7 +4,8 @@ use super::settings::RetrySettings;
 use crate::budget::{Budget, Withdrawal};
 use crate::chance::{Chance, scale};
 use crate::error::Rejection;
-use crate::event::{Count, Counters, Event, GiveUpReason, GiveUps, Observers};
+use crate::event::{Count, Counters, Event, GiveUpReason, GiveUps, Observers, Retries};
+use crate::metrics::Meter;
 use crate::name::Name;
 use crate::replay::Replay;
 use crate::time::{TICK, nanos};
@@ -17,10 +18,15 @@ pub(super) struct Policy {
     pub(super) settings: RetrySettings,
     pub(super) budget: Option<Budget>,
     chance: Chance,
-    retries: Count,
+    transient: Count,
+    throttled: Count,
+    local: Count,
     recovered: Count,
     gave_up: Counters<GiveUpReason>,
     pub(super) observers: Observers,
+    pub(super) meter: Meter,
+    /// Calls are measured, but neither retried nor reported.
+    pub(super) only_measures: bool,
 }
 
 /// A granted retry. Its token goes back to the budget if the retry is not sent.
@@ -41,15 +47,23 @@ pub(super) struct Progress {
 }
 
 impl Policy {
-    pub(super) fn new(settings: RetrySettings, budget: Option<Budget>) -> Self {
+    pub(super) fn new(
+        settings: RetrySettings,
+        budget: Option<Budget>,
+        only_measures: bool,
+    ) -> Self {
         Self {
             settings,
             budget,
             chance: Chance::new(settings.seed),
-            retries: Count::default(),
+            transient: Count::default(),
+            throttled: Count::default(),
+            local: Count::default(),
             recovered: Count::default(),
             gave_up: Counters::default(),
             observers: Observers::default(),
+            meter: Meter::default(),
+            only_measures,
         }
     }
 
@@ -94,6 +108,10 @@ impl Policy {
             }
             if verdict == Verdict::Healthy {
                 self.recovered.add();
+                self.observers.tell(Event::Recovered {
+                    name: self.settings.name,
+                    attempt: progress.attempt,
+                });
                 budget.into_iter().for_each(Budget::retry_succeeded);
             }
         }
@@ -169,7 +187,11 @@ impl Policy {
 
     /// Counts and reports a granted retry.
     pub(super) fn retrying(&self, attempt: u32, verdict: Verdict, wait: Duration) {
-        self.retries.add();
+        match verdict {
+            Verdict::Throttled { .. } => self.throttled.add(),
+            Verdict::Local => self.local.add(),
+            _ => self.transient.add(),
+        }
         self.observers.tell(Event::Retrying {
             name: self.settings.name,
             attempt,
@@ -189,9 +211,19 @@ impl Policy {
     }
 
     pub(super) fn snapshot(&self) -> RetrySnapshot {
+        let by_verdict = Retries {
+            transient: self.transient.get(),
+            throttled: self.throttled.get(),
+            local: self.local.get(),
+        };
         RetrySnapshot {
             name: self.settings.name,
-            retries: self.retries.get(),
+            retries: by_verdict
+                .by_verdict()
+                .into_iter()
+                .map(|(_, count)| count)
+                .sum(),
+            by_verdict,
             recovered: self.recovered.get(),
             gave_up: (&self.gave_up).into(),
         }
@@ -223,6 +255,8 @@ pub struct RetrySnapshot {
     pub name: Name,
     /// Retries that were granted.
     pub retries: u64,
+    /// The same, by the verdict on the attempt before.
+    pub by_verdict: Retries,
     /// Calls that succeeded by a retry.
     pub recovered: u64,
     /// Failed calls that were not retried although their verdict allowed it, by reason.

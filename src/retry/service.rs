@@ -1,9 +1,10 @@
 use super::discard::{Discard, Dropped};
 use super::policy::{Granted, Policy, Progress};
-use crate::budget::{Budget, Withdrawal};
-use crate::error::{Rejection, StackError};
+use super::retrying::{Retrying, Step};
+use crate::budget::Budget;
+use crate::error::StackError;
 use crate::event::GiveUpReason;
-use crate::gate::left_waiting;
+use crate::metrics::{Ended, Moment};
 use crate::replay::{Idempotent, Replay};
 use crate::verdict::{Classify, Outcome, Verdict, judge};
 use pin_project_lite::pin_project;
@@ -11,8 +12,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 use tower::Service;
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
@@ -23,19 +23,19 @@ pub struct Retry<S, C = Outcome, R = Idempotent, D = Dropped> {
 }
 
 /// What all clones of a service share. A call clones this reference, not the services below.
-struct Shared<S, C, R, D> {
+pub(super) struct Shared<S, C, R, D> {
     /// The instance that retries clone. It is never polled, so its clones hold no reservation. The
     /// mutex is there because a service need not be `Sync`. The lock is not held while cloning.
     spare: Mutex<Option<S>>,
-    policy: Arc<Policy>,
-    classify: C,
-    replay: R,
+    pub(super) policy: Arc<Policy>,
+    pub(super) classify: C,
+    pub(super) replay: R,
     discard: D,
 }
 
 impl<S: Clone, C, R, D> Shared<S, C, R, D> {
     /// An unready clone. `None` while another retry is cloning the spare.
-    fn unready(&self) -> Option<S> {
+    pub(super) fn unready(&self) -> Option<S> {
         let service = lock(&self.spare).take();
         let spare = Spare {
             home: &self.spare,
@@ -84,6 +84,16 @@ impl<S: Clone, C, R, D> Retry<S, C, R, D> {
         Self {
             inner,
             shared: None,
+        }
+    }
+}
+
+impl<S, C, R, D> Retry<S, C, R, D> {
+    /// Now, if calls are measured.
+    pub(super) fn now(&self) -> Moment {
+        match &self.shared {
+            Some(shared) => shared.policy.meter.begin(),
+            None => Moment::default(),
         }
     }
 }
@@ -185,6 +195,24 @@ where
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_since(&mut Moment::default(), cx)
+    }
+}
+
+impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
+where
+    S: Service<Req> + Clone,
+    S::Error: StackError,
+    C: Classify<S::Response, S::Error>,
+    R: Replay<Req>,
+    D: Discard<S::Response>,
+{
+    /// Polls a call that began at `since`, which is taken when the first attempt ends.
+    pub(super) fn poll_since(
+        self: Pin<&mut Self>,
+        since: &mut Moment,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, S::Error>> {
         let mut state = self.project().state;
         if let StateProj::First { call, copy, shared } = state.as_mut().project() {
             let outcome = ready!(call.poll(cx));
@@ -192,18 +220,29 @@ where
                 return Poll::Ready(outcome);
             };
             let verdict = judge(&shared.classify, outcome.as_ref());
+            let meter = &shared.policy.meter;
+            let (since, ended) = (std::mem::take(since), ended(verdict, &outcome));
+            if shared.policy.only_measures {
+                meter.call_of_one(since, ended);
+                return Poll::Ready(outcome);
+            }
             let copied = copy.as_ref();
             let budget = copied.and_then(|copy| shared.replay.budget(copy));
             if verdict == Verdict::Healthy {
+                meter.call_of_one(since, ended);
                 shared.policy.first_success(budget);
                 return Poll::Ready(outcome);
             }
+            let end = meter.attempt(since, 1, ended);
             let mut progress = shared.policy.begin(copied, &shared.replay);
             let granted = shared.follow_up(&mut progress, &outcome, verdict, copied, budget);
             let Some(granted) = granted else {
+                meter.call(since, end, ended);
                 return Poll::Ready(outcome);
             };
             let retrying = Retrying {
+                since,
+                sent: Moment::default(),
                 step: shared.wait(outcome, granted),
                 service: None,
                 budget: budget.cloned(),
@@ -225,10 +264,27 @@ where
     }
 }
 
+impl<S, C, R, Req, D> RetryFuture<S, C, R, Req, D>
+where
+    S: Service<Req>,
+    D: Discard<S::Response>,
+{
+    /// Records a call that was dropped during its first attempt.
+    pub(super) fn cancelled(&self, since: Moment) {
+        if let State::First {
+            shared: Some(shared),
+            ..
+        } = &self.state
+        {
+            shared.policy.meter.call_of_one(since, Ended::CANCELLED);
+        }
+    }
+}
+
 impl<S, C, R, D> Shared<S, C, R, D> {
     /// Decides about the next attempt, after any outcome but the success of a first attempt. `None`:
     /// the call ends with this outcome.
-    fn follow_up<Req, Res, E>(
+    pub(super) fn follow_up<Req, Res, E>(
         &self,
         progress: &mut Progress,
         outcome: &Result<Res, E>,
@@ -253,7 +309,11 @@ impl<S, C, R, D> Shared<S, C, R, D> {
     }
 
     /// Discards an outcome and begins the wait for the next attempt.
-    fn wait<F, Res, E>(&self, outcome: Result<Res, E>, granted: Granted) -> Step<F, D::Future>
+    pub(super) fn wait<F, Res, E>(
+        &self,
+        outcome: Result<Res, E>,
+        granted: Granted,
+    ) -> Step<F, D::Future>
     where
         D: Discard<Res>,
     {
@@ -267,174 +327,13 @@ impl<S, C, R, D> Shared<S, C, R, D> {
     }
 }
 
-pin_project! {
-    /// A call from its first retry on.
-    struct Retrying<S, C, R, Req, D>
-    where
-        S: Service<Req>,
-        D: Discard<S::Response>,
-    {
-        #[pin]
-        step: Step<S::Future, D::Future>,
-        // A clone, from the end of the wait until the retry is sent.
-        service: Option<S>,
-        // The budget of the request, if it is not that of the layer.
-        budget: Option<Budget>,
-        // The request of the next attempt.
-        copy: Option<Req>,
-        progress: Progress,
-        shared: Arc<Shared<S, C, R, D>>,
-    }
-
-    impl<S, C, R, Req, D> PinnedDrop for Retrying<S, C, R, Req, D>
-    where
-        S: Service<Req>,
-        D: Discard<S::Response>,
-    {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if left_waiting(|| this.step.set(Step::Done)) {
-                this.shared.policy.refund(this.budget.as_ref());
-            }
-        }
-    }
+/// How an attempt ended, for metrics.
+pub(super) fn ended<Res, E: StackError>(verdict: Verdict, outcome: &Result<Res, E>) -> Ended {
+    let rejection = outcome.as_ref().err().and_then(StackError::rejection);
+    Ended::with(verdict, rejection)
 }
 
-pin_project! {
-    #[project = StepProj]
-    enum Step<F, G> {
-        // Waits for all of these. The withdrawal goes back to the budget if the retry is not sent.
-        Waiting {
-            #[pin]
-            sleep: Option<Sleep>,
-            yielded: bool,
-            #[pin]
-            discard: Option<G>,
-            withdrawal: Option<Withdrawal>,
-        },
-        Readying { withdrawal: Option<Withdrawal> },
-        Calling {
-            #[pin]
-            call: F,
-        },
-        Done,
-    }
-}
-
-impl<S, C, R, Req, D> Retrying<S, C, R, Req, D>
-where
-    S: Service<Req> + Clone,
-    S::Error: StackError,
-    C: Classify<S::Response, S::Error>,
-    R: Replay<Req>,
-    D: Discard<S::Response>,
-{
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Response, S::Error>> {
-        loop {
-            ready!(self.as_mut().poll_send(cx))?;
-            let mut this = self.as_mut().project();
-            let StepProj::Calling { call } = this.step.as_mut().project() else {
-                panic!("{POLLED}");
-            };
-            let outcome = ready!(call.poll(cx));
-            let shared = &*this.shared;
-            let verdict = judge(&shared.classify, outcome.as_ref());
-            let copy = this.copy.as_ref();
-            let budget = this.budget.as_ref();
-            let granted = shared.follow_up(this.progress, &outcome, verdict, copy, budget);
-            let Some(granted) = granted else {
-                this.step.set(Step::Done);
-                return Poll::Ready(outcome);
-            };
-            this.step.set(shared.wait(outcome, granted));
-        }
-    }
-
-    /// Waits, readies the service and sends the request. Ready when an attempt is in flight.
-    fn poll_send(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        let mut this = self.project();
-        let Shared { policy, replay, .. } = &**this.shared;
-        let withdrawal = match this.step.as_mut().project() {
-            StepProj::Waiting {
-                sleep,
-                yielded,
-                discard,
-                withdrawal,
-            } => {
-                // Both are polled, so that each registers the waker.
-                let slept = poll_and_drop(sleep, cx);
-                let discarded = poll_and_drop(discard, cx);
-                if !std::mem::replace(yielded, true) {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                ready!(slept);
-                ready!(discarded);
-                withdrawal.take()
-            }
-            StepProj::Readying { withdrawal } => withdrawal.take(),
-            StepProj::Calling { .. } => return Poll::Ready(Ok(())),
-            StepProj::Done => panic!("{POLLED}"),
-        };
-        if this.service.is_none() {
-            *this.service = this.shared.unready();
-        }
-        let Some(service) = this.service else {
-            // Another thread is cloning the spare. Try again soon.
-            this.step.set(Step::Readying { withdrawal });
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        };
-        match service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => {
-                drop(withdrawal);
-                this.step.set(Step::Done);
-                return Poll::Ready(Err(error));
-            }
-            Poll::Pending => {
-                this.step.set(Step::Readying { withdrawal });
-                return Poll::Pending;
-            }
-        }
-        let mut req = this.copy.take().expect(POLLED);
-        // The deadline may have passed while the service was readied or the response discarded.
-        let deadline = replay.deadline(&req);
-        if deadline.is_some_and(|deadline| deadline.rules_out(Instant::now(), Duration::ZERO)) {
-            drop(withdrawal);
-            this.step.set(Step::Done);
-            let by = policy.settings.name;
-            return Poll::Ready(Err(S::Error::reject(Rejection::DeadlinePassed { by })));
-        }
-        this.progress.attempt += 1;
-        let last = this.progress.attempt >= this.progress.attempts;
-        *this.copy = if last { None } else { replay.keep(&req) };
-        replay.resend(&mut req, this.progress.attempt);
-        // From here on the retry counts as sent.
-        if let Some(withdrawal) = withdrawal {
-            withdrawal.spend();
-        }
-        let call = service.call(req);
-        // Dropping the instance frees what it still has reserved while the attempt is in flight.
-        *this.service = None;
-        this.step.set(Step::Calling { call });
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Polls a future, if there is one, and drops it when it completes.
-fn poll_and_drop<F: Future<Output = ()>>(
-    mut slot: Pin<&mut Option<F>>,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    if let Some(future) = slot.as_mut().as_pin_mut() {
-        ready!(future.poll(cx));
-        slot.set(None);
-    }
-    Poll::Ready(())
-}
-
-const POLLED: &str = "a future must not be polled after it was ready";
+pub(super) const POLLED: &str = "a future must not be polled after it was ready";
 
 impl<S, C, R, Req, D> fmt::Debug for RetryFuture<S, C, R, Req, D>
 where

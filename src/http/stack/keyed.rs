@@ -10,7 +10,7 @@ use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::keyed::{ByKey, Inside, KeyedBuilder, Lookup, Make, OfRequest, Route, Store, Unkeyed};
 use crate::load_shed::MakeLimit;
 use crate::rate_limit::{MakeLimiter, Quota, QuotaOf};
-use crate::retry::{Dropped, Retry, RetryBuilder, RetryLayer, RetrySnapshot};
+use crate::retry::{Dropped, Measured, RetryBuilder, RetryLayer, RetrySnapshot};
 use crate::timeout::{Timeout, TimeoutLayer};
 use std::fmt;
 use std::future::poll_fn;
@@ -76,6 +76,7 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
             name,
             observers,
             registry,
+            metrics,
         } = stack.parts;
         if registry.is_some() {
             let allowed = "unset: add the layer with `Registry::add` after it is built";
@@ -116,7 +117,8 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
         if let Some((builder, name)) = retry.clone().and_then(RetryBuilder::without_own_budget) {
             (retry, budget) = (Some(builder), Some(name));
         }
-        let retry = match retry {
+        let measures = metrics.then(|| RetryLayer::builder().only_measures().name(name));
+        let retry = match retry.or(measures) {
             None => None,
             Some(retry) => {
                 let retry = retry.classify(P::classify(stack.classify, None));
@@ -146,6 +148,10 @@ impl<C, R, K, D, U, W, P, F, Q> KeyedBuilder<StackBuilder<C, R, K, D, U, W, P>, 
             ends: PhantomData,
         };
         observers.iter().for_each(|observer| layer.add(observer));
+        #[cfg(feature = "metrics")]
+        if metrics {
+            layer.switch_on_metrics();
+        }
         Ok(layer)
     }
 
@@ -225,10 +231,15 @@ where
         ByKey::new(self.lookup.clone())
     }
 
+    /// The retry, unless it only measures.
+    pub(super) fn retrying(&self) -> Option<&RetryLayer<P::Classify<C>, Inside<R>, D>> {
+        self.retry.as_ref().filter(|retry| retry.retries())
+    }
+
     /// The counters of the retry, of all keys together, if there is one.
     #[must_use]
     pub fn retry_snapshot(&self) -> Option<RetrySnapshot> {
-        self.retry.as_ref().map(RetryLayer::snapshot)
+        self.retrying().map(RetryLayer::snapshot)
     }
 
     /// Changes the quota of all keys, present and new, that have none of their own. Does nothing if the
@@ -292,7 +303,7 @@ where
         let parts = store.make.handle(store.keyless());
         writeln!(f, "{} for the whole call", self.deadline)?;
         writeln!(f, "for each of at most {} keys:", store.capacity())?;
-        line(f, "retry", self.retry.as_ref())?;
+        line(f, "retry", self.retrying())?;
         if let Some(budget) = parts.budget() {
             writeln!(f, "{budget}")?;
         }
@@ -305,7 +316,7 @@ where
 
 type Gated<S, C, K, U, W> =
     Gate<Unkeyed<Timeout<WrapError<S, W>, K>>, OfRequest<Kept<C>>, Inside<K>, U>;
-type Retried<S, C, R, K, D, U, W> = Retry<Gated<S, C, K, U, W>, C, Inside<R>, D>;
+type Retried<S, C, R, K, D, U, W> = Measured<Gated<S, C, K, U, W>, C, Inside<R>, D>;
 type Whole<S, F, Q, C, R, K, D, U, W, P> =
     Timeout<Route<Retried<S, <P as Pauses>::Classify<C>, R, K, D, U, W>, F, MakeParts<C, Q, P>>, K>;
 
@@ -357,10 +368,7 @@ where
     fn layer(&self, client: S) -> Self::Service {
         let attempt = Unkeyed(self.attempt.layer(WrapError::new(client)));
         let gate = Gate::new(attempt, self.gate.admission, self.gate.carrier.clone());
-        let retried = match &self.retry {
-            Some(retry) => retry.layer(gate),
-            None => Retry::off(gate),
-        };
+        let retried = Measured::new(self.retry.as_ref(), gate);
         let route = Route::new(retried, self.lookup.clone());
         KeyedStack {
             inner: self.deadline.layer(route),

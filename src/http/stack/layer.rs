@@ -4,7 +4,7 @@ use crate::error::{ErrorLayer, WrapError};
 use crate::gate::{Gate, GateLayer, UntilHead};
 use crate::load_shed::ConcurrencyLimit;
 use crate::rate_limit::{Metered, RateLimiter};
-use crate::retry::{Budget, Dropped, Retry, RetryLayer, RetrySnapshot};
+use crate::retry::{Budget, Dropped, Measured, RetryLayer, RetrySnapshot};
 use crate::timeout::{Timeout, TimeoutLayer, TimeoutSnapshot};
 use std::fmt;
 use std::future::poll_fn;
@@ -66,10 +66,15 @@ impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
         self.retry.as_ref().and_then(RetryLayer::budget)
     }
 
+    /// The retry, unless it only measures.
+    pub(super) fn retrying(&self) -> Option<&RetryLayer<P::Classify<C>, R, D>> {
+        self.retry.as_ref().filter(|retry| retry.retries())
+    }
+
     /// The counters of the retry, if there is one.
     #[must_use]
     pub fn retry_snapshot(&self) -> Option<RetrySnapshot> {
-        self.retry.as_ref().map(RetryLayer::snapshot)
+        self.retrying().map(RetryLayer::snapshot)
     }
 
     /// The handle of the load shed (concurrency limit), if there is one.
@@ -136,7 +141,7 @@ impl<C, R, K, D, U, W, P: Pauses> fmt::Debug for StackLayer<C, R, K, D, U, W, P>
 impl<C, R, K, D, U, W, P: Pauses> fmt::Display for StackLayer<C, R, K, D, U, W, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} for the whole call", self.deadline)?;
-        line(f, "retry", self.retry.as_ref())?;
+        line(f, "retry", self.retrying())?;
         line(f, "load shed", self.limit())?;
         match self.limiter() {
             Some(limiter) if P::PAUSES => {
@@ -172,10 +177,7 @@ where
 
     fn layer(&self, client: S) -> Self::Service {
         let gate = self.gate.layer(self.attempt.layer(WrapError::new(client)));
-        let retried = match &self.retry {
-            Some(retry) => retry.layer(gate),
-            None => Retry::off(gate),
-        };
+        let retried = Measured::new(self.retry.as_ref(), gate);
         Stack {
             inner: self.deadline.layer(retried),
         }
@@ -183,7 +185,7 @@ where
 }
 
 type Gated<S, C, K, U, W> = Gate<Timeout<WrapError<S, W>, K>, Admissions<C>, K, U>;
-type Retried<S, C, R, K, D, U, W> = Retry<Gated<S, C, K, U, W>, C, R, D>;
+type Retried<S, C, R, K, D, U, W> = Measured<Gated<S, C, K, U, W>, C, R, D>;
 type Whole<S, C, R, K, D, U, W, P> =
     Timeout<Retried<S, <P as Pauses>::Classify<C>, R, K, D, U, W>, K>;
 

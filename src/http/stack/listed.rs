@@ -4,12 +4,12 @@ use super::keyed::KeyedStackLayer;
 use super::layer::StackLayer;
 use super::parts::{Each, KeyedParts, MakeParts};
 use crate::circuit_breaker::Circuit;
-use crate::event::{Observe, Observers};
+use crate::event::{Observe, Observers, STATES};
 use crate::http::Pauses;
 use crate::keyed::ByKey;
 use crate::load_shed::ConcurrencyLimit;
 use crate::name::Name;
-use crate::observe::{KeysState, LayerState, Reader, STATES, Sealed};
+use crate::observe::{KeysState, LayerState, Reader, Sealed};
 use crate::rate_limit::{QuotaOf, RateLimiter};
 use crate::retry::RetryLayer;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
     pub(super) fn add(&self, observer: &Arc<dyn Observe>) {
         let parts = [
             Some(self.deadline.observers()),
-            self.retry.as_ref().map(RetryLayer::observers),
+            self.retrying().map(RetryLayer::observers),
             self.limit().map(ConcurrencyLimit::observers),
             self.limiter().map(RateLimiter::observers),
             self.circuit().map(Circuit::observers),
@@ -42,7 +42,7 @@ impl<C, R, K, D, U, W, P: Pauses> Sealed for StackLayer<C, R, K, D, U, W, P> {
 
     fn reader(&self) -> Reader {
         let deadline = self.deadline.weak();
-        let retry = self.retry.as_ref().map(RetryLayer::weak);
+        let retry = self.retrying().map(RetryLayer::weak);
         let limit = self.limit().map(ConcurrencyLimit::weak);
         let limiter = self.limiter().map(RateLimiter::weak);
         let circuit = self.circuit().map(Circuit::weak);
@@ -94,7 +94,7 @@ where
         } = &self.lookup.store.make;
         let parts = [
             Some(self.deadline.observers()),
-            self.retry.as_ref().map(RetryLayer::observers),
+            self.retrying().map(RetryLayer::observers),
             limit.as_ref().map(|limit| match limit {
                 Each::Own(make) => &make.observers,
                 Each::Shared(limit) => limit.observers(),
@@ -125,7 +125,7 @@ where
     fn reader(&self) -> Reader {
         let deadline = self.deadline.weak();
         let keys = Arc::downgrade(&self.lookup);
-        let retry = self.retry.as_ref().map(RetryLayer::weak);
+        let retry = self.retrying().map(RetryLayer::weak);
         let attempt = self.attempt.weak();
         Box::new(move || {
             let by_key = ByKey::new(keys.upgrade()?);

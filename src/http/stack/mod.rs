@@ -3,6 +3,8 @@
 mod keyed;
 mod layer;
 mod listed;
+#[cfg(feature = "metrics")]
+mod metered;
 mod parts;
 
 pub use keyed::{KeyedStack, KeyedStackLayer};
@@ -87,6 +89,7 @@ pub fn stack() -> StackBuilder {
             name: Name::UNNAMED,
             observers: Observers::default(),
             registry: None,
+            metrics: false,
         },
         classify: StatusClassifier::default(),
         replay: Idempotent,
@@ -174,6 +177,7 @@ struct Parts {
     name: Name,
     observers: Observers,
     registry: Option<Registry>,
+    metrics: bool,
 }
 
 /// A load shed or rate limit of a stack: settings to make one from, or a handle to share.
@@ -356,6 +360,14 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
         self
     }
 
+    /// Measures calls, attempts and waits, and counts the events of all parts, through the facade `metrics` (feature
+    /// `metrics`). Default: off. The [module `metrics`](crate::metrics) lists the metrics.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self) -> Self {
+        self.parts.metrics = true;
+        self
+    }
+
     /// Lists each stack that this builder builds in `registry`. Default: none.
     ///
     /// A stack [per key](Self::per_key) is not listed by this: give its layer to [`Registry::add`].
@@ -449,6 +461,7 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
             name,
             observers,
             registry,
+            metrics,
         } = self.parts;
         let limit = match load_shed {
             None => None,
@@ -483,7 +496,8 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
                 Some(breaker.admission)
             }
         };
-        let retry = match retry {
+        let measures = metrics.then(|| RetryLayer::builder().only_measures());
+        let retry = match retry.or(measures) {
             None => None,
             Some(retry) => {
                 let retry = retry.named_if_unnamed(name);
@@ -507,6 +521,10 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
             wrap: PhantomData,
         };
         observers.iter().for_each(|observer| layer.add(observer));
+        #[cfg(feature = "metrics")]
+        if metrics {
+            layer.switch_on_metrics();
+        }
         if let Some(registry) = registry {
             registry.add(&layer);
         }
