@@ -237,3 +237,29 @@ async fn a_panic_of_an_observer_is_dropped_if_a_call_is_dropped() {
     assert!(unwinding.is_err());
     assert_eq!(circuit.state(), CircuitState::Open);
 }
+
+#[test]
+fn observers_that_are_added_during_events_all_see_the_later_ones() {
+    let circuit = buttress::circuit_breaker::Circuit::builder()
+        .build()
+        .unwrap();
+    let observers: Vec<_> = (0..8).map(|_| Seen::default()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..2_000 {
+                    circuit.force_open();
+                    circuit.reset();
+                }
+            });
+        }
+        for observer in &observers {
+            scope.spawn(|| circuit.observe(observer.clone()));
+        }
+    });
+    observers.iter().for_each(|observer| drop(observer.take()));
+    circuit.force_open();
+    for observer in &observers {
+        assert_eq!(observer.take().len(), 1);
+    }
+}

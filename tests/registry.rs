@@ -310,3 +310,52 @@ fn the_totals_survive_resets_and_the_window() {
     assert_eq!(value(&registry, &total("success")), Some(15.0));
     assert_eq!(value(&registry, &total("failure")), Some(5.0));
 }
+
+#[test]
+fn scrapes_during_calls_lose_and_invent_nothing() {
+    const CALLS: u32 = 20_000;
+    let registry = Registry::new();
+    let circuit = Circuit::builder().name("orders").build().unwrap();
+    let limit = ConcurrencyLimit::new(0);
+    registry.add(&circuit);
+    registry.add(&limit);
+    let success = "buttress_attempts_total{name=\"orders\",outcome=\"success\"}";
+    let overloaded = "buttress_rejections_total{name=\"unnamed#1\",layer=\"load_shed\",error_type=\"overloaded\"}";
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..CALLS {
+                        circuit.try_acquire().unwrap().settle(Verdict::Healthy);
+                        limit.try_acquire().unwrap_err();
+                    }
+                })
+            })
+            .collect();
+        // Names come and go meanwhile.
+        scope.spawn(|| {
+            for n in 0..500 {
+                registry.add(
+                    &Circuit::builder()
+                        .name(format!("{}", n % 7))
+                        .build()
+                        .unwrap(),
+                );
+            }
+        });
+        let mut last = (0.0, 0.0);
+        while !callers
+            .iter()
+            .all(std::thread::ScopedJoinHandle::is_finished)
+        {
+            let now = (
+                value(&registry, success).unwrap(),
+                value(&registry, overloaded).unwrap(),
+            );
+            assert!(now.0 >= last.0 && now.1 >= last.1, "{last:?}, then {now:?}");
+            last = now;
+        }
+    });
+    assert_eq!(value(&registry, success), Some(f64::from(3 * CALLS)));
+    assert_eq!(value(&registry, overloaded), Some(f64::from(3 * CALLS)));
+}
