@@ -263,3 +263,27 @@ fn observers_that_are_added_during_events_all_see_the_later_ones() {
         assert_eq!(observer.take().len(), 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_of_a_keyed_layer_sees_all_keys() {
+    let seen = Seen::default();
+    let layer = RateLimitLayer::builder(Quota::per_second(1).burst(1))
+        .max_wait(Duration::ZERO)
+        .per_key(Authority)
+        .build()
+        .unwrap();
+    layer.observe(seen.clone());
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(ErrorLayer)
+        .service(service_fn(|_| status(200)));
+    for host in ["one", "two"] {
+        let get = || Request::get(format!("http://{host}/")).body(()).unwrap();
+        service.clone().oneshot(get()).await.unwrap();
+        service.clone().oneshot(get()).await.unwrap_err();
+    }
+    assert!(matches!(
+        seen.take()[..],
+        [Event::RateLimited { .. }, Event::RateLimited { .. }]
+    ));
+}

@@ -4,10 +4,11 @@ use super::circuit::Circuit;
 use super::layer::{CircuitBreakerBuilder, Guarded};
 use super::settings::{CircuitBreakerSettings, WhenOpen};
 use crate::error::InvalidConfig;
-use crate::event::Observers;
+use crate::event::{Observe, Observers};
 use crate::gate::{GateLayer, UntilHead};
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
 use crate::verdict::Outcome;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Makes circuit breakers that keep a circuit for each key. Built by
@@ -41,6 +42,12 @@ where
     F: Send + Sync + 'static,
     C: Clone + Send + Sync + 'static,
 {
+    /// Adds an observer of the events of the circuits of all keys. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        let observers = &self.admission.lookup.store.make.observers;
+        observers.add(Arc::new(observer));
+    }
+
     /// The circuits of all keys.
     #[must_use]
     pub fn by_key(&self) -> ByKey<Circuit> {

@@ -4,9 +4,10 @@ use super::layer::LoadShedBuilder;
 use super::limit::ConcurrencyLimit;
 use super::settings::LoadShedSettings;
 use crate::error::InvalidConfig;
-use crate::event::Observers;
+use crate::event::{Observe, Observers};
 use crate::gate::{GateLayer, UntilHead};
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Makes load sheds that keep a limit for each key. Built by [`per_key`](LoadShedBuilder::per_key).
@@ -34,6 +35,12 @@ impl<F, K, U, O> KeyedBuilder<LoadShedBuilder<K, U, O>, F> {
 }
 
 impl<F: Send + Sync + 'static, K, U, O> KeyedLoadShedLayer<F, K, U, O> {
+    /// Adds an observer of the events of the limits of all keys. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        let observers = &self.admission.0.lookup.store.make.observers;
+        observers.add(Arc::new(observer));
+    }
+
     /// The limits of all keys.
     #[must_use]
     pub fn by_key(&self) -> ByKey<ConcurrencyLimit> {

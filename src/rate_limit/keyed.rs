@@ -5,9 +5,10 @@ use super::limiter::RateLimiter;
 use super::quota::Quota;
 use super::settings::RateLimitSettings;
 use crate::error::InvalidConfig;
-use crate::event::Observers;
+use crate::event::{Observe, Observers};
 use crate::gate::GateLayer;
 use crate::keyed::{ByKey, KeyedBuilder, Lookup, Make, PerKey, State, Store};
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
@@ -87,6 +88,12 @@ where
         let set = |state: &KeptLimiter<W>| store.make.made(state);
         store.for_each_state(|_, state| set(state));
         store.for_the_others(set);
+    }
+
+    /// Adds an observer of the events of the limiters of all keys. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        let observers = &self.admission.0.lookup.store.make.observers;
+        observers.add(Arc::new(observer));
     }
 
     /// The limiters of all keys.
