@@ -6,7 +6,8 @@ use buttress::keyed::Keys;
 use buttress::observe::Registry;
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, Error, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
+    CircuitBreakerLayer, Error, FallbackLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer,
+    TimeoutLayer,
 };
 use divan::{Bencher, black_box};
 use std::borrow::Cow;
@@ -82,6 +83,11 @@ fn timeout(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn retry_first_attempt_ok(bencher: Bencher<'_, '_>) {
     measure(bencher, retry().layer(Bare));
+}
+
+#[divan::bench]
+fn fallback_not_needed(bencher: Bencher<'_, '_>) {
+    measure(bencher, FallbackLayer::to(Bare).replay(Cloned).layer(Bare));
 }
 
 #[divan::bench]

@@ -1,59 +1,51 @@
-//! While the circuit is open, a call gets the last known price from a cache.
+//! While the upstream fails, a call gets the news of yesterday. The answer is marked, and counted.
 //!
 //! `cargo run --example fallback`
 
-use buttress::{CircuitBreakerLayer, Error, ErrorLayer, Rejection};
-use std::collections::HashMap;
+use buttress::fallback::Failed;
+use buttress::http::{Degraded, stack};
+use buttress::{Error, FallbackLayer};
+use http::{Request, Response};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
 static UP: AtomicBool = AtomicBool::new(true);
 
-/// Responds with the price of a product.
-async fn upstream(product: u32) -> Result<u32, &'static str> {
-    let price = UP.load(Relaxed).then_some(product * 100);
-    price.ok_or("down")
+async fn upstream(_: Request<()>) -> Result<Response<&'static str>, Infallible> {
+    let status = if UP.load(Relaxed) { 200 } else { 503 };
+    let response = Response::builder().status(status).body("today's news");
+    Ok(response.expect("a valid response"))
 }
 
-/// Calls the upstream, and falls back to the cache while the circuit is open.
-async fn price(
-    client: &mut impl Service<u32, Response = u32, Error = Error<&'static str>>,
-    cache: &mut HashMap<u32, u32>,
-    product: u32,
-) -> Result<u32, Error<&'static str>> {
-    match client.ready().await?.call(product).await {
-        Ok(price) => {
-            cache.insert(product, price);
-            Ok(price)
-        }
-        Err(error @ Error::Rejected(Rejection::CircuitOpen { .. })) => {
-            cache.get(&product).copied().ok_or(error)
-        }
-        Err(error) => Err(error),
+/// The answer for a call that failed.
+async fn yesterday(
+    failed: Failed<Request<()>, Response<&'static str>, Error<Infallible>>,
+) -> Result<Response<&'static str>, Error<Infallible>> {
+    match failed.req {
+        Some(req) if req.uri().path() == "/news" => Ok(Response::new("yesterday's news")),
+        _ => failed.outcome,
     }
 }
 
 // With a paused clock, a machine that stalls changes nothing.
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let breaker = CircuitBreakerLayer::builder().consecutive_failures(2);
-    let mut client = ServiceBuilder::new()
-        .layer(breaker.build()?)
-        .layer(ErrorLayer)
-        .service(service_fn(upstream));
-    let mut cache = HashMap::new();
+    let stack = stack().name("news");
+    let stack = stack.fallback(FallbackLayer::new(yesterday));
+    let layer = stack.build()?;
+    let client = layer.layer(service_fn(upstream));
 
-    assert_eq!(price(&mut client, &mut cache, 7).await, Ok(700));
-    println!("product 7: 700, from the upstream");
-
-    UP.store(false, Relaxed);
-    for _ in 0..2 {
-        let error = price(&mut client, &mut cache, 7).await.unwrap_err();
-        println!("product 7: {error}");
+    for (is_up, expected) in [(true, "today's news"), (false, "yesterday's news")] {
+        UP.store(is_up, Relaxed);
+        let request = Request::get("/news").body(())?;
+        let response = client.clone().oneshot(request).await?;
+        let degraded = response.extensions().get::<Degraded>().is_some();
+        println!("{} (degraded: {degraded})", response.body());
+        assert_eq!((*response.body(), degraded), (expected, !is_up));
     }
-    assert_eq!(price(&mut client, &mut cache, 7).await, Ok(700));
-    println!("product 7: 700, from the cache");
-    let error = price(&mut client, &mut cache, 8).await.unwrap_err();
-    println!("product 8: {error}");
+    let snapshot = layer.fallback().snapshot();
+    println!("calls that fell back: {}", snapshot.fell_back);
+    assert_eq!(snapshot.fell_back, 1);
     Ok(())
 }

@@ -21,6 +21,9 @@
 //! | `too_costly` | DEBUG | `buttress::rate_limit` | `cost`, `burst` |
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
+//! | `fell_back` | DEBUG | `buttress::fallback` | `verdict`, `rejected_by` |
+//! | `degraded` | INFO | `buttress::fallback` | `verdict` |
+//! | `restored` | INFO | `buttress::fallback` | |
 //! | `limit_changed` | INFO | `buttress::load_shed` | `from`, `to` |
 //!
 //! The field `name` is the name of the layer. It is absent if the layer has no name. Fields that
@@ -64,6 +67,7 @@ mod observe;
 pub use observe::Observe;
 pub(crate) use observe::{Observers, drop_panics};
 
+use crate::error::Rejection;
 use crate::name::Name;
 use crate::time::millis;
 use crate::verdict::Verdict;
@@ -177,6 +181,27 @@ pub enum Event {
         name: Name,
         /// How long the limiter admits no calls.
         pause: Duration,
+    },
+    /// A fallback was asked for the answer of a failed call.
+    FellBack {
+        /// The name of the fallback.
+        name: Name,
+        /// The verdict on the failed call.
+        verdict: Verdict,
+        /// Why the call was rejected, if it was.
+        rejection: Option<Rejection>,
+    },
+    /// The first call after a success fell back.
+    Degraded {
+        /// The name of the fallback.
+        name: Name,
+        /// The verdict on the failed call.
+        verdict: Verdict,
+    },
+    /// The first call after a fallback succeeded.
+    Restored {
+        /// The name of the fallback.
+        name: Name,
     },
     /// A load shed rejected a call.
     Overloaded {
@@ -358,6 +383,7 @@ pub(crate) const STATES: [CircuitState; 5] = [
 
 impl Event {
     /// Emits the event through `tracing`.
+    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     fn emit(self) {
         match self {
             Self::TimedOut { name, after } => event!(
@@ -440,6 +466,23 @@ impl Event {
             Self::LimitChanged { name, from, to } => event!(
                 name: "limit_changed", target: "buttress::load_shed", Level::INFO,
                 name = name.as_str(), from, to, "limit_changed"
+            ),
+            Self::FellBack {
+                name,
+                verdict,
+                rejection,
+            } => event!(
+                name: "fell_back", target: "buttress::fallback", Level::DEBUG,
+                name = name.as_str(), verdict = verdict.as_str(),
+                rejected_by = rejection.and_then(|rejection| rejection.by().as_str()), "fell_back"
+            ),
+            Self::Degraded { name, verdict } => event!(
+                name: "degraded", target: "buttress::fallback", Level::INFO,
+                name = name.as_str(), verdict = verdict.as_str(), "degraded"
+            ),
+            Self::Restored { name } => event!(
+                name: "restored", target: "buttress::fallback", Level::INFO,
+                name = name.as_str(), "restored"
             ),
             // Only for observers: they tell of calls that went well.
             Self::Recovered { .. }

@@ -13,6 +13,7 @@ pub mod circuit_breaker;
 pub mod deadline;
 pub mod error;
 pub mod event;
+pub mod fallback;
 pub mod gate;
 #[cfg(feature = "http-body")]
 pub mod grpc;
@@ -38,6 +39,7 @@ pub mod verdict;
 pub use circuit_breaker::CircuitBreakerLayer;
 pub use deadline::{Carrier, Deadline};
 pub use error::{Error, ErrorLayer, Rejection, StackError};
+pub use fallback::FallbackLayer;
 pub use load_shed::LoadShedLayer;
 pub use name::Name;
 pub use rate_limit::{Cost, Quota, RateLimitLayer};

@@ -19,7 +19,8 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// The layers. They never use each other.
-const LAYERS: [&str; 5] = [
+const LAYERS: [&str; 6] = [
+    "fallback",
     "timeout",
     "retry",
     "circuit_breaker",

@@ -257,7 +257,9 @@ fn observers_that_are_added_during_events_all_see_the_later_ones() {
             scope.spawn(|| circuit.observe(observer.clone()));
         }
     });
-    observers.iter().for_each(|observer| drop(observer.take()));
+    for observer in &observers {
+        observer.take();
+    }
     circuit.force_open();
     for observer in &observers {
         assert_eq!(observer.take().len(), 1);

@@ -61,6 +61,7 @@ mod authority;
 mod body_end;
 mod classify;
 mod deadline;
+mod degraded;
 #[cfg(feature = "http-body")]
 mod drain;
 mod fault;
@@ -85,6 +86,7 @@ pub use authority::Authority;
 pub use body_end::{HeldBody, JudgeEnd, UntilBodyEnd};
 pub use classify::StatusClassifier;
 pub use deadline::{AttemptTimeout, InExtensions};
+pub use degraded::Degraded;
 #[cfg(feature = "http-body")]
 pub use drain::{Drain, Draining};
 pub use fault::{ClientError, judge_error};
@@ -99,5 +101,6 @@ pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};
 pub use respond::{Respond, RespondFuture, RespondLayer, RespondService, With};
 pub use retry_after::retry_after;
 pub use stack::{
-    KeyedParts, KeyedStack, KeyedStackLayer, Part, Stack, StackBuilder, StackLayer, stack,
+    FallbackStack, FallbackStackBuilder, FallbackStackLayer, KeyedParts, KeyedStack,
+    KeyedStackLayer, Part, Stack, StackBuilder, StackLayer, stack,
 };

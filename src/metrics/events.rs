@@ -113,9 +113,18 @@ impl Observe for Events {
             Event::Paused { name, .. } => {
                 counter!("buttress.rate.pauses", "name" => label(name)).increment(1);
             }
+            Event::FellBack { name, .. } => {
+                counter!("buttress.fallbacks", "name" => label(name)).increment(1);
+            }
+            Event::Degraded { name, .. } => degraded(name, 1),
+            Event::Restored { name } => degraded(name, 0),
             Event::LimitChanged { .. } => {}
         }
     }
+}
+
+fn degraded(name: Name, value: u8) {
+    gauge!("buttress.degraded", "name" => label(name)).set(f64::from(value));
 }
 
 /// Makes the counters of a retry with 0, so that a rate can be computed from the first failure on.
@@ -184,6 +193,10 @@ pub(super) fn describe() {
         ),
         ("buttress.circuit.probes", "Probes sent."),
         (
+            "buttress.fallbacks",
+            "Calls for which a fallback was asked.",
+        ),
+        (
             "buttress.rate.pauses",
             "Pauses that the upstream asked for.",
         ),
@@ -191,6 +204,10 @@ pub(super) fn describe() {
     for (name, help) in counters {
         describe_counter!(name, help);
     }
+    describe_gauge!(
+        "buttress.degraded",
+        "1 if the latest call fell back, else 0."
+    );
     describe_gauge!(
         "buttress.circuit.state",
         "1 for the state of the circuit, else 0."

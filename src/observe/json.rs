@@ -49,6 +49,12 @@ fn layer(json: &mut Json, layer: &LayerState) {
             json.number("timed_out", counts.timed_out);
             json.number("deadline_passed", counts.deadline_passed);
         }
+        LayerState::Fallback(seen) => {
+            json.string("layer", "fallback");
+            json.number("degraded", seen.degraded);
+            json.number("fell_back", seen.fell_back);
+            json.number("failed", seen.failed);
+        }
         LayerState::Retry(state) => retry(json, state),
         LayerState::LoadShed(limit) => {
             let seen = limit.snapshot();

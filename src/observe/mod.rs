@@ -36,6 +36,8 @@
 //! | `buttress_retry_recovered_total` | counter | | calls that succeeded by a retry |
 //! | `buttress_retry_gave_up_total` | counter | `reason` | failed calls that were not retried, by [`GiveUpReason`](crate::event::GiveUpReason) |
 //! | `buttress_retry_budget` | gauge | | tokens in the budget |
+//! | `buttress_fallbacks_total`, `buttress_fallbacks_failed_total` | counter | | calls for which a fallback was asked, and those for which it returned an error |
+//! | `buttress_degraded` | gauge | | 1 if the latest call fell back |
 //! | `buttress_attempts_total` | counter | `outcome` | outcomes that a circuit with a time window counted: `success`, `failure` |
 //! | `buttress_circuit_state` | gauge | `state` | 1 for the state of the circuit, 0 for the four others |
 //! | `buttress_circuit_transitions_total` | counter | `reason` | by [`TransitionReason`](crate::event::TransitionReason) |

@@ -1,5 +1,6 @@
 use crate::circuit_breaker::Circuit;
 use crate::event::{Event, Observe};
+use crate::fallback::{FallbackLayer, FallbackSnapshot};
 use crate::load_shed::ConcurrencyLimit;
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 /// What a [`Registry`](super::Registry) can list. You cannot implement it.
 ///
 /// A [`StackLayer`](crate::http::StackLayer), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
-/// [`RetryLayer`], a [`TimeoutLayer`], and the handles of the other layers: [`Circuit`], [`RateLimiter`] and
+/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`RateLimiter`] and
 /// [`ConcurrencyLimit`].
 pub trait Register: sealed::Sealed {}
 
@@ -55,6 +56,7 @@ impl Entry {
 pub enum LayerState {
     /// A timeout, with its place: `deadline`, `attempt_timeout` or `timeout`.
     Timeout(&'static str, TimeoutSnapshot),
+    Fallback(FallbackSnapshot),
     Retry(RetryState),
     LoadShed(ConcurrencyLimit),
     RateLimit(RateLimiter),
@@ -131,6 +133,21 @@ impl<C, R, D> sealed::Sealed for RetryLayer<C, R, D> {
     fn reader(&self) -> Reader {
         let weak = self.weak();
         Box::new(move || Some(vec![LayerState::Retry(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl<A, C, R, M> sealed::Sealed for FallbackLayer<A, C, R, M> {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::Fallback(weak()?)]))
     }
 
     fn watch(&self, observer: &Arc<dyn Observe>) {

@@ -3,6 +3,7 @@
 use super::state::{KeysState, LayerState};
 use crate::circuit_breaker::CircuitSnapshot;
 use crate::event::STATES;
+use crate::fallback::FallbackSnapshot;
 use crate::load_shed::LoadShedSnapshot;
 use crate::rate_limit::RateLimitSnapshot;
 use crate::retry::RetryState;
@@ -10,7 +11,7 @@ use crate::timeout::TimeoutSnapshot;
 use std::fmt::Write;
 
 /// The metrics, in the order of the text: name, kind and help.
-const METRICS: [(Metric, &str, &str, &str); 20] = [
+const METRICS: [(Metric, &str, &str, &str); 23] = [
     (
         Metric::Rejections,
         "buttress_rejections_total",
@@ -40,6 +41,24 @@ const METRICS: [(Metric, &str, &str, &str); 20] = [
         "buttress_retry_budget",
         "gauge",
         "Tokens in the retry budget.",
+    ),
+    (
+        Metric::Fallbacks,
+        "buttress_fallbacks_total",
+        "counter",
+        "Calls for which a fallback was asked.",
+    ),
+    (
+        Metric::FallbacksFailed,
+        "buttress_fallbacks_failed_total",
+        "counter",
+        "Of these, the calls for which it returned an error.",
+    ),
+    (
+        Metric::Degraded,
+        "buttress_degraded",
+        "gauge",
+        "1 if the latest call fell back, else 0.",
     ),
     (
         Metric::Attempts,
@@ -140,6 +159,9 @@ enum Metric {
     RetryRecovered,
     RetryGaveUp,
     RetryBudget,
+    Fallbacks,
+    FallbacksFailed,
+    Degraded,
     Attempts,
     CircuitState,
     CircuitTransitions,
@@ -160,6 +182,7 @@ enum Metric {
 /// What one layer showed at the moment of the scrape. Each layer is read once.
 enum Seen<'a> {
     Timeout(&'static str, &'a TimeoutSnapshot),
+    Fallback(&'a FallbackSnapshot),
     Retry(&'a RetryState),
     LoadShed(LoadShedSnapshot),
     RateLimit(RateLimitSnapshot),
@@ -218,6 +241,7 @@ pub(super) fn write(
 fn see(layer: &LayerState) -> Seen<'_> {
     match layer {
         LayerState::Timeout(place, counts) => Seen::Timeout(place, counts),
+        LayerState::Fallback(fallback) => Seen::Fallback(fallback),
         LayerState::Retry(retry) => Seen::Retry(retry),
         LayerState::LoadShed(limit) => Seen::LoadShed(limit.snapshot()),
         LayerState::RateLimit(limiter) => Seen::RateLimit(limiter.snapshot()),
@@ -270,6 +294,7 @@ impl Samples<'_> {
     fn of(&mut self, seen: &Seen<'_>) {
         match seen {
             Seen::Timeout(place, counts) => self.timeout(place, counts),
+            Seen::Fallback(fallback) => self.fallback(fallback),
             Seen::Retry(retry) => self.retry(retry),
             Seen::LoadShed(limit) => self.load_shed(limit),
             Seen::RateLimit(limiter) => self.rate_limit(limiter),
@@ -282,6 +307,15 @@ impl Samples<'_> {
         if self.metric == Metric::Rejections {
             self.rejections(layer, "timed_out", counts.timed_out);
             self.rejections(layer, "deadline_passed", counts.deadline_passed);
+        }
+    }
+
+    fn fallback(&mut self, seen: &FallbackSnapshot) {
+        match self.metric {
+            Metric::Fallbacks => self.count(&[], seen.fell_back),
+            Metric::FallbacksFailed => self.count(&[], seen.failed),
+            Metric::Degraded => self.count(&[], seen.degraded.into()),
+            _ => {}
         }
     }
 

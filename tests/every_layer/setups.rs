@@ -2,12 +2,13 @@
 
 use super::{Boxed, Res, TICK};
 use buttress::circuit_breaker::Circuit;
+use buttress::fallback::Failed;
 use buttress::load_shed::ConcurrencyLimit;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter};
 use buttress::timeout::TimeoutLayer;
 use buttress::{
-    Carrier, CircuitBreakerLayer, Deadline, Error, LoadShedLayer, Quota, RateLimitLayer, Rejection,
-    RetryLayer, Verdict,
+    Carrier, CircuitBreakerLayer, Deadline, Error, FallbackLayer, LoadShedLayer, Quota,
+    RateLimitLayer, Rejection, RetryLayer, Verdict,
 };
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -58,9 +59,11 @@ pub(crate) enum Setup {
     KeyedBreaker,
     KeyedShed,
     KeyedWaits,
+    Fallback,
+    FallsBack,
 }
 
-pub(crate) const ALL: [Setup; 16] = [
+pub(crate) const ALL: [Setup; 18] = [
     Setup::Timeout,
     Setup::TimesOut,
     Setup::Deadline,
@@ -77,6 +80,8 @@ pub(crate) const ALL: [Setup; 16] = [
     Setup::KeyedBreaker,
     Setup::KeyedShed,
     Setup::KeyedWaits,
+    Setup::Fallback,
+    Setup::FallsBack,
 ];
 
 /// The handles of the layers, to check that nothing leaks.
@@ -202,6 +207,16 @@ impl Setup {
                 layer.by_key().keyless().pause_until(until);
                 box_of(layer.layer(inner))
             }
+            Self::Fallback => {
+                let layer = FallbackLayer::to(inner.clone()).when(|_, _| false);
+                box_of(layer.replay(Cloned).layer(inner))
+            }
+            Self::FallsBack => {
+                let layer = FallbackLayer::new(|failed: Failed<u32, u32, _>| {
+                    std::future::ready(failed.outcome.or(Ok(failed.req.unwrap())))
+                });
+                box_of(layer.replay(Cloned).layer(inner))
+            }
         }
     }
 
@@ -223,7 +238,9 @@ impl Setup {
             | Self::Breaker
             | Self::Limit
             | Self::KeyedBreaker
-            | Self::KeyedShed => below,
+            | Self::KeyedShed
+            | Self::Fallback => below,
+            Self::FallsBack => outcome_of((below.outcome.0, Outcome::Ok)),
             Self::TimesOut => match below {
                 // A response on the first poll beats the timer.
                 Expected {

@@ -1,5 +1,6 @@
 //! The recommended stack in one call.
 
+mod fallback;
 mod keyed;
 mod layer;
 mod listed;
@@ -7,6 +8,7 @@ mod listed;
 mod metered;
 mod parts;
 
+pub use fallback::{FallbackStack, FallbackStackBuilder, FallbackStackLayer};
 pub use keyed::{KeyedStack, KeyedStackLayer};
 pub use layer::{Stack, StackLayer};
 pub use parts::KeyedParts;
