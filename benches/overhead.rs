@@ -6,8 +6,8 @@ use buttress::keyed::Keys;
 use buttress::observe::Registry;
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, Error, FallbackLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer,
-    TimeoutLayer,
+    CircuitBreakerLayer, Error, FallbackLayer, HedgeLayer, LoadShedLayer, Quota, RateLimitLayer,
+    RetryLayer, TimeoutLayer,
 };
 use divan::{Bencher, black_box};
 use std::borrow::Cow;
@@ -83,6 +83,13 @@ fn timeout(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn retry_first_attempt_ok(bencher: Bencher<'_, '_>) {
     measure(bencher, retry().layer(Bare));
+}
+
+/// A call that responds at once: it needs no timer.
+#[divan::bench]
+fn hedge_not_needed(bencher: Bencher<'_, '_>) {
+    let layer = HedgeLayer::builder().replay(Cloned).build().unwrap();
+    measure(bencher, layer.layer(Bare));
 }
 
 #[divan::bench]

@@ -21,6 +21,9 @@
 //! | `too_costly` | DEBUG | `buttress::rate_limit` | `cost`, `burst` |
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
+//! | `hedged` | DEBUG | `buttress::hedge` | `hedge` (the number of the copy, from 1), `after_ms` |
+//! | `hedge_won` | DEBUG | `buttress::hedge` | `hedge` |
+//! | `hedge_denied` | DEBUG | `buttress::hedge` | `reason` |
 //! | `fell_back` | DEBUG | `buttress::fallback` | `verdict`, `rejected_by` |
 //! | `degraded` | INFO | `buttress::fallback` | `verdict` |
 //! | `restored` | INFO | `buttress::fallback` | |
@@ -181,6 +184,29 @@ pub enum Event {
         name: Name,
         /// How long the limiter admits no calls.
         pause: Duration,
+    },
+    /// A copy of a late call was sent.
+    Hedged {
+        /// The name of the layer.
+        name: Name,
+        /// The number of the copy, from 1.
+        hedge: u32,
+        /// How long the call had been pending.
+        after: Duration,
+    },
+    /// A copy had the answer of its call.
+    HedgeWon {
+        /// The name of the layer.
+        name: Name,
+        /// The number of the copy, from 1.
+        hedge: u32,
+    },
+    /// A copy was due and not sent.
+    HedgeDenied {
+        /// The name of the layer.
+        name: Name,
+        /// Why it was not sent.
+        reason: HedgeDenied,
     },
     /// A fallback was asked for the answer of a failed call.
     FellBack {
@@ -343,6 +369,18 @@ reasons! {
 }
 
 reasons! {
+    /// Why a copy of a late call was due and not sent.
+    HedgeDenied,
+    /// Copies of late calls that were due and not sent, by reason.
+    HedgeDenials {
+        /// The budget had no token.
+        Budget = budget,
+        /// The request could not be copied.
+        NotReplayable = not_replayable,
+    }
+}
+
+reasons! {
     /// Why a load shed rejected a call.
     OverloadReason,
     /// Rejections of a load shed, by reason.
@@ -466,6 +504,18 @@ impl Event {
             Self::LimitChanged { name, from, to } => event!(
                 name: "limit_changed", target: "buttress::load_shed", Level::INFO,
                 name = name.as_str(), from, to, "limit_changed"
+            ),
+            Self::Hedged { name, hedge, after } => event!(
+                name: "hedged", target: "buttress::hedge", Level::DEBUG,
+                name = name.as_str(), hedge, after_ms = millis(after), "hedged"
+            ),
+            Self::HedgeWon { name, hedge } => event!(
+                name: "hedge_won", target: "buttress::hedge", Level::DEBUG,
+                name = name.as_str(), hedge, "hedge_won"
+            ),
+            Self::HedgeDenied { name, reason } => event!(
+                name: "hedge_denied", target: "buttress::hedge", Level::DEBUG,
+                name = name.as_str(), reason = reason.as_str(), "hedge_denied"
             ),
             Self::FellBack {
                 name,

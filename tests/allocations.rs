@@ -4,8 +4,8 @@ use buttress::http::stack;
 use buttress::retry::{Backoff, Cloned, Jitter};
 use buttress::verdict::Outcome;
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, LoadShedLayer, Quota, RateLimitLayer,
-    RetryLayer, TimeoutLayer, Verdict,
+    CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
+    RateLimitLayer, RetryLayer, TimeoutLayer, Verdict,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
@@ -149,18 +149,23 @@ async fn a_call_that_does_not_wait_allocates_only_the_timer_of_its_timeout() {
             )
             .await,
             allocations(&mut LoadShedLayer::new(9).layer(inner.clone())).await,
-            allocations(&mut fallback().layer(inner)).await,
+            allocations(&mut fallback().layer(inner.clone())).await,
+            allocations(&mut hedge().layer(inner)).await,
         ];
         assert_eq!(
             counts,
-            [usize::from(pending), 0, 0, 0, 0, 0],
-            "timeout, retry, breaker, rate limit, shed, fallback; pending: {pending}"
+            [usize::from(pending), 0, 0, 0, 0, 0, usize::from(pending)],
+            "timeout, retry, breaker, rate limit, shed, fallback, hedge; pending: {pending}"
         );
     }
 }
 
 fn fallback() -> FallbackLayer<buttress::fallback::To<Inner>, buttress::verdict::Outcome, Cloned> {
     FallbackLayer::to(Inner { pending: false }).replay(Cloned)
+}
+
+fn hedge() -> HedgeLayer<buttress::verdict::Outcome, Cloned> {
+    HedgeLayer::builder().replay(Cloned).build().unwrap()
 }
 
 fn retry() -> RetryLayer<buttress::verdict::Outcome, Cloned> {

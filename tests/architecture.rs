@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the lowest level up. A module may use modules of its own level and of those below.
 const FLOORS: &[&[&str]] = &[
-    &["time", "chance", "sync", "name"],
+    &["time", "chance", "sync", "name", "spare"],
     &["error", "verdict", "deadline"],
     &["event"],
     &["metrics"],
@@ -19,8 +19,9 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// The layers. They never use each other.
-const LAYERS: [&str; 6] = [
+const LAYERS: [&str; 7] = [
     "fallback",
+    "hedge",
     "timeout",
     "retry",
     "circuit_breaker",
@@ -37,6 +38,7 @@ const CORES: &[&str] = &[
     "circuit_breaker/state.rs",
     "circuit_breaker/time_window.rs",
     "circuit_breaker/window.rs",
+    "hedge/quantile.rs",
     "keyed/shard.rs",
     "load_shed/slots.rs",
     "rate_limit/gcra.rs",

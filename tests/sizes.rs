@@ -4,8 +4,8 @@
 use buttress::http::{Authority, stack};
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, LoadShedLayer, Quota, RateLimitLayer,
-    RetryLayer, TimeoutLayer,
+    CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
+    RateLimitLayer, RetryLayer, TimeoutLayer,
 };
 use bytes::Bytes;
 use http_body_util::Full;
@@ -67,6 +67,7 @@ fn each_layer_adds_a_few_words() {
     let retry = RetryLayer::builder().replay(Cloned).build().unwrap();
     let second = client::<8, Error<Infallible>>();
     let fallback = FallbackLayer::to(second).replay(Cloned);
+    let hedge = HedgeLayer::builder().replay(Cloned).build().unwrap();
     let added = [
         added(&RateLimitLayer::new(Quota::per_second(1))),
         added(&LoadShedLayer::new(1)),
@@ -74,12 +75,13 @@ fn each_layer_adds_a_few_words() {
         added(&TimeoutLayer::new(SECOND)),
         added(&retry) - size_of::<Option<u64>>(),
         added(&fallback) - size_of::<Option<u64>>(),
+        added(&hedge) - size_of::<Option<u64>>(),
     ];
-    let most = [8, 8, 32, 32, 8, 8];
+    let most = [8, 8, 32, 32, 8, 8, 24];
     for (added, most) in added.into_iter().zip(most) {
         assert!(
             added <= most,
-            "rate limit, load shed, breaker, timeout, retry, fallback: {added:?} of {most:?}"
+            "rate limit, load shed, breaker, timeout, retry, fallback, hedge: {added:?} of {most:?}"
         );
     }
 }

@@ -1,7 +1,7 @@
 use super::breaker::{Mark, Pass, Settled, Told};
 use super::circuit::Shared;
 use crate::error::StackError;
-use crate::gate::{Finish, Sent};
+use crate::gate::{Finish, Sent, is_beaten};
 use crate::time::nanos;
 use crate::verdict::{Classify, Verdict, ended_by_deadline, judge};
 use std::sync::Arc;
@@ -94,6 +94,12 @@ impl Call {
         // follows must not settle the call again.
         let settled: Settled = match mem::replace(&mut self.stage, Stage::Settled) {
             Stage::Settled => return,
+            // A call that was beaten was not slow enough to fail: another copy was faster.
+            Stage::Idle if is_beaten() => {
+                shared
+                    .breaker
+                    .settle(self.pass, Mark::None, self.since(), shared)
+            }
             Stage::Judged => shared
                 .breaker
                 .settle(self.pass, Mark::None, self.since(), shared),

@@ -2,7 +2,8 @@
 //! not sent, and its token goes back to the budget.
 //!
 //! Any layers may be between retry and the gate. So the gate leaves a note in a thread-local, where
-//! retry reads it: dropping a call is one function call on one thread.
+//! retry reads it: dropping a call is one function call on one thread. In the other direction, hedging tells a circuit
+//! breaker below that the calls that it drops were beaten.
 
 use std::cell::Cell;
 
@@ -21,4 +22,24 @@ pub(crate) fn left_waiting(drop_call: impl FnOnce()) -> bool {
     LEFT_WAITING
         .try_with(|left| left.replace(false))
         .unwrap_or(false)
+}
+
+thread_local!(static BEATEN: Cell<bool> = const { Cell::new(false) });
+
+/// Drops calls that lost against another copy of their request. Their age says nothing about the upstream.
+pub(crate) fn drop_beaten(drop_calls: impl FnOnce()) {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            let _ = BEATEN.try_with(|beaten| beaten.set(false));
+        }
+    }
+    let _reset = Reset;
+    let _ = BEATEN.try_with(|beaten| beaten.set(true));
+    drop_calls();
+}
+
+/// Whether the call that is being dropped was beaten.
+pub(crate) fn is_beaten() -> bool {
+    BEATEN.try_with(Cell::get).unwrap_or(false)
 }

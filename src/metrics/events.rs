@@ -116,6 +116,16 @@ impl Observe for Events {
             Event::FellBack { name, .. } => {
                 counter!("buttress.fallbacks", "name" => label(name)).increment(1);
             }
+            Event::Hedged { name, .. } => {
+                counter!("buttress.hedges", "name" => label(name)).increment(1);
+            }
+            Event::HedgeWon { name, .. } => {
+                counter!("buttress.hedges.won", "name" => label(name)).increment(1);
+            }
+            Event::HedgeDenied { name, reason } => {
+                counter!("buttress.hedges.denied", "name" => label(name), "reason" => reason.as_str())
+                    .increment(1);
+            }
             Event::Degraded { name, .. } => degraded(name, 1),
             Event::Restored { name } => degraded(name, 0),
             Event::LimitChanged { .. } => {}
@@ -192,6 +202,12 @@ pub(super) fn describe() {
             "Transitions of the circuit.",
         ),
         ("buttress.circuit.probes", "Probes sent."),
+        ("buttress.hedges", "Copies of late calls sent."),
+        ("buttress.hedges.won", "Calls that a copy answered."),
+        (
+            "buttress.hedges.denied",
+            "Copies that were due and not sent.",
+        ),
         (
             "buttress.fallbacks",
             "Calls for which a fallback was asked.",

@@ -49,6 +49,13 @@ fn layer(json: &mut Json, layer: &LayerState) {
             json.number("timed_out", counts.timed_out);
             json.number("deadline_passed", counts.deadline_passed);
         }
+        LayerState::Hedge(seen) => {
+            json.string("layer", "hedge");
+            json.optional("delay_seconds", seen.delay.map(|delay| delay.as_secs_f64()));
+            json.number("hedged", seen.hedged);
+            json.number("won", seen.won_by_hedge);
+            json.counts("denied", seen.denied.by_reason());
+        }
         LayerState::Fallback(seen) => {
             json.string("layer", "fallback");
             json.number("degraded", seen.degraded);

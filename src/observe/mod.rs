@@ -36,6 +36,9 @@
 //! | `buttress_retry_recovered_total` | counter | | calls that succeeded by a retry |
 //! | `buttress_retry_gave_up_total` | counter | `reason` | failed calls that were not retried, by [`GiveUpReason`](crate::event::GiveUpReason) |
 //! | `buttress_retry_budget` | gauge | | tokens in the budget |
+//! | `buttress_hedges_total`, `buttress_hedges_won_total` | counter | | copies of late calls sent, and calls that a copy answered |
+//! | `buttress_hedges_denied_total` | counter | `reason` | copies that were due and not sent, by [`HedgeDenied`](crate::event::HedgeDenied) |
+//! | `buttress_hedge_delay_seconds` | gauge | | after this time a pending call gets a copy; `NaN` while too few calls were seen |
 //! | `buttress_fallbacks_total`, `buttress_fallbacks_failed_total` | counter | | calls for which a fallback was asked, and those for which it returned an error |
 //! | `buttress_degraded` | gauge | | 1 if the latest call fell back |
 //! | `buttress_attempts_total` | counter | `outcome` | outcomes that a circuit with a time window counted: `success`, `failure` |
@@ -62,6 +65,7 @@
 //! are counted under the locks of its keys, and a circuit is read under the lock of its transitions.
 
 mod json;
+mod names;
 mod serve;
 mod state;
 mod text;

@@ -1,6 +1,7 @@
 use crate::circuit_breaker::Circuit;
 use crate::event::{Event, Observe};
 use crate::fallback::{FallbackLayer, FallbackSnapshot};
+use crate::hedge::{HedgeSnapshot, Hedging};
 use crate::load_shed::ConcurrencyLimit;
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 /// What a [`Registry`](super::Registry) can list. You cannot implement it.
 ///
 /// A [`StackLayer`](crate::http::StackLayer), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
-/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`RateLimiter`] and
+/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`Hedging`], [`RateLimiter`] and
 /// [`ConcurrencyLimit`].
 pub trait Register: sealed::Sealed {}
 
@@ -57,6 +58,7 @@ pub enum LayerState {
     /// A timeout, with its place: `deadline`, `attempt_timeout` or `timeout`.
     Timeout(&'static str, TimeoutSnapshot),
     Fallback(FallbackSnapshot),
+    Hedge(HedgeSnapshot),
     Retry(RetryState),
     LoadShed(ConcurrencyLimit),
     RateLimit(RateLimiter),
@@ -88,6 +90,21 @@ impl sealed::Sealed for Circuit {
     fn reader(&self) -> Reader {
         let weak = self.weak();
         Box::new(move || Some(vec![LayerState::Circuit(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl sealed::Sealed for Hedging {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::Hedge(weak()?)]))
     }
 
     fn watch(&self, observer: &Arc<dyn Observe>) {

@@ -1,187 +1,21 @@
 //! The Prometheus text format 0.0.4.
 
+use super::names::{METRICS, Metric};
 use super::state::{KeysState, LayerState};
 use crate::circuit_breaker::CircuitSnapshot;
 use crate::event::STATES;
 use crate::fallback::FallbackSnapshot;
+use crate::hedge::HedgeSnapshot;
 use crate::load_shed::LoadShedSnapshot;
 use crate::rate_limit::RateLimitSnapshot;
 use crate::retry::RetryState;
 use crate::timeout::TimeoutSnapshot;
 use std::fmt::Write;
 
-/// The metrics, in the order of the text: name, kind and help.
-const METRICS: [(Metric, &str, &str, &str); 23] = [
-    (
-        Metric::Rejections,
-        "buttress_rejections_total",
-        "counter",
-        "Calls rejected by a layer.",
-    ),
-    (
-        Metric::Retries,
-        "buttress_retries_total",
-        "counter",
-        "Retries granted.",
-    ),
-    (
-        Metric::RetryRecovered,
-        "buttress_retry_recovered_total",
-        "counter",
-        "Calls that succeeded by a retry.",
-    ),
-    (
-        Metric::RetryGaveUp,
-        "buttress_retry_gave_up_total",
-        "counter",
-        "Failed calls that were not retried.",
-    ),
-    (
-        Metric::RetryBudget,
-        "buttress_retry_budget",
-        "gauge",
-        "Tokens in the retry budget.",
-    ),
-    (
-        Metric::Fallbacks,
-        "buttress_fallbacks_total",
-        "counter",
-        "Calls for which a fallback was asked.",
-    ),
-    (
-        Metric::FallbacksFailed,
-        "buttress_fallbacks_failed_total",
-        "counter",
-        "Of these, the calls for which it returned an error.",
-    ),
-    (
-        Metric::Degraded,
-        "buttress_degraded",
-        "gauge",
-        "1 if the latest call fell back, else 0.",
-    ),
-    (
-        Metric::Attempts,
-        "buttress_attempts_total",
-        "counter",
-        "Outcomes that a circuit counted.",
-    ),
-    (
-        Metric::CircuitState,
-        "buttress_circuit_state",
-        "gauge",
-        "1 for the state of the circuit, else 0.",
-    ),
-    (
-        Metric::CircuitTransitions,
-        "buttress_circuit_transitions_total",
-        "counter",
-        "Transitions of the circuit.",
-    ),
-    (
-        Metric::CircuitFailureRate,
-        "buttress_circuit_failure_rate",
-        "gauge",
-        "Share of failed calls in the window, 0 to 1.",
-    ),
-    (
-        Metric::CircuitSlowRate,
-        "buttress_circuit_slow_rate",
-        "gauge",
-        "Share of slow calls in the window, 0 to 1.",
-    ),
-    (
-        Metric::CircuitCalls,
-        "buttress_circuit_calls",
-        "gauge",
-        "Calls in the window.",
-    ),
-    (
-        Metric::CircuitProbes,
-        "buttress_circuit_probes_total",
-        "counter",
-        "Probes sent.",
-    ),
-    (
-        Metric::InFlight,
-        "buttress_in_flight",
-        "gauge",
-        "Calls in flight.",
-    ),
-    (
-        Metric::Limit,
-        "buttress_limit",
-        "gauge",
-        "Calls that may be in flight.",
-    ),
-    (
-        Metric::QueueLength,
-        "buttress_queue_length",
-        "gauge",
-        "Calls that wait for a slot or a turn.",
-    ),
-    (
-        Metric::RateAvailable,
-        "buttress_rate_available",
-        "gauge",
-        "Calls that a rate limit would grant at once.",
-    ),
-    (
-        Metric::RatePauses,
-        "buttress_rate_pauses_total",
-        "counter",
-        "Pauses that the upstream asked for.",
-    ),
-    (
-        Metric::Keys,
-        "buttress_keys",
-        "gauge",
-        "Keys of a keyed stack.",
-    ),
-    (
-        Metric::KeyCircuits,
-        "buttress_key_circuits",
-        "gauge",
-        "Circuits of a keyed stack, by state.",
-    ),
-    (
-        Metric::Uptime,
-        "buttress_uptime_seconds",
-        "gauge",
-        "Seconds since the registry was made.",
-    ),
-];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Metric {
-    Rejections,
-    Retries,
-    RetryRecovered,
-    RetryGaveUp,
-    RetryBudget,
-    Fallbacks,
-    FallbacksFailed,
-    Degraded,
-    Attempts,
-    CircuitState,
-    CircuitTransitions,
-    CircuitFailureRate,
-    CircuitSlowRate,
-    CircuitCalls,
-    CircuitProbes,
-    InFlight,
-    Limit,
-    QueueLength,
-    RateAvailable,
-    RatePauses,
-    Keys,
-    KeyCircuits,
-    Uptime,
-}
-
 /// What one layer showed at the moment of the scrape. Each layer is read once.
 enum Seen<'a> {
     Timeout(&'static str, &'a TimeoutSnapshot),
+    Hedge(&'a HedgeSnapshot),
     Fallback(&'a FallbackSnapshot),
     Retry(&'a RetryState),
     LoadShed(LoadShedSnapshot),
@@ -241,6 +75,7 @@ pub(super) fn write(
 fn see(layer: &LayerState) -> Seen<'_> {
     match layer {
         LayerState::Timeout(place, counts) => Seen::Timeout(place, counts),
+        LayerState::Hedge(hedge) => Seen::Hedge(hedge),
         LayerState::Fallback(fallback) => Seen::Fallback(fallback),
         LayerState::Retry(retry) => Seen::Retry(retry),
         LayerState::LoadShed(limit) => Seen::LoadShed(limit.snapshot()),
@@ -294,6 +129,7 @@ impl Samples<'_> {
     fn of(&mut self, seen: &Seen<'_>) {
         match seen {
             Seen::Timeout(place, counts) => self.timeout(place, counts),
+            Seen::Hedge(hedge) => self.hedge(hedge),
             Seen::Fallback(fallback) => self.fallback(fallback),
             Seen::Retry(retry) => self.retry(retry),
             Seen::LoadShed(limit) => self.load_shed(limit),
@@ -307,6 +143,22 @@ impl Samples<'_> {
         if self.metric == Metric::Rejections {
             self.rejections(layer, "timed_out", counts.timed_out);
             self.rejections(layer, "deadline_passed", counts.deadline_passed);
+        }
+    }
+
+    fn hedge(&mut self, seen: &HedgeSnapshot) {
+        match self.metric {
+            Metric::Hedges => self.count(&[], seen.hedged),
+            Metric::HedgesWon => self.count(&[], seen.won_by_hedge),
+            Metric::HedgesDenied => {
+                for (reason, count) in seen.denied.by_reason() {
+                    self.count(&[("reason", reason)], count);
+                }
+            }
+            Metric::HedgeDelay => {
+                self.float(seen.delay.map_or(f64::NAN, |delay| delay.as_secs_f64()));
+            }
+            _ => {}
         }
     }
 

@@ -151,7 +151,7 @@ where
             StepProj::Done => panic!("{POLLED}"),
         };
         if this.service.is_none() {
-            *this.service = this.shared.unready();
+            *this.service = this.shared.spare.unready();
         }
         let Some(service) = this.service else {
             // Another thread is cloning the spare. Try again soon.

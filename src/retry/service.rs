@@ -6,11 +6,12 @@ use crate::error::StackError;
 use crate::event::GiveUpReason;
 use crate::metrics::{Ended, Moment};
 use crate::replay::{Idempotent, Replay};
+use crate::spare::Spare;
 use crate::verdict::{Classify, Outcome, Verdict, judge};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::time::sleep;
 use tower::Service;
@@ -24,50 +25,18 @@ pub struct Retry<S, C = Outcome, R = Idempotent, D = Dropped> {
 
 /// What all clones of a service share. A call clones this reference, not the services below.
 pub(super) struct Shared<S, C, R, D> {
-    /// The instance that retries clone. It is never polled, so its clones hold no reservation. The
-    /// mutex is there because a service need not be `Sync`. The lock is not held while cloning.
-    spare: Mutex<Option<S>>,
+    /// The instance that retries clone.
+    pub(super) spare: Spare<S>,
     pub(super) policy: Arc<Policy>,
     pub(super) classify: C,
     pub(super) replay: R,
     discard: D,
 }
 
-impl<S: Clone, C, R, D> Shared<S, C, R, D> {
-    /// An unready clone. `None` while another retry is cloning the spare.
-    pub(super) fn unready(&self) -> Option<S> {
-        let service = lock(&self.spare).take();
-        let spare = Spare {
-            home: &self.spare,
-            service,
-        };
-        spare.service.clone()
-    }
-}
-
-/// A spare that has been taken out. It goes back even if cloning it panics.
-struct Spare<'a, S> {
-    home: &'a Mutex<Option<S>>,
-    service: Option<S>,
-}
-
-impl<S> Drop for Spare<'_, S> {
-    fn drop(&mut self) {
-        if self.service.is_some() {
-            *lock(self.home) = self.service.take();
-        }
-    }
-}
-
-fn lock<S>(spare: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
-    // No code panics under the lock, so its poison can be ignored.
-    spare.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<S: Clone, C, R, D> Retry<S, C, R, D> {
     pub(super) fn new(inner: S, policy: Arc<Policy>, classify: C, replay: R, discard: D) -> Self {
         let shared = Shared {
-            spare: Mutex::new(Some(inner.clone())),
+            spare: Spare::new(inner.clone()),
             policy,
             classify,
             replay,

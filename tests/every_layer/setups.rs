@@ -3,11 +3,12 @@
 use super::{Boxed, Res, TICK};
 use buttress::circuit_breaker::Circuit;
 use buttress::fallback::Failed;
+use buttress::hedge::HedgeAt;
 use buttress::load_shed::ConcurrencyLimit;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter};
 use buttress::timeout::TimeoutLayer;
 use buttress::{
-    Carrier, CircuitBreakerLayer, Deadline, Error, FallbackLayer, LoadShedLayer, Quota,
+    Carrier, CircuitBreakerLayer, Deadline, Error, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
     RateLimitLayer, Rejection, RetryLayer, Verdict,
 };
 use std::borrow::Cow;
@@ -61,9 +62,11 @@ pub(crate) enum Setup {
     KeyedWaits,
     Fallback,
     FallsBack,
+    Hedge,
+    Hedges,
 }
 
-pub(crate) const ALL: [Setup; 18] = [
+pub(crate) const ALL: [Setup; 20] = [
     Setup::Timeout,
     Setup::TimesOut,
     Setup::Deadline,
@@ -82,6 +85,8 @@ pub(crate) const ALL: [Setup; 18] = [
     Setup::KeyedWaits,
     Setup::Fallback,
     Setup::FallsBack,
+    Setup::Hedge,
+    Setup::Hedges,
 ];
 
 /// The handles of the layers, to check that nothing leaks.
@@ -118,6 +123,7 @@ impl Handles {
 }
 
 impl Setup {
+    #[expect(clippy::too_many_lines, reason = "one arm for each setup")]
     pub(crate) fn over(self, inner: Boxed, handles: &mut Handles) -> Boxed {
         match self {
             Self::Timeout => box_of(TimeoutLayer::new(Duration::MAX).layer(inner)),
@@ -211,6 +217,17 @@ impl Setup {
                 let layer = FallbackLayer::to(inner.clone()).when(|_, _| false);
                 box_of(layer.replay(Cloned).layer(inner))
             }
+            Self::Hedge | Self::Hedges => {
+                let delay = if self == Self::Hedge {
+                    Duration::MAX
+                } else {
+                    Duration::ZERO
+                };
+                let layer = HedgeLayer::builder().at(HedgeAt::after(delay));
+                let layer = layer.replay(Cloned).build().unwrap();
+                handles.budgets.push(layer.hedging().budget().clone());
+                box_of(layer.layer(inner))
+            }
             Self::FallsBack => {
                 let layer = FallbackLayer::new(|failed: Failed<u32, u32, _>| {
                     std::future::ready(failed.outcome.or(Ok(failed.req.unwrap())))
@@ -239,7 +256,9 @@ impl Setup {
             | Self::Limit
             | Self::KeyedBreaker
             | Self::KeyedShed
-            | Self::Fallback => below,
+            | Self::Fallback
+            | Self::Hedge
+            | Self::Hedges => below,
             Self::FallsBack => outcome_of((below.outcome.0, Outcome::Ok)),
             Self::TimesOut => match below {
                 // A response on the first poll beats the timer.
