@@ -6,8 +6,8 @@ use buttress::keyed::Keys;
 use buttress::observe::Registry;
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, Error, FallbackLayer, HedgeLayer, LoadShedLayer, Quota, RateLimitLayer,
-    RetryLayer, TimeoutLayer,
+    ChaosLayer, CircuitBreakerLayer, Error, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
+    RateLimitLayer, RetryLayer, TimeoutLayer,
 };
 use divan::{Bencher, black_box};
 use std::borrow::Cow;
@@ -89,6 +89,16 @@ fn retry_first_attempt_ok(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn hedge_not_needed(bencher: Bencher<'_, '_>) {
     let layer = HedgeLayer::builder().replay(Cloned).build().unwrap();
+    measure(bencher, layer.layer(Bare));
+}
+
+#[divan::bench(args = [false, true])]
+fn chaos(bencher: Bencher<'_, '_>, on: bool) {
+    let faults = ChaosLayer::builder().outcome(1e-9, |_: &u32| Ok(7));
+    let layer = faults.build().unwrap();
+    if on {
+        layer.chaos().on();
+    }
     measure(bencher, layer.layer(Bare));
 }
 

@@ -32,13 +32,20 @@ impl Chance {
             Self::Seeded { seed, drawn } => {
                 // Relaxed: each draw needs a number of its own, and publishes nothing else.
                 let n = drawn.fetch_add(1, Relaxed);
-                // The odd multiplier moves seeds far apart: without it, the sequences of neighbouring
-                // seeds would be the same, shifted by one.
-                let state = seed.wrapping_mul(0xD605_1C4F_93A1_77A5).wrapping_add(n);
-                Xoshiro256PlusPlus::seed_from_u64(state).random()
+                draw_of(*seed, n)
             }
         }
     }
+}
+
+/// The draw with this number of a seed.
+pub(crate) fn draw_of(seed: u64, number: u64) -> f64 {
+    // The odd multiplier moves seeds far apart: without it, the sequences of neighbouring seeds would be
+    // the same, shifted by one.
+    let state = seed
+        .wrapping_mul(0xD605_1C4F_93A1_77A5)
+        .wrapping_add(number);
+    Xoshiro256PlusPlus::seed_from_u64(state).random()
 }
 
 /// A whole number from 0 to `range`, inclusive, in proportion to `draw`, rounded down. A draw outside

@@ -21,6 +21,9 @@
 //! | `too_costly` | DEBUG | `buttress::rate_limit` | `cost`, `burst` |
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
+//! | `chaos_on` | WARN | `buttress::chaos` | `for_ms` |
+//! | `chaos_off` | INFO | `buttress::chaos` | |
+//! | `injected` | INFO | `buttress::chaos` | `fault`, `delay_ms` |
 //! | `hedged` | DEBUG | `buttress::hedge` | `hedge` (the number of the copy, from 1), `after_ms` |
 //! | `hedge_won` | DEBUG | `buttress::hedge` | `hedge` |
 //! | `hedge_denied` | DEBUG | `buttress::hedge` | `reason` |
@@ -65,6 +68,7 @@
 //! assert_eq!(overloads.full, 1);
 //! ```
 
+mod emit;
 mod observe;
 
 pub use observe::Observe;
@@ -72,12 +76,10 @@ pub(crate) use observe::{Observers, drop_panics};
 
 use crate::error::Rejection;
 use crate::name::Name;
-use crate::time::millis;
 use crate::verdict::Verdict;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tracing::{Level, event};
 
 /// An event of a layer. The [module page](self) lists names, levels and fields.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -184,6 +186,27 @@ pub enum Event {
         name: Name,
         /// How long the limiter admits no calls.
         pause: Duration,
+    },
+    /// Faults are injected from now on.
+    ChaosOn {
+        /// The name of the layer.
+        name: Name,
+        /// For how long, if it ends by itself.
+        length: Option<Duration>,
+    },
+    /// Faults are no longer injected.
+    ChaosOff {
+        /// The name of the layer.
+        name: Name,
+    },
+    /// A call got a fault.
+    Injected {
+        /// The name of the layer.
+        name: Name,
+        /// The word for the [`Fault`](crate::chaos::Fault).
+        fault: &'static str,
+        /// How long the call is delayed.
+        delay: Duration,
     },
     /// A copy of a late call was sent.
     Hedged {
@@ -418,138 +441,6 @@ pub(crate) const STATES: [CircuitState; 5] = [
     CircuitState::ForcedOpen,
     CircuitState::ForcedClosed,
 ];
-
-impl Event {
-    /// Emits the event through `tracing`.
-    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
-    fn emit(self) {
-        match self {
-            Self::TimedOut { name, after } => event!(
-                name: "timed_out", target: "buttress::timeout", Level::DEBUG,
-                name = name.as_str(), after_ms = millis(after), "timed_out"
-            ),
-            Self::DeadlinePassed { name } => event!(
-                name: "deadline_passed", target: "buttress::timeout", Level::DEBUG,
-                name = name.as_str(), "deadline_passed"
-            ),
-            Self::Retrying {
-                name,
-                attempt,
-                wait,
-                verdict,
-            } => event!(
-                name: "retrying", target: "buttress::retry", Level::DEBUG,
-                name = name.as_str(), attempt, wait_ms = millis(wait), verdict = verdict.as_str(),
-                "retrying"
-            ),
-            Self::GaveUp {
-                name,
-                attempt,
-                verdict,
-                reason,
-            } => event!(
-                name: "gave_up", target: "buttress::retry", Level::DEBUG,
-                name = name.as_str(), attempt, verdict = verdict.as_str(),
-                reason = reason.as_str(), "gave_up"
-            ),
-            Self::Transition {
-                name,
-                from,
-                to,
-                reason,
-                calls,
-                failures,
-                slow_calls,
-            } => {
-                macro_rules! changed {
-                    ($event:literal, $level:expr) => {
-                        event!(
-                            name: $event, target: "buttress::circuit_breaker", $level,
-                            name = name.as_str(), from = from.as_str(), to = to.as_str(),
-                            reason = reason.as_str(), calls, failures, slow_calls, $event
-                        )
-                    };
-                }
-                match to {
-                    CircuitState::Open | CircuitState::ForcedOpen => {
-                        changed!("opened", Level::WARN);
-                    }
-                    CircuitState::HalfOpen => changed!("half_opened", Level::INFO),
-                    CircuitState::Closed | CircuitState::ForcedClosed => {
-                        changed!("closed", Level::INFO);
-                    }
-                }
-            }
-            Self::CircuitRejected { name, retry_after } => event!(
-                name: "rejected", target: "buttress::circuit_breaker", Level::DEBUG,
-                name = name.as_str(), retry_after_ms = retry_after.map(millis), "rejected"
-            ),
-            Self::RateLimited {
-                name,
-                cost,
-                retry_after,
-            } => event!(
-                name: "rate_limited", target: "buttress::rate_limit", Level::DEBUG,
-                name = name.as_str(), cost, retry_after_ms = retry_after.map(millis),
-                "rate_limited"
-            ),
-            Self::TooCostly { name, cost, burst } => event!(
-                name: "too_costly", target: "buttress::rate_limit", Level::DEBUG,
-                name = name.as_str(), cost, burst, "too_costly"
-            ),
-            Self::Paused { name, pause } => event!(
-                name: "paused", target: "buttress::rate_limit", Level::DEBUG,
-                name = name.as_str(), pause_ms = millis(pause), "paused"
-            ),
-            Self::LimitChanged { name, from, to } => event!(
-                name: "limit_changed", target: "buttress::load_shed", Level::INFO,
-                name = name.as_str(), from, to, "limit_changed"
-            ),
-            Self::Hedged { name, hedge, after } => event!(
-                name: "hedged", target: "buttress::hedge", Level::DEBUG,
-                name = name.as_str(), hedge, after_ms = millis(after), "hedged"
-            ),
-            Self::HedgeWon { name, hedge } => event!(
-                name: "hedge_won", target: "buttress::hedge", Level::DEBUG,
-                name = name.as_str(), hedge, "hedge_won"
-            ),
-            Self::HedgeDenied { name, reason } => event!(
-                name: "hedge_denied", target: "buttress::hedge", Level::DEBUG,
-                name = name.as_str(), reason = reason.as_str(), "hedge_denied"
-            ),
-            Self::FellBack {
-                name,
-                verdict,
-                rejection,
-            } => event!(
-                name: "fell_back", target: "buttress::fallback", Level::DEBUG,
-                name = name.as_str(), verdict = verdict.as_str(),
-                rejected_by = rejection.and_then(|rejection| rejection.by().as_str()), "fell_back"
-            ),
-            Self::Degraded { name, verdict } => event!(
-                name: "degraded", target: "buttress::fallback", Level::INFO,
-                name = name.as_str(), verdict = verdict.as_str(), "degraded"
-            ),
-            Self::Restored { name } => event!(
-                name: "restored", target: "buttress::fallback", Level::INFO,
-                name = name.as_str(), "restored"
-            ),
-            // Only for observers: they tell of calls that went well.
-            Self::Recovered { .. }
-            | Self::ProbeSent { .. }
-            | Self::WaitedForTurn { .. }
-            | Self::WaitedForSlot { .. } => {}
-            Self::Overloaded {
-                name,
-                reason,
-                limit,
-            } => event!(
-                name: "overloaded", target: "buttress::load_shed", Level::DEBUG,
-                name = name.as_str(), reason = reason.as_str(), limit, "overloaded"
-            ),
-        }
-    }
-}
 
 /// Retries that were granted, by the verdict on the attempt before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 
 mod budget;
 mod chance;
+pub mod chaos;
 pub mod circuit_breaker;
 pub mod deadline;
 pub mod error;
@@ -32,12 +33,14 @@ pub mod observe;
 pub mod rate_limit;
 mod replay;
 pub mod retry;
+mod secret;
 mod spare;
 mod sync;
 mod time;
 pub mod timeout;
 pub mod verdict;
 
+pub use chaos::ChaosLayer;
 pub use circuit_breaker::CircuitBreakerLayer;
 pub use deadline::{Carrier, Deadline};
 pub use error::{Error, ErrorLayer, Rejection, StackError};

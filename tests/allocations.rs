@@ -4,8 +4,8 @@ use buttress::http::stack;
 use buttress::retry::{Backoff, Cloned, Jitter};
 use buttress::verdict::Outcome;
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
-    RateLimitLayer, RetryLayer, TimeoutLayer, Verdict,
+    ChaosLayer, CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer,
+    Quota, RateLimitLayer, RetryLayer, TimeoutLayer, Verdict,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
@@ -150,12 +150,20 @@ async fn a_call_that_does_not_wait_allocates_only_the_timer_of_its_timeout() {
             .await,
             allocations(&mut LoadShedLayer::new(9).layer(inner.clone())).await,
             allocations(&mut fallback().layer(inner.clone())).await,
-            allocations(&mut hedge().layer(inner)).await,
+            allocations(&mut hedge().layer(inner.clone())).await,
+            allocations(
+                &mut ChaosLayer::builder()
+                    .hang(1.0)
+                    .build()
+                    .unwrap()
+                    .layer(inner),
+            )
+            .await,
         ];
         assert_eq!(
             counts,
-            [usize::from(pending), 0, 0, 0, 0, 0, usize::from(pending)],
-            "timeout, retry, breaker, rate limit, shed, fallback, hedge; pending: {pending}"
+            [usize::from(pending), 0, 0, 0, 0, 0, usize::from(pending), 0],
+            "timeout, retry, breaker, rate limit, shed, fallback, hedge, chaos; pending: {pending}"
         );
     }
 }

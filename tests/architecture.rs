@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the lowest level up. A module may use modules of its own level and of those below.
 const FLOORS: &[&[&str]] = &[
     &["time", "chance", "sync", "name", "spare"],
-    &["error", "verdict", "deadline"],
+    &["error", "verdict", "deadline", "secret"],
     &["event"],
     &["metrics"],
     &["gate", "keyed", "budget", "replay"],
@@ -19,7 +19,8 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// The layers. They never use each other.
-const LAYERS: [&str; 7] = [
+const LAYERS: [&str; 8] = [
+    "chaos",
     "fallback",
     "hedge",
     "timeout",

@@ -4,8 +4,8 @@
 use buttress::http::{Authority, stack};
 use buttress::retry::Cloned;
 use buttress::{
-    CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
-    RateLimitLayer, RetryLayer, TimeoutLayer,
+    ChaosLayer, CircuitBreakerLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer,
+    Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
 };
 use bytes::Bytes;
 use http_body_util::Full;
@@ -76,12 +76,13 @@ fn each_layer_adds_a_few_words() {
         added(&retry) - size_of::<Option<u64>>(),
         added(&fallback) - size_of::<Option<u64>>(),
         added(&hedge) - size_of::<Option<u64>>(),
+        added(&ChaosLayer::builder().build().unwrap()),
     ];
-    let most = [8, 8, 32, 32, 8, 8, 24];
+    let most = [8, 8, 32, 32, 8, 8, 24, 8];
     for (added, most) in added.into_iter().zip(most) {
         assert!(
             added <= most,
-            "rate limit, load shed, breaker, timeout, retry, fallback, hedge: {added:?} of {most:?}"
+            "rate limit, load shed, breaker, timeout, retry, fallback, hedge, chaos: {added:?} of {most:?}"
         );
     }
 }

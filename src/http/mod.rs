@@ -29,6 +29,7 @@
 //! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
 //! | a 429 that pauses the rate limit | [`PauseOn429`] | |
 //! | a server whose layers respond with 429 and 503 | [`RespondLayer`] | |
+//! | faults on purpose, by a header | [`HeaderChaosLayer`] | |
 //! | a tracing span for each attempt | [`AttemptSpanLayer`] | |
 //! | a server that ends its calls when its caller stops waiting | [`InboundDeadlineLayer`], [`InTask`] | |
 //! | a deadline or an attempt timeout in one request | [`Deadline`](crate::Deadline), [`AttemptTimeout`] | |
@@ -59,6 +60,7 @@ mod attempt_span;
 mod authority;
 #[cfg(feature = "http-body")]
 mod body_end;
+mod chaos;
 mod classify;
 mod deadline;
 mod degraded;
@@ -84,6 +86,7 @@ pub use attempt_span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer, Describ
 pub use authority::Authority;
 #[cfg(feature = "http-body")]
 pub use body_end::{HeldBody, JudgeEnd, UntilBodyEnd};
+pub use chaos::{HeaderChaos, HeaderChaosFuture, HeaderChaosLayer};
 pub use classify::StatusClassifier;
 pub use deadline::{AttemptTimeout, InExtensions};
 pub use degraded::Degraded;

@@ -128,7 +128,11 @@ impl Observe for Events {
             }
             Event::Degraded { name, .. } => degraded(name, 1),
             Event::Restored { name } => degraded(name, 0),
-            Event::LimitChanged { .. } => {}
+            Event::Injected { name, fault, .. } => {
+                counter!("buttress.injections", "name" => label(name), "fault" => fault)
+                    .increment(1);
+            }
+            Event::LimitChanged { .. } | Event::ChaosOn { .. } | Event::ChaosOff { .. } => {}
         }
     }
 }
@@ -202,6 +206,7 @@ pub(super) fn describe() {
             "Transitions of the circuit.",
         ),
         ("buttress.circuit.probes", "Probes sent."),
+        ("buttress.injections", "Faults injected on purpose."),
         ("buttress.hedges", "Copies of late calls sent."),
         ("buttress.hedges.won", "Calls that a copy answered."),
         (

@@ -48,6 +48,7 @@
 //! | `buttress.circuit.state` | gauge, 0 or 1 | `state` | `buttress_circuit_state` |
 //! | `buttress.circuit.transitions` | counter | `reason` | `buttress_circuit_transitions_total` |
 //! | `buttress.circuit.probes` | counter | | `buttress_circuit_probes_total` |
+//! | `buttress.injections` | counter | `fault` | `buttress_injections_total` |
 //! | `buttress.hedges` | counter | | `buttress_hedges_total` |
 //! | `buttress.hedges.won` | counter | | `buttress_hedges_won_total` |
 //! | `buttress.hedges.denied` | counter | `reason` | `buttress_hedges_denied_total` |

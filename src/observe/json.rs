@@ -49,6 +49,14 @@ fn layer(json: &mut Json, layer: &LayerState) {
             json.number("timed_out", counts.timed_out);
             json.number("deadline_passed", counts.deadline_passed);
         }
+        LayerState::Chaos(chaos) => {
+            let seen = chaos.snapshot();
+            json.string("layer", "chaos");
+            json.string("faults", &chaos.to_string());
+            json.number("is_on", seen.is_on);
+            json.number("active", seen.active);
+            json.counts("injected", seen.by_fault());
+        }
         LayerState::Hedge(seen) => {
             json.string("layer", "hedge");
             json.optional("delay_seconds", seen.delay.map(|delay| delay.as_secs_f64()));

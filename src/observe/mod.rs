@@ -36,6 +36,8 @@
 //! | `buttress_retry_recovered_total` | counter | | calls that succeeded by a retry |
 //! | `buttress_retry_gave_up_total` | counter | `reason` | failed calls that were not retried, by [`GiveUpReason`](crate::event::GiveUpReason) |
 //! | `buttress_retry_budget` | gauge | | tokens in the budget |
+//! | `buttress_injections_total` | counter | `fault` | faults injected on purpose: `latency`, `latency_before`, `outcome`, `hang` |
+//! | `buttress_chaos_on` | gauge | | 1 while faults are injected |
 //! | `buttress_hedges_total`, `buttress_hedges_won_total` | counter | | copies of late calls sent, and calls that a copy answered |
 //! | `buttress_hedges_denied_total` | counter | `reason` | copies that were due and not sent, by [`HedgeDenied`](crate::event::HedgeDenied) |
 //! | `buttress_hedge_delay_seconds` | gauge | | after this time a pending call gets a copy; `NaN` while too few calls were seen |

@@ -1,7 +1,7 @@
 //! The metrics of the Prometheus text.
 
 /// The metrics, in the order of the text: name, kind and help.
-pub(super) const METRICS: [(Metric, &str, &str, &str); 27] = [
+pub(super) const METRICS: [(Metric, &str, &str, &str); 29] = [
     (
         Metric::Rejections,
         "buttress_rejections_total",
@@ -55,6 +55,18 @@ pub(super) const METRICS: [(Metric, &str, &str, &str); 27] = [
         "buttress_hedge_delay_seconds",
         "gauge",
         "After this time a pending call gets a copy.",
+    ),
+    (
+        Metric::Injections,
+        "buttress_injections_total",
+        "counter",
+        "Faults injected on purpose.",
+    ),
+    (
+        Metric::ChaosOn,
+        "buttress_chaos_on",
+        "gauge",
+        "1 while faults are injected, else 0.",
     ),
     (
         Metric::Fallbacks,
@@ -177,6 +189,8 @@ pub(super) enum Metric {
     HedgesWon,
     HedgesDenied,
     HedgeDelay,
+    Injections,
+    ChaosOn,
     Fallbacks,
     FallbacksFailed,
     Degraded,

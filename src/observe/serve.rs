@@ -1,7 +1,9 @@
 use super::Registry;
 use super::state::LayerState;
+use crate::chaos::Chaos;
 use crate::circuit_breaker::Circuit;
 use crate::error::InvalidConfig;
+use crate::secret::Secret;
 use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -10,9 +12,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Ready, ready};
-use std::hint::black_box;
-use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tower::Service;
 
 const PAGE: &str = include_str!("page.html");
@@ -27,6 +28,7 @@ const PAGE: &str = include_str!("page.html");
 /// | `GET /state.json` | [`Registry::json`] |
 /// | `POST /actions/INSTANCE/ID/force_open`, `…/force_closed`, `…/reset` | forces or resets the circuit of an entry |
 /// | `POST /actions/INSTANCE/ID/set_limit/N` | sets the concurrency limit of an entry |
+/// | `POST /actions/INSTANCE/ID/chaos_for/SECONDS`, `…/chaos_off` | switches the faults of an entry on for so long, or off |
 ///
 /// Only the end of the path counts, so the service can be mounted below a prefix. The page is there for each path
 /// that ends with a slash.
@@ -40,7 +42,7 @@ const PAGE: &str = include_str!("page.html");
 /// | status | when |
 /// |---|---|
 /// | 204 | done |
-/// | 400 | the limit is not a number |
+/// | 400 | the limit or the time is not a number |
 /// | 401 | no token, or a wrong one; logged at WARN. Also if actions are off |
 /// | 404 | there is no such entry, or it has no such layer |
 /// | 409 | `INSTANCE` is another process |
@@ -49,11 +51,8 @@ const PAGE: &str = include_str!("page.html");
 #[derive(Clone)]
 pub struct RegistryService {
     registry: Registry,
-    token: Option<Arc<str>>,
+    token: Option<Secret>,
 }
-
-/// A shorter token could be guessed.
-const SHORTEST_TOKEN: usize = 16;
 
 impl RegistryService {
     pub(super) fn new(registry: Registry) -> Self {
@@ -68,13 +67,7 @@ impl RegistryService {
     /// # Errors
     /// The token has fewer than 16 bytes, or other characters than visible ASCII.
     pub fn allow_actions(mut self, token: impl AsRef<str>) -> Result<Self, InvalidConfig> {
-        let token = token.as_ref();
-        if token.len() < SHORTEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let allowed = "at least 16 visible ASCII characters";
-            let shown = format!("{} bytes long", token.len());
-            return Err(InvalidConfig::new("token", shown, allowed));
-        }
-        self.token = Some(token.into());
+        self.token = Some(Secret::new("token", token.as_ref())?);
         Ok(self)
     }
 
@@ -131,6 +124,14 @@ impl RegistryService {
             ("force_closed", None) => on_circuit(&layers, Circuit::force_closed),
             ("reset", None) => on_circuit(&layers, Circuit::reset),
             ("set_limit", Some(value)) => set_limit(&layers, value),
+            ("chaos_off", None) => on_chaos(&layers, Chaos::off),
+            ("chaos_for", Some(seconds)) => match seconds.parse() {
+                Ok(seconds) => {
+                    let length = Duration::from_secs(seconds);
+                    on_chaos(&layers, |chaos| chaos.for_the_next(length))
+                }
+                Err(_) => StatusCode::BAD_REQUEST,
+            },
             _ => StatusCode::NOT_FOUND,
         };
         if code == StatusCode::NO_CONTENT {
@@ -143,17 +144,21 @@ impl RegistryService {
         let given = req.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|given| given.strip_prefix(b"Bearer "));
         match (&self.token, given) {
-            (Some(token), Some(given)) => equal(token.as_bytes(), given),
+            (Some(token), Some(given)) => token.is(given),
             _ => false,
         }
     }
 }
 
-/// Takes the same time wherever the two differ. The length of the token is no secret.
-fn equal(token: &[u8], given: &[u8]) -> bool {
-    let differences = token.iter().zip(given).map(|(a, b)| a ^ b);
-    let differ = differences.fold(0, |all, difference| black_box(all | difference));
-    token.len() == given.len() && differ == 0
+fn on_chaos(layers: &[LayerState], act: impl Fn(&Chaos)) -> StatusCode {
+    let mut code = StatusCode::NOT_FOUND;
+    for layer in layers {
+        if let LayerState::Chaos(chaos) = layer {
+            act(chaos);
+            code = StatusCode::NO_CONTENT;
+        }
+    }
+    code
 }
 
 fn on_circuit(layers: &[LayerState], act: impl Fn(&Circuit)) -> StatusCode {

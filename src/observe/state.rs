@@ -1,3 +1,4 @@
+use crate::chaos::Chaos;
 use crate::circuit_breaker::Circuit;
 use crate::event::{Event, Observe};
 use crate::fallback::{FallbackLayer, FallbackSnapshot};
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 /// What a [`Registry`](super::Registry) can list. You cannot implement it.
 ///
 /// A [`StackLayer`](crate::http::StackLayer), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
-/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`Hedging`], [`RateLimiter`] and
+/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`Hedging`], [`Chaos`], [`RateLimiter`] and
 /// [`ConcurrencyLimit`].
 pub trait Register: sealed::Sealed {}
 
@@ -59,6 +60,7 @@ pub enum LayerState {
     Timeout(&'static str, TimeoutSnapshot),
     Fallback(FallbackSnapshot),
     Hedge(HedgeSnapshot),
+    Chaos(Chaos),
     Retry(RetryState),
     LoadShed(ConcurrencyLimit),
     RateLimit(RateLimiter),
@@ -105,6 +107,21 @@ impl sealed::Sealed for Hedging {
     fn reader(&self) -> Reader {
         let weak = self.weak();
         Box::new(move || Some(vec![LayerState::Hedge(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl sealed::Sealed for Chaos {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || Some(vec![LayerState::Chaos(weak()?)]))
     }
 
     fn watch(&self, observer: &Arc<dyn Observe>) {

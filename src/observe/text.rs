@@ -2,6 +2,7 @@
 
 use super::names::{METRICS, Metric};
 use super::state::{KeysState, LayerState};
+use crate::chaos::ChaosSnapshot;
 use crate::circuit_breaker::CircuitSnapshot;
 use crate::event::STATES;
 use crate::fallback::FallbackSnapshot;
@@ -16,6 +17,7 @@ use std::fmt::Write;
 enum Seen<'a> {
     Timeout(&'static str, &'a TimeoutSnapshot),
     Hedge(&'a HedgeSnapshot),
+    Chaos(ChaosSnapshot),
     Fallback(&'a FallbackSnapshot),
     Retry(&'a RetryState),
     LoadShed(LoadShedSnapshot),
@@ -75,6 +77,7 @@ pub(super) fn write(
 fn see(layer: &LayerState) -> Seen<'_> {
     match layer {
         LayerState::Timeout(place, counts) => Seen::Timeout(place, counts),
+        LayerState::Chaos(chaos) => Seen::Chaos(chaos.snapshot()),
         LayerState::Hedge(hedge) => Seen::Hedge(hedge),
         LayerState::Fallback(fallback) => Seen::Fallback(fallback),
         LayerState::Retry(retry) => Seen::Retry(retry),
@@ -129,6 +132,7 @@ impl Samples<'_> {
     fn of(&mut self, seen: &Seen<'_>) {
         match seen {
             Seen::Timeout(place, counts) => self.timeout(place, counts),
+            Seen::Chaos(chaos) => self.chaos(chaos),
             Seen::Hedge(hedge) => self.hedge(hedge),
             Seen::Fallback(fallback) => self.fallback(fallback),
             Seen::Retry(retry) => self.retry(retry),
@@ -143,6 +147,18 @@ impl Samples<'_> {
         if self.metric == Metric::Rejections {
             self.rejections(layer, "timed_out", counts.timed_out);
             self.rejections(layer, "deadline_passed", counts.deadline_passed);
+        }
+    }
+
+    fn chaos(&mut self, seen: &ChaosSnapshot) {
+        match self.metric {
+            Metric::Injections => {
+                for (fault, count) in seen.by_fault() {
+                    self.count(&[("fault", fault)], count);
+                }
+            }
+            Metric::ChaosOn => self.count(&[], seen.is_on.into()),
+            _ => {}
         }
     }
 

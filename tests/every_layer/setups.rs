@@ -8,8 +8,8 @@ use buttress::load_shed::ConcurrencyLimit;
 use buttress::retry::{Backoff, Budget, Cloned, Jitter};
 use buttress::timeout::TimeoutLayer;
 use buttress::{
-    Carrier, CircuitBreakerLayer, Deadline, Error, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
-    RateLimitLayer, Rejection, RetryLayer, Verdict,
+    Carrier, ChaosLayer, CircuitBreakerLayer, Deadline, Error, FallbackLayer, HedgeLayer,
+    LoadShedLayer, Quota, RateLimitLayer, Rejection, RetryLayer, Verdict,
 };
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -64,9 +64,10 @@ pub(crate) enum Setup {
     FallsBack,
     Hedge,
     Hedges,
+    Chaos,
 }
 
-pub(crate) const ALL: [Setup; 20] = [
+pub(crate) const ALL: [Setup; 21] = [
     Setup::Timeout,
     Setup::TimesOut,
     Setup::Deadline,
@@ -87,6 +88,7 @@ pub(crate) const ALL: [Setup; 20] = [
     Setup::FallsBack,
     Setup::Hedge,
     Setup::Hedges,
+    Setup::Chaos,
 ];
 
 /// The handles of the layers, to check that nothing leaks.
@@ -217,6 +219,14 @@ impl Setup {
                 let layer = FallbackLayer::to(inner.clone()).when(|_, _| false);
                 box_of(layer.replay(Cloned).layer(inner))
             }
+            // Switched off.
+            Self::Chaos => box_of(
+                ChaosLayer::builder()
+                    .hang(1.0)
+                    .build()
+                    .unwrap()
+                    .layer(inner),
+            ),
             Self::Hedge | Self::Hedges => {
                 let delay = if self == Self::Hedge {
                     Duration::MAX
@@ -258,7 +268,8 @@ impl Setup {
             | Self::KeyedShed
             | Self::Fallback
             | Self::Hedge
-            | Self::Hedges => below,
+            | Self::Hedges
+            | Self::Chaos => below,
             Self::FallsBack => outcome_of((below.outcome.0, Outcome::Ok)),
             Self::TimesOut => match below {
                 // A response on the first poll beats the timer.
