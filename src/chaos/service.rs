@@ -63,6 +63,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         if !self.chaos.shared.is_on() {
             return ChaosFuture::plain(self.inner.call(req));
@@ -238,6 +239,7 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Plain { call } => call.poll(cx),

@@ -92,7 +92,7 @@
 //! # Cancellation
 //!
 //! Dropping the future drops all copies, and nothing is sent after that. The token of a copy that was not sent goes back
-//! to the budget.
+//! to the budget: also if a layer of this crate below rejected it or let it wait.
 //!
 //! # Events and counters
 //!

@@ -2,7 +2,7 @@
 
 use super::hedging::Delay;
 use super::service::Common;
-use crate::budget::Withdrawal;
+use crate::budget::{Budget, Withdrawal};
 use crate::error::{Rejection, StackError};
 use crate::event::HedgeDenied;
 use crate::gate;
@@ -84,6 +84,20 @@ pin_project! {
         number: u32,
         #[pin]
         stage: Stage<S, S::Future, Req>,
+        // Gets the token back if the copy was not sent after all.
+        budget: Budget,
+    }
+
+    impl<S, Req> PinnedDrop for Copy<S, Req>
+    where
+        S: Service<Req>,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if gate::left_waiting(|| this.stage.set(Stage::Done)) {
+                this.budget.refund();
+            }
+        }
     }
 }
 
@@ -96,6 +110,7 @@ pin_project! {
             #[pin]
             call: F,
         },
+        Done,
     }
 }
 
@@ -195,6 +210,9 @@ where
                 let copy = this.copies.swap_remove(at);
                 let verdict = judge(&common.classify, outcome.as_ref());
                 let rejection = outcome.as_ref().err().and_then(StackError::rejection);
+                if rejection.is_some_and(|rejection| rejection.was_not_sent()) {
+                    copy.budget.refund();
+                }
                 let means = Means::of(verdict, rejection);
                 if means == Means::End {
                     common.hedging.shared.won(copy.number);
@@ -271,6 +289,7 @@ where
         replay.resend(&mut req, number + 1);
         this.copies.push(Box::pin(Copy {
             number,
+            budget: common.hedging.budget().clone(),
             stage: Stage::Readying {
                 service: None,
                 req: Some(req),
@@ -319,7 +338,7 @@ where
         }
         match this.stage.project() {
             StageProj::Calling { call } => call.poll(cx),
-            StageProj::Readying { .. } => unreachable!("it was sent"),
+            StageProj::Readying { .. } | StageProj::Done => unreachable!("it was sent"),
         }
     }
 }
