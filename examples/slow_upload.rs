@@ -40,8 +40,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // More time for the attempts of one request. The deadline of the whole call is still 30 s.
     let mut request = upload()?;
-    let timeout = AttemptTimeout(Duration::from_secs(25));
-    request.extensions_mut().insert(timeout);
+    request
+        .extensions_mut()
+        .insert(AttemptTimeout(Duration::from_secs(25)));
     let status = client.oneshot(request).await?.status();
     println!("with `AttemptTimeout` in the request: {status}");
 

@@ -28,6 +28,7 @@
 //! | `hedge_won` | DEBUG | `buttress::hedge` | `hedge` |
 //! | `hedge_denied` | DEBUG | `buttress::hedge` | `reason` |
 //! | `fell_back` | DEBUG | `buttress::fallback` | `verdict`, `rejected_by` |
+//! | `served_stale` | DEBUG | `buttress::fallback` | `verdict`, `age_ms` |
 //! | `degraded` | INFO | `buttress::fallback` | `verdict` |
 //! | `restored` | INFO | `buttress::fallback` | |
 //! | `limit_changed` | INFO | `buttress::load_shed` | `from`, `to` |
@@ -239,6 +240,15 @@ pub enum Event {
         verdict: Verdict,
         /// Why the call was rejected, if it was.
         rejection: Option<Rejection>,
+    },
+    /// A failed call was answered by a kept response.
+    ServedStale {
+        /// The name of the layer.
+        name: Name,
+        /// The verdict on the failed call.
+        verdict: Verdict,
+        /// How old the response is.
+        age: Duration,
     },
     /// The first call after a success fell back.
     Degraded {

@@ -121,6 +121,11 @@ impl Event {
                 name = name.as_str(), verdict = verdict.as_str(),
                 rejected_by = rejection.and_then(|rejection| rejection.by().as_str()), "fell_back"
             ),
+            Self::ServedStale { name, verdict, age } => event!(
+                name: "served_stale", target: "buttress::fallback", Level::DEBUG,
+                name = name.as_str(), verdict = verdict.as_str(), age_ms = millis(age),
+                "served_stale"
+            ),
             Self::Degraded { name, verdict } => event!(
                 name: "degraded", target: "buttress::fallback", Level::INFO,
                 name = name.as_str(), verdict = verdict.as_str(), "degraded"

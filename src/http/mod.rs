@@ -26,6 +26,7 @@
 //! | to retry requests whose body is not `Clone` | `ReplayBodyLayer` | `http-body` |
 //! | to reuse connections after a failed response | `Drain` | `http-body` |
 //! | to send a retry over another connection | `FreshConnectionLayer` | `hyper-util` |
+//! | an old response while the upstream fails | `StaleLayer` | `http-body` |
 //! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
 //! | a 429 that pauses the rate limit | [`PauseOn429`] | |
 //! | a server whose layers respond with 429 and 503 | [`RespondLayer`] | |
@@ -78,6 +79,8 @@ mod replay_body;
 mod respond;
 mod retry_after;
 mod stack;
+#[cfg(feature = "http-body")]
+mod stale;
 
 pub use crate::gate::{CallEnd, UntilHead};
 pub use crate::replay::Idempotent;
@@ -106,4 +109,8 @@ pub use retry_after::retry_after;
 pub use stack::{
     FallbackStack, FallbackStackBuilder, FallbackStackLayer, KeyedParts, KeyedStack,
     KeyedStackLayer, Part, Stack, StackBuilder, StackLayer, stack,
+};
+#[cfg(feature = "http-body")]
+pub use stale::{
+    Stale, StaleBody, StaleBuilder, StaleFuture, StaleLayer, StaleService, StaleSnapshot,
 };

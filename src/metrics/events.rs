@@ -113,7 +113,7 @@ impl Observe for Events {
             Event::Paused { name, .. } => {
                 counter!("buttress.rate.pauses", "name" => label(name)).increment(1);
             }
-            Event::FellBack { name, .. } => {
+            Event::FellBack { name, .. } | Event::ServedStale { name, .. } => {
                 counter!("buttress.fallbacks", "name" => label(name)).increment(1);
             }
             Event::Hedged { name, .. } => {

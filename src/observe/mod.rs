@@ -41,8 +41,8 @@
 //! | `buttress_hedges_total`, `buttress_hedges_won_total` | counter | | copies of late calls sent, and calls that a copy answered |
 //! | `buttress_hedges_denied_total` | counter | `reason` | copies that were due and not sent, by [`HedgeDenied`](crate::event::HedgeDenied) |
 //! | `buttress_hedge_delay_seconds` | gauge | | after this time a pending call gets a copy; `NaN` while too few calls were seen |
-//! | `buttress_fallbacks_total`, `buttress_fallbacks_failed_total` | counter | | calls for which a fallback was asked, and those for which it returned an error |
-//! | `buttress_degraded` | gauge | | 1 if the latest call fell back |
+//! | `buttress_fallbacks_total`, `buttress_fallbacks_failed_total` | counter | | calls that a fallback or a kept response answered, and those for which it returned an error |
+//! | `buttress_degraded` | gauge | | 1 if the latest call was answered so |
 //! | `buttress_attempts_total` | counter | `outcome` | outcomes that a circuit with a time window counted: `success`, `failure` |
 //! | `buttress_circuit_state` | gauge | `state` | 1 for the state of the circuit, 0 for the four others |
 //! | `buttress_circuit_transitions_total` | counter | `reason` | by [`TransitionReason`](crate::event::TransitionReason) |

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// What a [`Registry`](super::Registry) can list. You cannot implement it.
 ///
-/// A [`StackLayer`](crate::http::StackLayer), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
+/// A [`StackLayer`](crate::http::StackLayer) with or without a fallback, `http::Stale` (feature `http-body`), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
 /// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`Hedging`], [`Chaos`], [`RateLimiter`] and
 /// [`ConcurrencyLimit`].
 pub trait Register: sealed::Sealed {}

@@ -153,10 +153,10 @@ async fn main() {
             all.for_each(|(times, time)| times.push(time));
         }
     }
-    let recorded = metrics::histogram!("of_its_own");
+    let histogram = metrics::histogram!("of_its_own");
     let start = Instant::now();
     for _ in 0..CALLS {
-        recorded.record(black_box(0.1));
+        histogram.record(black_box(0.1));
     }
     let record = start.elapsed().as_nanos() as f64 / f64::from(CALLS);
     let text = exporter.render();
