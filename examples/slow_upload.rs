@@ -40,9 +40,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // More time for the attempts of one request. The deadline of the whole call is still 30 s.
     let mut request = upload()?;
-    request
-        .extensions_mut()
-        .insert(AttemptTimeout(Duration::from_secs(25)));
+    let timeout = AttemptTimeout(Duration::from_secs(25));
+    request.extensions_mut().insert(timeout);
     let status = client.oneshot(request).await?.status();
     println!("with `AttemptTimeout` in the request: {status}");
 
