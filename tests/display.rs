@@ -3,7 +3,8 @@
 use buttress::circuit_breaker::{WhenOpen, Window};
 use buttress::retry::{Backoff, Budget, Jitter};
 use buttress::{
-    CircuitBreakerLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
+    ChaosLayer, CircuitBreakerLayer, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
+    RateLimitLayer, RetryLayer, TimeoutLayer,
 };
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ fn a_layer_prints_its_defaults() {
         CircuitBreakerLayer::default().to_string(),
         RateLimitLayer::new(Quota::per_second(200)).to_string(),
         LoadShedLayer::new(256).to_string(),
+        FallbackLayer::new(|| ()).name("news").to_string(),
+        HedgeLayer::new().to_string(),
+        ChaosLayer::builder().build().unwrap().to_string(),
     ];
     let expected = [
         "timeout: 1s",
@@ -26,6 +30,9 @@ fn a_layer_prints_its_defaults() {
          3 probes of which 2 close, written off after 30s, cancelled calls fail from 10s",
         "rate limit: 200 per 1s, 20 at once, waits up to 1s",
         "load shed: 256 in flight",
+        "fallback \"news\"",
+        "hedge: 1 more at quantile 0.95, budget of 0.1 per success of the last 5s, floor 10 (+0 per second)",
+        "chaos: off",
     ];
     assert_eq!(layers, expected);
 }

@@ -359,3 +359,47 @@ fn scrapes_during_calls_lose_and_invent_nothing() {
     assert_eq!(value(&registry, success), Some(f64::from(3 * CALLS)));
     assert_eq!(value(&registry, overloaded), Some(f64::from(3 * CALLS)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_shown_by_name_only_if_asked_for_and_never_more_than_so_many() {
+    let registry = Registry::new();
+    let layer = stack()
+        .name("tenants")
+        .no_retry()
+        .circuit_breaker(|breaker| breaker.consecutive_failures(1))
+        .per_key(Authority)
+        .build()
+        .unwrap();
+    registry.add_with_keys(&layer, 3).unwrap();
+    let service = layer.layer(service_fn(|_| status(503)));
+    let shown = |registry: &Registry| {
+        let text = registry.text();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("circuit_state{name=\"tenants\",key="));
+        lines
+            .filter(|line| line.contains("state=\"open\""))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    tower::ServiceExt::oneshot(service.clone(), get("tenant0"))
+        .await
+        .unwrap();
+    let expected =
+        "buttress_key_circuit_state{name=\"tenants\",key=\"tenant0\",state=\"open\"} 1";
+    assert_eq!(shown(&registry), [expected]);
+    for n in 1..50 {
+        let host = format!("tenant{n}");
+        tower::ServiceExt::oneshot(service.clone(), get(&host))
+            .await
+            .unwrap();
+    }
+    let three = shown(&registry);
+    assert_eq!(three.len(), 3);
+    assert!(three.iter().any(|line| line == expected));
+    assert_eq!(shown(&registry), three);
+    assert_eq!(
+        registry.add_with_keys(&layer, 101).unwrap_err().field(),
+        "most"
+    );
+}

@@ -56,10 +56,12 @@
 //! | `buttress_uptime_seconds` | gauge | no `name` | seconds since the registry was made |
 //! | `buttress_keys` | gauge | | keys of a keyed stack |
 //! | `buttress_key_circuits` | gauge | `state` | circuits of a keyed stack, by state |
+//! | `buttress_key_circuit_state` | gauge | `key`, `state` | only with [`Registry::add_with_keys`]: 1 for the state of the key's circuit, else 0 |
 //!
 //! The values of `layer` are `deadline`, `attempt_timeout`, `timeout` (outside a stack), `load_shed`, `rate_limit` and
 //! `circuit_breaker`. The values of `error_type` are `timed_out`, `deadline_passed`, `overloaded`, `rate_limited`,
-//! `too_costly` and `circuit_open`. A key, path or host is never a label.
+//! `too_costly` and `circuit_open`. A key, path or host is never a label, unless you
+//! ask for it with [`Registry::add_with_keys`].
 //!
 //! # Errors and cancellation
 //!
@@ -73,10 +75,11 @@ mod state;
 mod text;
 
 pub use serve::RegistryService;
-pub use state::Register;
-pub(crate) use state::sealed::Sealed;
+pub(crate) use state::sealed::{Sealed, SealedKeys};
 pub(crate) use state::{KeysState, LayerState, Reader};
+pub use state::{Register, RegisterKeys};
 
+use crate::error::InvalidConfig;
 use crate::event::{Event, Observe};
 use state::{Entry, Past};
 use std::collections::VecDeque;
@@ -133,13 +136,34 @@ impl Registry {
 
     /// Lists a handle, a layer or a stack. Adding one twice lists it twice.
     pub fn add(&self, layer: &impl Register) {
+        self.list(layer, layer.reader());
+    }
+
+    /// Lists a stack per key, and shows the circuits of the first `most` keys by name. The keys become the values of a
+    /// label, so do not use it for keys that are secret.
+    ///
+    /// # Errors
+    /// `most` is above 100: each key is five series.
+    pub fn add_with_keys(
+        &self,
+        layer: &impl RegisterKeys,
+        most: usize,
+    ) -> Result<(), InvalidConfig> {
+        if most > 100 {
+            return Err(InvalidConfig::new("most", most, "at most 100"));
+        }
+        self.list(layer, layer.reader_of_keys(most));
+        Ok(())
+    }
+
+    fn list(&self, layer: &impl Register, reader: Reader) {
         let wanted = layer.wanted_name();
         let name = {
             let mut entries = lock(&self.shared.entries);
             entries.list.retain(Entry::is_alive);
             entries.last_id += 1;
             let name = entries.free_name(wanted.as_str());
-            let entry = Entry::new(entries.last_id, name.clone(), layer.reader());
+            let entry = Entry::new(entries.last_id, name.clone(), reader);
             entries.list.push(entry);
             name
         };

@@ -1,7 +1,7 @@
 //! The metrics of the Prometheus text.
 
 /// The metrics, in the order of the text: name, kind and help.
-pub(super) const METRICS: [(Metric, &str, &str, &str); 29] = [
+pub(super) const METRICS: [(Metric, &str, &str, &str); 30] = [
     (
         Metric::Rejections,
         "buttress_rejections_total",
@@ -171,6 +171,12 @@ pub(super) const METRICS: [(Metric, &str, &str, &str); 29] = [
         "Circuits of a keyed stack, by state.",
     ),
     (
+        Metric::KeyCircuitState,
+        "buttress_key_circuit_state",
+        "gauge",
+        "1 for the state of the circuit of a key, else 0.",
+    ),
+    (
         Metric::Uptime,
         "buttress_uptime_seconds",
         "gauge",
@@ -208,5 +214,6 @@ pub(super) enum Metric {
     RatePauses,
     Keys,
     KeyCircuits,
+    KeyCircuitState,
     Uptime,
 }

@@ -1,6 +1,6 @@
 use crate::chaos::Chaos;
 use crate::circuit_breaker::Circuit;
-use crate::event::{Event, Observe};
+use crate::event::{CircuitState, Event, Observe};
 use crate::fallback::{FallbackLayer, FallbackSnapshot};
 use crate::hedge::{HedgeSnapshot, Hedging};
 use crate::load_shed::ConcurrencyLimit;
@@ -20,6 +20,12 @@ pub trait Register: sealed::Sealed {}
 
 impl<T: sealed::Sealed> Register for T {}
 
+/// What a [`Registry`](super::Registry) can list with the names of its keys: a
+/// [`KeyedStackLayer`](crate::http::KeyedStackLayer). You cannot implement it.
+pub trait RegisterKeys: sealed::SealedKeys {}
+
+impl<T: sealed::SealedKeys> RegisterKeys for T {}
+
 /// Reads the layers of an entry, from the outside in. `None` if they were dropped.
 pub(crate) type Reader = Box<dyn Fn() -> Option<Vec<LayerState>> + Send + Sync>;
 
@@ -30,6 +36,11 @@ pub(crate) mod sealed {
         fn wanted_name(&self) -> Name;
         fn reader(&self) -> Reader;
         fn watch(&self, observer: &Arc<dyn Observe>);
+    }
+
+    pub trait SealedKeys: Sealed {
+        /// Shows at most so many keys by name.
+        fn reader_of_keys(&self, most: usize) -> Reader;
     }
 }
 
@@ -73,6 +84,8 @@ pub struct KeysState {
     pub(crate) keys: usize,
     /// How many circuits are in each state, in the order of [`STATES`](crate::event::STATES).
     pub(crate) circuits: [usize; 5],
+    /// The keys that are shown by name, with the states of their circuits.
+    pub(crate) by_name: Vec<(String, CircuitState)>,
 }
 
 /// An event that a registry keeps.

@@ -269,6 +269,15 @@ impl Samples<'_> {
                     self.count(&[("state", state.as_str())], count as u64);
                 }
             }
+            Metric::KeyCircuitState => {
+                for (key, is) in &seen.by_name {
+                    let key = escape(key);
+                    for state in STATES {
+                        let labels = [("key", &*key), ("state", state.as_str())];
+                        self.count(&labels, (state == *is).into());
+                    }
+                }
+            }
             _ => {}
         }
     }

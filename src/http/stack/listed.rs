@@ -9,10 +9,11 @@ use crate::http::Pauses;
 use crate::keyed::ByKey;
 use crate::load_shed::ConcurrencyLimit;
 use crate::name::Name;
-use crate::observe::{KeysState, LayerState, Reader, Sealed};
+use crate::observe::{KeysState, LayerState, Reader, Sealed, SealedKeys};
 use crate::rate_limit::{QuotaOf, RateLimiter};
 use crate::retry::RetryLayer;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 impl<C, R, K, D, U, W, P: Pauses> StackLayer<C, R, K, D, U, W, P> {
     /// Adds an observer of the events of all parts. It cannot be removed.
@@ -123,18 +124,43 @@ where
     }
 
     fn reader(&self) -> Reader {
+        self.reader_of_keys(0)
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.add(observer);
+    }
+}
+
+impl<F, Q, C, R, K, D, U, W, P> SealedKeys for KeyedStackLayer<F, Q, C, R, K, D, U, W, P>
+where
+    Self: Sealed,
+    F: Send + Sync + 'static,
+    C: Clone + Send + Sync + 'static,
+    Q: QuotaOf + Send + Sync + 'static,
+    P: Pauses<Classify<C>: Send + Sync> + 'static,
+{
+    fn reader_of_keys(&self, most: usize) -> Reader {
         let deadline = self.deadline.weak();
         let keys = Arc::downgrade(&self.lookup);
+        // The first keys that were seen, so that no more than `most` are ever shown.
+        let shown = Mutex::new(BTreeSet::new());
         let retry = self.retrying().map(RetryLayer::weak);
         let attempt = self.attempt.weak();
         Box::new(move || {
             let by_key = ByKey::new(keys.upgrade()?);
             let mut circuits = [0; STATES.len()];
-            by_key.for_each(|_, parts: &KeyedParts| {
-                let state = parts.circuit().map(Circuit::state);
-                let place = STATES.iter().position(|known| state == Some(*known));
-                if let Some(place) = place {
+            let mut by_name = Vec::new();
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            by_key.for_each(|key, parts: &KeyedParts| {
+                let Some(state) = parts.circuit().map(Circuit::state) else {
+                    return;
+                };
+                if let Some(place) = STATES.iter().position(|known| state == *known) {
                     circuits[place] += 1;
+                }
+                if shown.contains(key) || (shown.len() < most && shown.insert(key.to_owned())) {
+                    by_name.push((key.to_owned(), state));
                 }
             });
             let keys = by_key.len();
@@ -143,14 +169,14 @@ where
                 retry
                     .as_ref()
                     .and_then(|retry| retry().map(LayerState::Retry)),
-                Some(LayerState::Keys(KeysState { keys, circuits })),
+                Some(LayerState::Keys(KeysState {
+                    keys,
+                    circuits,
+                    by_name,
+                })),
                 Some(LayerState::Timeout("attempt_timeout", attempt()?)),
             ];
             Some(layers.into_iter().flatten().collect())
         })
-    }
-
-    fn watch(&self, observer: &Arc<dyn Observe>) {
-        self.add(observer);
     }
 }

@@ -1,6 +1,7 @@
 //! Each layer of each library that has one, set up as its documentation shows.
 
 pub mod breaker;
+pub mod degrade;
 pub mod ours;
 pub mod rate;
 pub mod retry;
@@ -33,6 +34,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         breaker::CASES,
         rate::CASES,
         shed::CASES,
+        degrade::CASES,
         stack::CASES,
     ];
     layers

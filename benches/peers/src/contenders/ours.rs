@@ -7,7 +7,8 @@ use buttress::circuit_breaker::{CircuitBreakerBuilder, Window};
 use buttress::http::{Idempotent, StatusClassifier};
 use buttress::retry::{Backoff, Cloned};
 use buttress::{
-    CircuitBreakerLayer, ErrorLayer, LoadShedLayer, Quota, RateLimitLayer, RetryLayer, TimeoutLayer,
+    ChaosLayer, CircuitBreakerLayer, ErrorLayer, FallbackLayer, HedgeLayer, LoadShedLayer, Quota,
+    RateLimitLayer, RetryLayer, TimeoutLayer,
 };
 use std::time::Duration;
 use tower::{Layer, Service, ServiceBuilder};
@@ -16,6 +17,27 @@ pub fn timeout(upstream: impl Upstream) -> impl Called + Clone {
     ServiceBuilder::new()
         .layer(TimeoutLayer::new(DEADLINE))
         .layer(ErrorLayer)
+        .service(upstream)
+}
+
+pub fn fallback(upstream: impl Upstream) -> impl Called + Clone {
+    let second = ErrorLayer.layer(upstream);
+    ServiceBuilder::new()
+        .layer(FallbackLayer::to(second).replay(Cloned))
+        .layer(ErrorLayer)
+        .service(upstream)
+}
+
+pub fn hedge(upstream: impl Upstream) -> impl Called + Clone {
+    ServiceBuilder::new()
+        .layer(HedgeLayer::builder().replay(Cloned).build().expect("valid"))
+        .layer(ErrorLayer)
+        .service(upstream)
+}
+
+pub fn chaos(upstream: impl Upstream) -> impl Called + Clone {
+    ServiceBuilder::new()
+        .layer(ChaosLayer::builder().hang(1.0).build().expect("valid"))
         .service(upstream)
 }
 
