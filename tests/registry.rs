@@ -385,8 +385,7 @@ async fn keys_are_shown_by_name_only_if_asked_for_and_never_more_than_so_many() 
     tower::ServiceExt::oneshot(service.clone(), get("tenant0"))
         .await
         .unwrap();
-    let expected =
-        "buttress_key_circuit_state{name=\"tenants\",key=\"tenant0\",state=\"open\"} 1";
+    let expected = "buttress_key_circuit_state{name=\"tenants\",key=\"tenant0\",state=\"open\"} 1";
     assert_eq!(shown(&registry), [expected]);
     for n in 1..50 {
         let host = format!("tenant{n}");

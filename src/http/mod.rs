@@ -28,7 +28,7 @@
 //! | to send a retry over another connection | `FreshConnectionLayer` | `hyper-util` |
 //! | an old response while the upstream fails | `StaleLayer` | `http-body` |
 //! | calls that last until the end of the response body | `UntilBodyEnd` | `http-body` |
-//! | a 429 that pauses the rate limit | [`PauseOn429`] | |
+//! | a 429, or a quota that is used up, that pauses the rate limit | [`PauseOn429`], [`quota_pause`] | |
 //! | a server whose layers respond with 429 and 503 | [`RespondLayer`] | |
 //! | faults on purpose, by a header | [`HeaderChaosLayer`] | |
 //! | a tracing span for each attempt | [`AttemptSpanLayer`] | |
@@ -73,6 +73,7 @@ mod fresh;
 mod head;
 mod inbound;
 mod pause;
+mod quota_headers;
 mod replay;
 #[cfg(feature = "http-body")]
 mod replay_body;
@@ -100,7 +101,8 @@ pub use fault::{ClientError, judge_error};
 pub use fresh::{FreshConnection, FreshConnectionLayer};
 pub use head::ResponseHead;
 pub use inbound::{InTask, InboundDeadline, InboundDeadlineLayer};
-pub use pause::{On429, PauseOn429, Pauses};
+pub use pause::{ByHeaders, On429, PauseOn429, Pauses};
+pub use quota_headers::quota_pause;
 pub use replay::RepeatIf;
 #[cfg(feature = "http-body")]
 pub use replay_body::{ReplayBody, ReplayBodyLayer, ReplayBodyService};

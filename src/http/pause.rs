@@ -1,4 +1,5 @@
 use super::head::ResponseHead;
+use super::quota_headers::{quota_pause, retry_after_ms};
 use super::retry_after::retry_after;
 use crate::rate_limit::RateLimiter;
 use crate::verdict::{Classify, Verdict};
@@ -37,6 +38,7 @@ pub struct PauseOn429<C> {
     classify: C,
     limiter: Option<RateLimiter>,
     max_pause: Duration,
+    by_headers: bool,
 }
 
 impl<C> PauseOn429<C> {
@@ -52,7 +54,30 @@ impl<C> PauseOn429<C> {
             classify,
             limiter: limiter.cloned(),
             max_pause: Duration::from_secs(60),
+            by_headers: false,
         }
+    }
+
+    /// Also pauses after any response whose headers say that the quota is used up, as [`quota_pause`] reads them, and
+    /// reads `retry-after-ms` of a 429. Default: off, because not every upstream means what these headers say.
+    #[must_use]
+    pub fn by_headers(mut self) -> Self {
+        self.by_headers = true;
+        self
+    }
+
+    /// What a response asks for.
+    fn asked(&self, response: &impl ResponseHead) -> Duration {
+        let headers = response.headers();
+        let mut asked = None;
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let exact = self.by_headers.then(|| retry_after_ms(headers)).flatten();
+            asked = exact.or_else(|| retry_after(headers).delay());
+        }
+        if self.by_headers {
+            asked = asked.max(quota_pause(headers));
+        }
+        asked.unwrap_or_default()
     }
 
     /// The longest pause, measured from the response, even if the upstream asks for more. Default:
@@ -71,12 +96,9 @@ where
 {
     fn classify(&self, outcome: Result<&Res, &E>) -> Verdict {
         if let (Ok(response), Some(limiter)) = (outcome, &self.limiter) {
-            if response.status() == StatusCode::TOO_MANY_REQUESTS {
-                let asked = retry_after(response.headers()).delay().unwrap_or_default();
-                let pause = asked.min(self.max_pause);
-                if !pause.is_zero() {
-                    limiter.pause_for(pause);
-                }
+            let pause = self.asked(response).min(self.max_pause);
+            if !pause.is_zero() {
+                limiter.pause_for(pause);
             }
         }
         self.classify.classify(outcome)
@@ -92,7 +114,8 @@ impl<C> fmt::Debug for PauseOn429<C> {
     }
 }
 
-/// Whether a stack pauses its rate limit after a 429: `()` does not, [`On429`] does. You cannot
+/// Whether a stack pauses its rate limit: `()` does not, [`On429`] does after a 429, and [`ByHeaders`] also when the
+/// headers of a response ask for it. You cannot
 /// implement this trait.
 pub trait Pauses: sealed::Sealed {
     /// The classifier of the stack, made from the classifier `C`.
@@ -110,10 +133,15 @@ pub trait Pauses: sealed::Sealed {
 #[derive(Clone, Copy, Debug)]
 pub struct On429;
 
+/// Marks a stack that was built with [`pause_by_headers`](super::StackBuilder::pause_by_headers).
+#[derive(Clone, Copy, Debug)]
+pub struct ByHeaders;
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for () {}
     impl Sealed for super::On429 {}
+    impl Sealed for super::ByHeaders {}
 }
 
 impl Pauses for () {
@@ -133,5 +161,15 @@ impl Pauses for On429 {
 
     fn classify<C>(classify: C, limiter: Option<&RateLimiter>) -> PauseOn429<C> {
         PauseOn429::if_any(classify, limiter)
+    }
+}
+
+impl Pauses for ByHeaders {
+    type Classify<C> = PauseOn429<C>;
+
+    const PAUSES: bool = true;
+
+    fn classify<C>(classify: C, limiter: Option<&RateLimiter>) -> PauseOn429<C> {
+        PauseOn429::if_any(classify, limiter).by_headers()
     }
 }

@@ -13,7 +13,7 @@ pub use keyed::{KeyedStack, KeyedStackLayer};
 pub use layer::{Stack, StackLayer};
 pub use parts::KeyedParts;
 
-use super::{Idempotent, InExtensions, On429, Pauses, StatusClassifier};
+use super::{ByHeaders, Idempotent, InExtensions, On429, Pauses, StatusClassifier};
 use crate::circuit_breaker::{CircuitBreakerBuilder, CircuitBreakerLayer};
 use crate::error::{BoxedErrorLayer, ErrorLayer, InvalidConfig};
 use crate::event::{Observe, Observers};
@@ -324,6 +324,12 @@ impl<C, R, K, D, U, W, P> StackBuilder<C, R, K, D, U, W, P> {
     /// Default: off, because a 429 of one endpoint would also stop the calls to all other endpoints
     /// of the host.
     pub fn pause_on_429(self) -> StackBuilder<C, R, K, D, U, W, On429> {
+        self.with(|classify, replay, gate, discard| (classify, replay, gate, discard))
+    }
+
+    /// As [`pause_on_429`](Self::pause_on_429), and also after any response whose headers say that the quota is used up:
+    /// `RateLimit`, `X-RateLimit-Remaining` and others that [`quota_pause`](super::quota_pause) lists. Default: off.
+    pub fn pause_by_headers(self) -> StackBuilder<C, R, K, D, U, W, ByHeaders> {
         self.with(|classify, replay, gate, discard| (classify, replay, gate, discard))
     }
 
