@@ -1,5 +1,6 @@
-use http::header::{DATE, HeaderMap};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use super::retry_after::until_from_now;
+use http::header::HeaderMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// How long a response says that its quota is used up. `None` if something is left, or if no header says so.
 ///
@@ -107,11 +108,8 @@ fn time(text: &str, headers: &HeaderMap) -> Option<Duration> {
     const A_UNIX_TIME: f64 = 1e9;
     match number(text) {
         Some(unix) if unix > A_UNIX_TIME => {
-            let date = headers.get(DATE).and_then(|date| date.to_str().ok());
-            let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-            let now = date.unwrap_or_else(SystemTime::now);
             let until = UNIX_EPOCH.checked_add(seconds(unix))?;
-            Some(until.duration_since(now).unwrap_or_default())
+            Some(until_from_now(until, headers))
         }
         Some(number) => Some(seconds(number)),
         None => with_units(text),

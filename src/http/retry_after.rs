@@ -66,7 +66,8 @@ fn seconds(text: &str) -> Option<Duration> {
     Some(seconds.map_or(Duration::MAX, Duration::from_secs))
 }
 
-fn until_from_now(until: SystemTime, headers: &HeaderMap) -> Duration {
+/// The time until a date, by the clock of the response if it has one.
+pub(super) fn until_from_now(until: SystemTime, headers: &HeaderMap) -> Duration {
     let sent = headers.get(DATE).and_then(text).and_then(date);
     // A cache may have stored the response. `Age` says for how long.
     let age = || headers.get(AGE).and_then(text).and_then(seconds);
