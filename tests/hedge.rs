@@ -650,3 +650,15 @@ async fn sends_stay_within_calls_and_budget() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_of_grpc_pays_for_failures() {
+    let budget = Budget::grpc(10, 0.5).unwrap();
+    let upstream = Upstream::new([(ms(5), DOWN), (ms(5), DOWN), (ms(5), Ok(1))]);
+    let layer = after(ms(50)).budget(budget.clone()).build().unwrap();
+    let service = layer.layer(upstream.service());
+    service.clone().oneshot(7).await.unwrap_err();
+    assert!((budget.tokens() - 8.0).abs() < 0.01);
+    service.oneshot(7).await.unwrap();
+    assert!((budget.tokens() - 8.5).abs() < 0.01);
+}

@@ -148,11 +148,20 @@ impl Shared {
         }
     }
 
-    /// A call succeeded without a copy.
+    /// A call succeeded, without a copy or with one.
     #[inline]
-    pub(super) fn earn(&self) {
+    pub(super) fn earn(&self, hedged: bool) {
+        match (self.earns, hedged) {
+            (true, false) => self.budget.deposit(),
+            (true, true) => self.budget.retry_succeeded(),
+            (false, _) => {}
+        }
+    }
+
+    /// A send failed, and may be repeated.
+    pub(super) fn failed(&self) {
         if self.earns {
-            self.budget.deposit();
+            self.budget.record_failure();
         }
     }
 

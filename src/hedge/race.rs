@@ -45,6 +45,17 @@ impl Means {
     }
 }
 
+impl Means {
+    /// Whether the upstream failed, by the rule of gRPC's budget.
+    pub(super) const fn is_failure_of(self, verdict: Verdict) -> bool {
+        !matches!(self, Self::End)
+            && matches!(
+                verdict,
+                Verdict::Transient { .. } | Verdict::Throttled { .. }
+            )
+    }
+}
+
 /// How the race ended.
 pub(super) enum Step<T> {
     /// A copy has the answer.
@@ -214,8 +225,14 @@ where
                     copy.budget.refund();
                 }
                 let means = Means::of(verdict, rejection);
+                let shared = &common.hedging.shared;
+                if verdict == Verdict::Healthy {
+                    shared.earn(true);
+                } else if means.is_failure_of(verdict) {
+                    shared.failed();
+                }
                 if means == Means::End {
-                    common.hedging.shared.won(copy.number);
+                    shared.won(copy.number);
                     return Poll::Ready(Step::Won(outcome));
                 }
                 *this.stopped |= means == Means::Stop;

@@ -141,10 +141,12 @@ where
                     shared.observe(false);
                 }
                 let hedged = this.race.as_ref().is_some_and(|race| race.has_sent());
-                if verdict == Verdict::Healthy && !hedged {
-                    shared.earn();
-                }
                 let means = Means::of(verdict, rejection);
+                if verdict == Verdict::Healthy {
+                    shared.earn(hedged);
+                } else if means.is_failure_of(verdict) {
+                    shared.failed();
+                }
                 let goes_on = this.copy.is_some() || this.race.is_some();
                 if means == Means::End || !goes_on {
                     Race::drop_beaten(this.race);
