@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["metrics"],
     &["gate", "keyed", "budget", "replay"],
     &LAYERS,
+    &["chaos", "fallback", "hedge"],
     &["observe"],
     &["http", "grpc"],
     &["http/stack"],
@@ -19,10 +20,7 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// The layers. They never use each other.
-const LAYERS: [&str; 8] = [
-    "chaos",
-    "fallback",
-    "hedge",
+const LAYERS: [&str; 5] = [
     "timeout",
     "retry",
     "circuit_breaker",

@@ -293,7 +293,7 @@ fn wrong_settings_are_refused_and_named() {
         assert_eq!(chaos.set_hang(share).unwrap_err().field(), "hang");
     }
     for delay in [
-        Delay::uniform(ms(2), ms(1)),
+        Delay::uniform(ms(2)..ms(1)),
         Delay::heavy(ms(2), ms(1)),
         Delay::heavy(ms(0), ms(1)),
     ] {

@@ -11,7 +11,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! let faults = ChaosLayer::builder()
-//!     .latency(0.05, Delay::uniform(Duration::from_millis(50), Duration::from_millis(200)))
+//!     .latency(0.05, Delay::uniform(Duration::from_millis(50)..Duration::from_millis(200)))
 //!     .outcome(0.01, |_: &&str| Err("injected"))
 //!     .hang(1.0);
 //! let layer = faults.build().unwrap();

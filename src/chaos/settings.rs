@@ -1,6 +1,7 @@
 use crate::chance::draw_of;
 use crate::error::InvalidConfig;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 /// How long an injected delay is.
@@ -11,7 +12,7 @@ use std::time::Duration;
 ///
 /// let ms = Duration::from_millis;
 /// assert_eq!(Delay::fixed(ms(50)).to_string(), "50ms");
-/// assert_eq!(Delay::uniform(ms(50), ms(200)).to_string(), "50ms to 200ms");
+/// assert_eq!(Delay::uniform(ms(50)..ms(200)).to_string(), "50ms to 200ms");
 /// assert_eq!(Delay::heavy(ms(20), ms(900)).to_string(), "20ms, 1 in 100 above 900ms");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,10 @@ impl Delay {
         Self(Kind::Fixed(delay))
     }
 
-    /// Any delay between the two, with equal probability.
+    /// Any delay of this range, with equal probability.
     #[must_use]
-    pub const fn uniform(shortest: Duration, longest: Duration) -> Self {
-        Self(Kind::Uniform(shortest, longest))
+    pub const fn uniform(delays: Range<Duration>) -> Self {
+        Self(Kind::Uniform(delays.start, delays.end))
     }
 
     /// A log-normal distribution with this median, of which 1 in 100 is longer than `p99`.
@@ -184,10 +185,10 @@ mod tests {
         let heavy = of(Delay::heavy(ms(20), ms(900)));
         near(heavy[50_000], ms(20));
         near(heavy[99_000], ms(900));
-        let uniform = of(Delay::uniform(ms(50), ms(200)));
+        let uniform = of(Delay::uniform(ms(50)..ms(200)));
         assert!(uniform[0] >= ms(50) && uniform[99_999] <= ms(200));
         near(uniform[50_000], ms(125));
-        let longest = of(Delay::uniform(Duration::ZERO, Duration::MAX));
+        let longest = of(Delay::uniform(Duration::ZERO..Duration::MAX));
         assert!(longest[99_999] > ms(1));
     }
 }
