@@ -395,6 +395,17 @@ fn a_reserve_as_long_as_the_deadline_is_refused() {
         .fallback(FallbackLayer::new(empty));
     let error = stack.reserve(Duration::from_secs(1)).build().unwrap_err();
     assert_eq!(error.field(), "reserve");
+    let endless = stack_with(Duration::MAX).build().unwrap();
+    assert!(endless.to_string().contains("timeout: ∞"), "{endless}");
+    let short = stack_with(Duration::from_secs(2)).build().unwrap();
+    assert!(short.to_string().contains("timeout: 1.8s"), "{short}");
+}
+
+fn stack_with(deadline: Duration) -> buttress::http::FallbackStackBuilder<fn(HttpFails) -> Status> {
+    let answer: fn(HttpFails) -> Status = |_| unreachable!();
+    stack()
+        .deadline(deadline)
+        .fallback(FallbackLayer::new(answer))
 }
 
 #[tokio::test(start_paused = true)]

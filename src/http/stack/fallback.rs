@@ -106,7 +106,9 @@ impl<A, C, R, K, D, U, W, P> FallbackStackBuilder<A, C, R, K, D, U, W, P> {
             let allowed = "shorter than the deadline of the whole call";
             return Err(InvalidConfig::new("reserve", reserve, allowed));
         }
-        parts.deadline = deadline.saturating_sub(reserve);
+        if deadline != Duration::MAX {
+            parts.deadline = deadline.saturating_sub(reserve);
+        }
         // The whole is listed, not its inner part.
         let registry = parts.registry.take();
         let observers = parts.observers.clone();
