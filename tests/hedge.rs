@@ -662,3 +662,16 @@ async fn a_budget_of_grpc_pays_for_failures() {
     service.oneshot(7).await.unwrap();
     assert!((budget.tokens() - 8.5).abs() < 0.01);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_deadline_passed_has_no_answer() {
+    let late = Error::Rejected(buttress::Rejection::DeadlinePassed { by: Name::UNNAMED });
+    let upstream = Upstream::new([(ms(90), Ok(1)), (ms(10), Err(late))]);
+    let layer = after(ms(50)).build().unwrap();
+    assert_eq!(layer.layer(upstream.service()).oneshot(7).await, Ok(1));
+    assert_eq!(layer.hedging().snapshot().won_by_hedge, 0);
+    // The call itself ends with it.
+    let upstream = Upstream::new([(ms(10), Err(late))]);
+    assert_eq!(layer.layer(upstream.service()).oneshot(7).await, Err(late));
+    assert_eq!(upstream.sent().len(), 1);
+}

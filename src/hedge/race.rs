@@ -231,11 +231,12 @@ where
                 } else if means.is_failure_of(verdict) {
                     shared.failed();
                 }
-                if means == Means::End {
+                if means == Means::End && rejection.is_none() {
                     shared.won(copy.number);
                     return Poll::Ready(Step::Won(outcome));
                 }
-                *this.stopped |= means == Means::Stop;
+                // A copy that was rejected has no answer, whatever the reason.
+                *this.stopped |= means != Means::Fail;
                 *this.due = true;
             }
             if *this.due && !*this.stopped {
