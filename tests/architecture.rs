@@ -42,6 +42,8 @@ const CORES: &[&str] = &[
     "load_shed/slots.rs",
     "rate_limit/gcra.rs",
     "rate_limit/quota.rs",
+    "rate_limit/quotas/core.rs",
+    "rate_limit/quotas/slack.rs",
     "retry/backoff.rs",
 ];
 

@@ -63,10 +63,16 @@
 //! All services made by one layer value, and their clones, share its limiter. So a
 //! server that applies its layers once per connection has one quota.
 //!
+//! # Several quotas, and costs that are known afterwards
+//!
+//! [`Quotas`] take from several quotas at once, such as requests and tokens per minute. What a call really cost can be
+//! settled after it: [`Charge::settle`]. They work for one quota too.
+//!
 //! # Pauses
 //!
 //! A 429 can pause the limiter for the time that the upstream asks for, see
-//! [`http::PauseOn429`](crate::http::PauseOn429). [`RateLimiter::pause_until`] pauses it by hand.
+//! [`http::PauseOn429`](crate::http::PauseOn429), and so can headers that say that the quota is used up.
+//! [`RateLimiter::pause_until`] pauses it by hand.
 //!
 //! # Errors
 //!
@@ -101,10 +107,15 @@ mod layer;
 mod limiter;
 mod queue;
 mod quota;
+mod quotas;
 mod settings;
 
 pub use keyed::{KeptLimiter, KeyedRateLimitLayer, MakeLimiter, QuotaOf};
 pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
 pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;
+pub use quotas::{
+    Charge, Charged, MeteredBy, Place, Quotas, QuotasBuilder, QuotasLayer, QuotasService,
+    QuotasSnapshot, RealCosts,
+};
 pub use settings::RateLimitSettings;
