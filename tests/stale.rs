@@ -312,6 +312,15 @@ async fn a_uri_is_not_mistaken_for_another() {
     text(&client, of_host("one")).await.unwrap();
     assert!(text(&client, of_host("one")).await.is_ok());
     assert!(text(&client, of_host("two")).await.is_err());
+    // An address in the URI, and a name in the header.
+    let of_address = |host: &str| {
+        let req = Request::get("http://10.0.0.7/today").header("host", host);
+        req.body(()).unwrap()
+    };
+    upstream.responds(&[], "one");
+    text(&client, of_address("one")).await.unwrap();
+    assert!(text(&client, of_address("one")).await.is_ok());
+    assert!(text(&client, of_address("two")).await.is_err());
     let post = Request::post(NEWS).body(()).unwrap();
     assert!(text(&client, post).await.is_err());
 }

@@ -64,7 +64,7 @@ use tower::Layer;
 ///
 /// # What is kept
 ///
-/// The latest 200 to each GET, by its URI, when its body was read to its end. The caller gets the body as it comes: it is
+/// The latest 200 to each GET, by its URI and `Host`, when its body was read to its end. The caller gets the body as it comes: it is
 /// not held back. Not kept is a response
 ///
 /// * with `no-store`, `no-cache`, `private`, `must-revalidate`, `proxy-revalidate` or `s-maxage`, which forbid to share it

@@ -5,23 +5,25 @@ use http::header::{
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use std::time::{Duration, SystemTime};
 
 /// The names and values of a request that a response varies by.
 pub(super) type Varied = Vec<(HeaderName, Vec<HeaderValue>)>;
 
-/// What distinguishes one resource from another: its URI and, if requests with credentials are allowed, those.
+/// What distinguishes one resource from another: its URI, its host and, if requests with credentials are allowed, those.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     uri: String,
+    /// The header `Host`, which may name another host than the URI does.
+    hosts: Vec<Vec<u8>>,
     credentials: Vec<Vec<u8>>,
 }
 
 impl Key {
     /// Whether both are the same resource, whatever the credentials.
     pub(super) fn has_same_uri(&self, other: &Self) -> bool {
-        self.uri == other.uri
+        self.uri == other.uri && self.hosts == other.hosts
     }
 
     /// The resource for requests without credentials.
@@ -33,18 +35,14 @@ impl Key {
 
 /// The key of a request, whatever its method.
 pub(super) fn key<B>(req: &Request<B>) -> Key {
-    let credentials = req.headers().get_all(AUTHORIZATION).iter();
+    let values = |name| {
+        let values = req.headers().get_all(name).iter();
+        values.map(|value| value.as_bytes().to_vec()).collect()
+    };
     Key {
-        uri: target(req.uri(), req.headers()),
-        credentials: credentials.map(|it| it.as_bytes().to_vec()).collect(),
-    }
-}
-
-fn target(uri: &Uri, headers: &HeaderMap) -> String {
-    match (uri.authority(), headers.get(HOST)) {
-        // A URI without a host: a space separates, because neither part can have one.
-        (None, Some(host)) => format!("{} {uri}", String::from_utf8_lossy(host.as_bytes())),
-        _ => uri.to_string(),
+        uri: req.uri().to_string(),
+        hosts: values(HOST),
+        credentials: values(AUTHORIZATION),
     }
 }
 
