@@ -675,3 +675,70 @@ async fn a_copy_whose_deadline_passed_has_no_answer() {
     assert_eq!(layer.layer(upstream.service()).oneshot(7).await, Err(late));
     assert_eq!(upstream.sent().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_above_learns_that_neither_copy_was_sent() {
+    use buttress::{Quota, RateLimitLayer, RetryLayer};
+    // The first attempt is sent and fails. Then calls wait.
+    let limit = RateLimitLayer::builder(Quota::new(1, ms(60_000)).burst(1)).max_wait(Duration::MAX);
+    let upstream = Upstream::new([(ms(0), DOWN)]);
+    let retry = RetryLayer::builder()
+        .replay(Cloned)
+        .attempts(2)
+        .build()
+        .unwrap();
+    let hedge = after(ms(10)).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(retry.clone())
+        .layer(hedge.clone())
+        .layer(limit.build().unwrap())
+        .service(upstream.service());
+    let retry_tokens = retry.budget().unwrap().tokens();
+    let mut call = Box::pin(service.oneshot(7));
+    // The first attempt starts a copy at once, which waits for its turn. It never ends.
+    timeout(ms(5_000), &mut call).await.unwrap_err();
+    drop(call);
+    assert_eq!(upstream.sent().len(), 1);
+    assert!(hedge.hedging().budget().tokens() > 9.9);
+    assert!(retry.budget().unwrap().tokens() >= retry_tokens);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_whose_attempt_and_copy_both_wait_keeps_its_token() {
+    use buttress::{Quota, RateLimitLayer, RetryLayer};
+    let limit = RateLimitLayer::builder(Quota::per_second(1_000)).max_wait(Duration::MAX);
+    let limit = limit.build().unwrap();
+    let pausing = limit.limiter().clone();
+    // Each send pauses the limiter for a minute, and fails.
+    let upstream = service_fn(move |_: u32| {
+        pausing.pause_until(Instant::now() + ms(60_000));
+        async { Err::<u32, _>(Error::Service("down")) }
+    });
+    let judge = |outcome: Result<&u32, &Error<&'static str>>| match outcome {
+        Ok(_) => Verdict::Healthy,
+        // No copy of the attempt that failed, but a retry.
+        Err(_) => Verdict::Local,
+    };
+    let budget = Budget::builder()
+        .floor(2)
+        .ratio(0.0)
+        .reserve(0.0)
+        .build()
+        .unwrap();
+    let retry = RetryLayer::builder()
+        .replay(Cloned)
+        .classify(judge)
+        .budget(budget);
+    let retry = retry.build().unwrap();
+    let hedge = after(ms(10)).classify(judge).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(retry.clone())
+        .layer(hedge.clone())
+        .layer(limit)
+        .service(upstream);
+    timeout(ms(30_000), service.oneshot(7)).await.unwrap_err();
+    let waiting = hedge.hedging().snapshot();
+    assert_eq!((waiting.hedged, waiting.denied.budget), (1, 0));
+    assert!(hedge.hedging().budget().tokens() > 9.9);
+    assert!(retry.budget().unwrap().tokens() > 1.9);
+}

@@ -98,7 +98,7 @@ pub use layer::GateLayer;
 pub use pair::EitherWait;
 pub use service::{Gate, GateFuture};
 pub use unless_open::{Opens, UnlessOpen};
-pub(crate) use unsent::{drop_beaten, is_beaten, left_waiting};
+pub(crate) use unsent::{also_left_waiting, drop_beaten, is_beaten, left_waiting};
 
 use crate::deadline::Deadline;
 use crate::error::Rejection;

@@ -24,6 +24,15 @@ pub(crate) fn left_waiting(drop_call: impl FnOnce()) -> bool {
         .unwrap_or(false)
 }
 
+/// Drops one of several calls for one. Returns whether it was waiting. For a caller of [`left_waiting`] above, the whole
+/// was waiting only if each of them was.
+pub(crate) fn also_left_waiting(drop_call: impl FnOnce()) -> bool {
+    let before = LEFT_WAITING.try_with(Cell::get).unwrap_or(false);
+    let waiting = left_waiting(drop_call);
+    let _ = LEFT_WAITING.try_with(|left| left.set(before && waiting));
+    waiting
+}
+
 thread_local!(static BEATEN: Cell<bool> = const { Cell::new(false) });
 
 /// Drops calls that lost against another copy of their request. Their age says nothing about the upstream.

@@ -105,7 +105,7 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if gate::left_waiting(|| this.stage.set(Stage::Done)) {
+            if gate::also_left_waiting(|| this.stage.set(Stage::Done)) {
                 this.budget.refund();
             }
         }
