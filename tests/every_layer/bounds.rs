@@ -2,14 +2,19 @@
 
 use super::{Res, TICK};
 use crate::strict::Strict;
+use buttress::chaos::Chaos;
 use buttress::circuit_breaker::{Circuit, KeyedCircuitBreakerLayer};
+use buttress::hedge::Hedging;
 use buttress::http::{Authority, KeyedParts, KeyedStackLayer};
 use buttress::keyed::ByKey;
 use buttress::load_shed::{ConcurrencyLimit, KeyedLoadShedLayer};
-use buttress::rate_limit::{KeyedRateLimitLayer, RateLimiter};
+use buttress::rate_limit::{KeyedRateLimitLayer, Quotas, RateLimiter};
 use buttress::retry::{Budget, Cloned};
 use buttress::timeout::TimeoutLayer;
-use buttress::{CircuitBreakerLayer, Error, LoadShedLayer, RateLimitLayer, Rejection, RetryLayer};
+use buttress::{
+    ChaosLayer, CircuitBreakerLayer, Error, FallbackLayer, HedgeLayer, LoadShedLayer,
+    RateLimitLayer, Rejection, RetryLayer,
+};
 use std::borrow::Cow;
 use std::task::{Context, Poll};
 use tokio_test::task;
@@ -42,12 +47,19 @@ fn layers_handles_services_and_futures_are_send_and_sync() {
     shared::<KeyedStackLayer<Authority>>();
     shared::<(ByKey<Circuit>, ByKey<KeyedParts>)>();
     shared::<(Circuit, RateLimiter, ConcurrencyLimit, Budget)>();
+    shared::<HedgeLayer>();
+    shared::<ChaosLayer>();
+    shared::<FallbackLayer<fn(u32)>>();
+    shared::<(Hedging, Chaos, Quotas<2>)>();
     shared::<Rejection>();
     sent::<buttress::circuit_breaker::Permit>();
     sent::<buttress::load_shed::Slot>();
+    sent::<buttress::rate_limit::Charge<2>>();
     sent::<buttress::retry::Withdrawal>();
 
     future_of::<TimeoutLayer, Strict>();
+    future_of::<HedgeLayer<buttress::verdict::Outcome, Cloned>, Strict>();
+    future_of::<ChaosLayer, Strict>();
     future_of::<Retried, Strict>();
     future_of::<CircuitBreakerLayer, Strict>();
     future_of::<RateLimitLayer, Strict>();
