@@ -280,3 +280,24 @@ async fn many_tasks_share_the_quotas() {
     assert!(start.elapsed() >= ms(189), "{:?}", start.elapsed());
     assert_eq!(quotas.snapshot().waiting, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_shows_them() {
+    let registry = buttress::observe::Registry::new();
+    let quotas = Quotas::builder([Quota::per_second(10), Quota::per_second(100).burst(100)]);
+    let quotas = quotas.name("llm").build().unwrap();
+    registry.add(&quotas);
+    let _taken = quotas.try_acquire([1, 60]).unwrap();
+    quotas.try_acquire([1, 60]).unwrap_err();
+    let text = registry.text();
+    for line in [
+        "buttress_rate_available{name=\"llm\",quota=\"1\"} 9\n",
+        "buttress_rate_available{name=\"llm\",quota=\"2\"} 40\n",
+        "buttress_queue_length{name=\"llm\",layer=\"rate_limit\"} 0\n",
+        "buttress_rejections_total{name=\"llm\",layer=\"rate_limit\",error_type=\"rate_limited\"} 1\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&registry.json()).unwrap();
+    assert_eq!(json["upstreams"][0]["layers"][0]["available"]["2"], 40);
+}

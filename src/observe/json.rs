@@ -92,6 +92,23 @@ fn layer(json: &mut Json, layer: &LayerState) {
             json.counts("rejected", rejected);
             json.number("paused", seen.paused);
         }
+        LayerState::Quotas(seen) => {
+            json.string("layer", "quotas");
+            let numbers: Vec<_> = (1..=seen.available.len())
+                .map(|it| it.to_string())
+                .collect();
+            let available = seen.available.iter().copied().map(u64::from);
+            json.counts(
+                "available",
+                numbers.iter().map(String::as_str).zip(available),
+            );
+            json.number("waiting", seen.waiting);
+            let rejected = [
+                ("rate_limited", seen.rate_limited),
+                ("too_costly", seen.too_costly),
+            ];
+            json.counts("rejected", rejected);
+        }
         LayerState::Circuit(circuit) => {
             let seen = circuit.snapshot();
             json.string("layer", "circuit_breaker");

@@ -51,7 +51,7 @@
 //! | `buttress_circuit_probes_total` | counter | | probes sent |
 //! | `buttress_in_flight`, `buttress_limit` | gauge | | calls in flight, and how many may be |
 //! | `buttress_queue_length` | gauge | `layer` | calls that wait for a slot or a turn |
-//! | `buttress_rate_available` | gauge | | calls of cost 1 that a rate limit would grant at once |
+//! | `buttress_rate_available` | gauge | `quota` (1, 2, …) for several quotas | calls of cost 1 that a rate limit would grant at once |
 //! | `buttress_rate_pauses_total` | counter | | pauses that the upstream asked for |
 //! | `buttress_uptime_seconds` | gauge | no `name` | seconds since the registry was made |
 //! | `buttress_keys` | gauge | | keys of a keyed stack |

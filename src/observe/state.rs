@@ -5,7 +5,7 @@ use crate::fallback::{FallbackLayer, FallbackSnapshot};
 use crate::hedge::{HedgeSnapshot, Hedging};
 use crate::load_shed::ConcurrencyLimit;
 use crate::name::Name;
-use crate::rate_limit::RateLimiter;
+use crate::rate_limit::{Quotas, RateLimiter};
 use crate::retry::{RetryLayer, RetryState};
 use crate::timeout::{TimeoutLayer, TimeoutSnapshot};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// What a [`Registry`](super::Registry) can list. You cannot implement it.
 ///
 /// A [`StackLayer`](crate::http::StackLayer) with or without a fallback, `http::Stale` (feature `http-body`), a [`KeyedStackLayer`](crate::http::KeyedStackLayer), a
-/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`Hedging`], [`Chaos`], [`RateLimiter`] and
+/// [`RetryLayer`], a [`TimeoutLayer`], a [`FallbackLayer`], and the handles of the other layers: [`Circuit`], [`Hedging`], [`Chaos`], [`Quotas`], [`RateLimiter`] and
 /// [`ConcurrencyLimit`].
 pub trait Register: sealed::Sealed {}
 
@@ -75,8 +75,18 @@ pub enum LayerState {
     Retry(RetryState),
     LoadShed(ConcurrencyLimit),
     RateLimit(RateLimiter),
+    Quotas(QuotasState),
     Circuit(Circuit),
     Keys(KeysState),
+}
+
+/// Several quotas. The fields are those of [`QuotasSnapshot`](crate::rate_limit::QuotasSnapshot).
+#[derive(Debug)]
+pub struct QuotasState {
+    pub(crate) available: Vec<u32>,
+    pub(crate) waiting: usize,
+    pub(crate) rate_limited: u64,
+    pub(crate) too_costly: u64,
 }
 
 #[derive(Debug)]
@@ -150,6 +160,29 @@ impl sealed::Sealed for RateLimiter {
     fn reader(&self) -> Reader {
         let weak = self.weak();
         Box::new(move || Some(vec![LayerState::RateLimit(weak()?)]))
+    }
+
+    fn watch(&self, observer: &Arc<dyn Observe>) {
+        self.observers().add(observer.clone());
+    }
+}
+
+impl<const N: usize> sealed::Sealed for Quotas<N> {
+    fn wanted_name(&self) -> Name {
+        self.snapshot().name
+    }
+
+    fn reader(&self) -> Reader {
+        let weak = self.weak();
+        Box::new(move || {
+            let seen = weak()?;
+            Some(vec![LayerState::Quotas(QuotasState {
+                available: seen.available.to_vec(),
+                waiting: seen.waiting,
+                rate_limited: seen.rate_limited,
+                too_costly: seen.too_costly,
+            })])
+        })
     }
 
     fn watch(&self, observer: &Arc<dyn Observe>) {

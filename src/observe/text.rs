@@ -1,7 +1,7 @@
 //! The Prometheus text format 0.0.4.
 
 use super::names::{METRICS, Metric};
-use super::state::{KeysState, LayerState};
+use super::state::{KeysState, LayerState, QuotasState};
 use crate::chaos::ChaosSnapshot;
 use crate::circuit_breaker::CircuitSnapshot;
 use crate::event::STATES;
@@ -22,6 +22,7 @@ enum Seen<'a> {
     Retry(&'a RetryState),
     LoadShed(LoadShedSnapshot),
     RateLimit(RateLimitSnapshot),
+    Quotas(&'a QuotasState),
     Circuit(CircuitSnapshot, Option<(u64, u64)>),
     Keys(&'a KeysState),
 }
@@ -83,6 +84,7 @@ fn see(layer: &LayerState) -> Seen<'_> {
         LayerState::Retry(retry) => Seen::Retry(retry),
         LayerState::LoadShed(limit) => Seen::LoadShed(limit.snapshot()),
         LayerState::RateLimit(limiter) => Seen::RateLimit(limiter.snapshot()),
+        LayerState::Quotas(quotas) => Seen::Quotas(quotas),
         LayerState::Circuit(circuit) => Seen::Circuit(circuit.snapshot(), circuit.total()),
         LayerState::Keys(keys) => Seen::Keys(keys),
     }
@@ -138,6 +140,7 @@ impl Samples<'_> {
             Seen::Retry(retry) => self.retry(retry),
             Seen::LoadShed(limit) => self.load_shed(limit),
             Seen::RateLimit(limiter) => self.rate_limit(limiter),
+            Seen::Quotas(quotas) => self.quotas(quotas),
             Seen::Circuit(circuit, total) => self.circuit(circuit, *total),
             Seen::Keys(keys) => self.keys(keys),
         }
@@ -226,6 +229,23 @@ impl Samples<'_> {
             }
             Metric::RateAvailable => self.count(&[], seen.available.into()),
             Metric::RatePauses => self.count(&[], seen.paused),
+            Metric::QueueLength => self.count(&[("layer", "rate_limit")], seen.waiting as u64),
+            _ => {}
+        }
+    }
+
+    fn quotas(&mut self, seen: &QuotasState) {
+        match self.metric {
+            Metric::Rejections => {
+                self.rejections("rate_limit", "rate_limited", seen.rate_limited);
+                self.rejections("rate_limit", "too_costly", seen.too_costly);
+            }
+            Metric::RateAvailable => {
+                for (at, available) in seen.available.iter().enumerate() {
+                    let number = (at + 1).to_string();
+                    self.count(&[("quota", &number)], (*available).into());
+                }
+            }
             Metric::QueueLength => self.count(&[("layer", "rate_limit")], seen.waiting as u64),
             _ => {}
         }

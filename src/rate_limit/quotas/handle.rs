@@ -193,6 +193,19 @@ impl<const N: usize> Quotas<N> {
             .add(crate::metrics::Events::observer());
     }
 
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.shared.observers
+    }
+
+    /// Reads the handle, as long as another is there.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<QuotasSnapshot<N>> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let shared = shared.upgrade()?;
+            Some(Self { shared }.snapshot())
+        }
+    }
+
     pub(super) fn enter_by(
         &self,
         costs: [u32; N],
