@@ -5,16 +5,18 @@
 //! ```
 //!
 //! Each upstream gets 40 calls per second through a stack of its own. The page `/upstreams` has buttons that slow
-//! an upstream, make it fail or make it refuse connections. Watch on the live page what each layer does.
+//! an upstream, make it fail or make it refuse connections. Watch on the live page what each layer does. There, buttons
+//! inject faults into the calls to `search`.
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{Request, Response, StatusCode};
 use axum::response::Html;
 use axum::routing::{get, post};
-use buttress::Quota;
+use buttress::chaos::Delay;
 use buttress::http::{Authority, stack};
 use buttress::observe::Registry;
+use buttress::{ChaosLayer, Quota};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -68,6 +70,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Calls an upstream 40 times per second.
 fn call(index: usize, registry: &Registry, moods: Moods) -> Result<(), Box<dyn Error>> {
     let upstream = service_fn(move |_: Request<()>| answer(moods[index].load(Relaxed)));
+    // Off, until a button of the page switches it on.
+    let faults = ChaosLayer::builder()
+        .latency(0.05, Delay::fixed(Duration::from_millis(200)))
+        .hang(0.01)
+        .name(format!("{} faults", NAMES[index]))
+        .build()?;
+    if NAMES[index] == "search" {
+        registry.add(faults.chaos());
+    }
+    let upstream = faults.layer(upstream);
     let stack = stack()
         .name(NAMES[index])
         .deadline(Duration::from_secs(2))
