@@ -26,6 +26,11 @@
 //! | How does a deadline travel with a request? | [`deadline`](crate::deadline) |
 //! | Which error did a call fail with? | [`error`](crate::error) |
 //! | What is logged and counted? | [`event`](crate::event) |
+//! | How do I see it live, or scrape it? | [`observe`](crate::observe); with a recorder of your own, `metrics` (feature `metrics`) |
+//! | What can answer when the upstream fails? | [`fallback`](crate::fallback); for HTTP also `http::StaleLayer` (feature `http-body`) |
+//! | How do I shorten the slowest calls? | [`hedge`](crate::hedge) |
+//! | How do I test all of this on purpose? | [`chaos`](crate::chaos) |
+//! | How do I keep to requests *and* tokens per minute? | [`rate_limit::Quotas`](crate::rate_limit::Quotas) |
 //! | How does each host, tenant or route get its own circuit and limits? | [`keyed`](crate::keyed) |
 //! | How do I write a layer that admits calls? | [`gate`](crate::gate) |
 //!
