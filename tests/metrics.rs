@@ -406,3 +406,50 @@ fn without_metrics_nothing_is_recorded() {
     });
     assert_eq!(samples, Samples::new());
 }
+
+#[test]
+fn a_stack_that_was_built_before_there_was_a_recorder_is_recorded() {
+    let layer = orders().build().unwrap();
+    let service = layer.layer(client(&[503]));
+    let samples = recorded(async move {
+        call(&service).await.unwrap();
+    });
+    assert_eq!(samples["buttress.call.duration{outcome=healthy}"], 1);
+    assert_eq!(samples["buttress.retries{verdict=transient}"], 1);
+    assert_eq!(samples["buttress.circuit.state{state=closed}"], 1);
+}
+
+#[test]
+fn the_layers_around_a_stack_are_counted_too() {
+    use buttress::chaos::Delay;
+    use buttress::fallback::Failed;
+    use buttress::retry::Cloned;
+    use buttress::{ChaosLayer, Error, ErrorLayer, FallbackLayer, HedgeLayer};
+    type Fails = Failed<Request<()>, Response<()>, Error<Infallible>>;
+
+    let samples = recorded(async {
+        let answer = |_: Fails| ready(Ok::<_, Error<Infallible>>(Response::new(())));
+        let stack = orders().no_retry().fallback(FallbackLayer::new(answer));
+        let service = stack.service(client(&[503])).unwrap();
+        call(&service).await.unwrap();
+        call(&service).await.unwrap();
+
+        let chaos = ChaosLayer::builder().latency(1.0, Delay::fixed(Duration::from_millis(60)));
+        let chaos = chaos.build().unwrap();
+        chaos.chaos().metrics();
+        chaos.chaos().on();
+        let at = buttress::hedge::HedgeAt::after(Duration::from_millis(50));
+        let hedge = HedgeLayer::builder().at(at).replay(Cloned).build().unwrap();
+        hedge.hedging().metrics();
+        let service = chaos.layer(client(&[]));
+        call(&hedge.layer(ErrorLayer.layer(service))).await.unwrap();
+    });
+    for (key, count) in [
+        ("buttress.fallbacks{}", 1),
+        ("buttress.degraded{}", 0),
+        ("buttress.injections{fault=latency}", 2),
+        ("buttress.hedges{}", 1),
+    ] {
+        assert_eq!(samples[key], count, "{key}");
+    }
+}
