@@ -11,7 +11,7 @@ use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::util::ServiceFn;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -31,7 +31,7 @@ fn inner() -> ServiceFn<fn(u32) -> Ready<Res>> {
     service_fn(echo)
 }
 
-fn on(builder: ChaosBuilder) -> ChaosLayer {
+fn on<O>(builder: ChaosBuilder<O>) -> ChaosLayer<O> {
     let layer = builder.build().unwrap();
     layer.chaos().on();
     layer
@@ -89,6 +89,27 @@ async fn a_delayed_send_holds_no_permit_of_the_layers_below() {
     // The permit is free meanwhile.
     assert_eq!(limited.oneshot(8).await, Ok(8));
     assert_eq!(call.await.unwrap(), Ok(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_kept_holds_no_permit_for_a_call_that_did_not_use_it() {
+    let fails: Fails<&'static str> = |_| Err("injected");
+    let limited = || ConcurrencyLimitLayer::new(1).layer(inner());
+    let builder = || ChaosLayer::builder().outcome(0.0, fails);
+    let later = Delay::fixed(ms(50));
+
+    // The delayed send itself needs the only permit.
+    let layer = on(builder().latency_before(1.0, later));
+    let mut service = layer.layer(limited());
+    let call = service.ready().await.unwrap().call(7);
+    assert_eq!(timeout(ms(1_000), call).await, Ok(Ok(7)));
+
+    for builder in [builder().hang(1.0), builder().outcome(1.0, fails)] {
+        let limited = limited();
+        let mut service = on(builder).layer(limited.clone());
+        let _call = service.ready().await.unwrap().call(7);
+        assert_eq!(timeout(ms(1_000), limited.oneshot(8)).await, Ok(Ok(8)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,7 +177,7 @@ async fn at_most_so_many_calls_are_delayed_at_once() {
     assert_eq!(service.clone().oneshot(3).await, Ok(3));
     one.abort();
     sleep(ms(10)).await;
-    let hangs = tokio::time::timeout(ms(10), service.oneshot(4)).await;
+    let hangs = timeout(ms(10), service.oneshot(4)).await;
     hangs.unwrap_err();
 }
 
@@ -172,10 +193,10 @@ async fn only_some_requests_get_faults() {
     assert_eq!(layer.layer(inner()).oneshot(8).await, Err("injected"));
 }
 
-type Fails = fn(&u32) -> Result<u32, u8>;
+type Fails<E> = fn(&u32) -> Result<u32, E>;
 
 /// Which of 8 000 calls fail, from so many tasks.
-async fn failures<Y>(threads: u32, layer: ChaosLayer<Fails, (), Y>) -> Vec<u32>
+async fn failures<Y>(threads: u32, layer: ChaosLayer<Fails<u8>, (), Y>) -> Vec<u32>
 where
     Y: Per<u32> + Send + Sync + 'static,
 {
@@ -206,7 +227,7 @@ where
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_seed_repeats_the_faults_whatever_the_threads() {
     let layer = |seed| {
-        let outcome: Fails = |_| Err(7);
+        let outcome: Fails<u8> = |_| Err(7);
         ChaosLayer::builder().outcome(0.1, outcome).seed(seed)
     };
     // The same calls get a fault; which requests these are, depends on the threads.
@@ -379,7 +400,7 @@ async fn a_header_needs_the_secret() {
         let call = service.clone().oneshot(request);
         async move {
             let start = Instant::now();
-            let response = tokio::time::timeout(ms(5_000), call).await;
+            let response = timeout(ms(5_000), call).await;
             let status = response
                 .ok()
                 .map(|response| response.unwrap().status().as_u16());

@@ -65,7 +65,8 @@
 //!
 //! # Readiness
 //!
-//! That of the inner service. A call that is not sent leaves the readied instance as it is.
+//! That of the inner service. A call that is not sent, or sent later, does not use the readied instance: an unready clone
+//! replaces it, so that it holds no permit of the layers below meanwhile.
 //!
 //! # Errors
 //!

@@ -124,19 +124,21 @@ impl<S, O, P, Y, M> ChaosService<S, O, P, Y, M> {
             fault = Fault::Outcome;
             shared.injected(fault, delay);
         }
-        let stage = if plan.hang {
-            Stage::Hanging
-        } else if let Some(before) = before {
-            Stage::Before {
-                sleep: sleep(before),
-                service: self.inner.clone(),
-                req: Some(req),
-            }
-        } else if injected.is_some() {
-            Stage::Answered
-        } else {
+        let stage = if !plan.hang && before.is_none() && injected.is_none() {
             let call = self.inner.call(req);
             Stage::Calling { call }
+        } else {
+            // The call does not use the readied instance. An unready clone takes its place, so that nothing stays
+            // reserved: a delayed send may need that permit, and so may others.
+            self.inner = self.inner.clone();
+            match before {
+                _ if plan.hang => Stage::Hanging,
+                Some(before) => Stage::Before {
+                    sleep: sleep(before),
+                    send: injected.is_none().then(|| (self.inner.clone(), req)),
+                },
+                None => Stage::Answered,
+            }
         };
         let faulty = Faulty {
             stage,
@@ -207,8 +209,8 @@ pin_project! {
         Before {
             #[pin]
             sleep: Sleep,
-            service: S,
-            req: Option<Req>,
+            // An unready clone. `None` if there is an outcome already.
+            send: Option<(S, Req)>,
         },
         Readying { service: S, req: Option<Req> },
         Calling {
@@ -258,20 +260,14 @@ where
         loop {
             match this.stage.as_mut().project() {
                 StageProj::Hanging => return Poll::Pending,
-                StageProj::Before {
-                    sleep,
-                    service,
-                    req,
-                } => {
+                StageProj::Before { sleep, send } => {
                     ready!(sleep.poll(cx));
-                    let next = if this.outcome.is_some() {
-                        Stage::Answered
-                    } else {
-                        // A fresh clone: the readied instance would have kept its reservation.
-                        Stage::Readying {
-                            service: service.clone(),
-                            req: req.take(),
-                        }
+                    let next = match send.take() {
+                        Some((service, req)) => Stage::Readying {
+                            service,
+                            req: Some(req),
+                        },
+                        None => Stage::Answered,
                     };
                     this.stage.set(next);
                 }
