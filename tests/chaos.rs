@@ -182,6 +182,53 @@ async fn at_most_so_many_calls_are_delayed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_beyond_the_most_gets_no_outcome_either() {
+    let fails: Fails<&'static str> = |_| Err("injected");
+    let later = Delay::fixed(ms(50));
+    let builder = ChaosLayer::builder().outcome(1.0, fails);
+    let layer = on(builder.latency(1.0, later).max_active(1));
+    let service = layer.layer(inner());
+    let one = tokio::spawn(service.clone().oneshot(1));
+    sleep(ms(10)).await;
+    assert_eq!(service.clone().oneshot(2).await, Ok(2));
+    assert_eq!(one.await.unwrap(), Err("injected"));
+    assert_eq!(service.oneshot(3).await, Err("injected"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_makes_no_outcome() {
+    let unasked = |_: &u32| -> Res { panic!("an outcome was made") };
+    let layer = on(ChaosLayer::builder().hang(1.0).outcome(1.0, unasked));
+    let call = timeout(ms(10), layer.layer(inner()).oneshot(7));
+    call.await.unwrap_err();
+    let seen = layer.chaos().snapshot();
+    assert_eq!((seen.hang, seen.outcome, seen.active), (1, 0, 0));
+}
+
+/// Before it is sent, while it is pending, and while its answer is delayed.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_at_any_time_is_no_longer_active() {
+    let delay = Delay::fixed(ms(50));
+    let builder = ChaosLayer::builder().latency_before(1.0, delay);
+    let layer = on(builder.latency(1.0, delay));
+    let slow = service_fn(|n: u32| async move {
+        sleep(ms(50)).await;
+        Ok::<_, &str>(n)
+    });
+    let limited = ConcurrencyLimitLayer::new(1).layer(slow);
+    for after in [25, 75, 125] {
+        let call = tokio::spawn(layer.layer(limited.clone()).oneshot(7));
+        sleep(ms(after)).await;
+        assert_eq!(layer.chaos().snapshot().active, 1);
+        call.abort();
+        call.await.unwrap_err();
+        assert_eq!(layer.chaos().snapshot().active, 0, "after {after} ms");
+        // It kept no permit either.
+        assert_eq!(limited.clone().oneshot(8).await, Ok(8));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_some_requests_get_faults() {
     let layer = ChaosLayer::builder()
         .outcome(1.0, |_: &u32| Err("injected"))

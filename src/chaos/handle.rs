@@ -59,7 +59,7 @@ pub struct ChaosSnapshot {
     pub name: Name,
     /// Whether faults are injected now.
     pub is_on: bool,
-    /// The calls that are delayed or hang now.
+    /// The calls that have a fault and have not ended.
     pub active: usize,
     /// Answers that were delayed.
     pub latency: u64,
@@ -104,8 +104,14 @@ pub(super) struct Plan {
     pub(super) hang: bool,
 }
 
-/// A call that is delayed or hangs.
+/// The place of a call among those with a fault.
 pub(super) struct Active(Arc<Shared>);
+
+impl Plan {
+    pub(super) const fn is_fault(&self) -> bool {
+        self.latency.is_some() || self.latency_before.is_some() || self.outcome || self.hang
+    }
+}
 
 impl Drop for Active {
     fn drop(&mut self) {

@@ -163,7 +163,8 @@ impl<O, P, Y, M> ChaosBuilder<O, P, Y, M> {
         self
     }
 
-    /// The most calls that are delayed or hang at once. A call beyond it gets no such fault. Default: no limit.
+    /// The most calls that have a fault at once, injected outcomes included. A call beyond it gets none. Default: no
+    /// limit.
     pub fn max_active(mut self, max_active: usize) -> Self {
         self.max_active = max_active;
         self

@@ -40,7 +40,7 @@
 //! | `only` | all | which requests may get faults |
 //! | `per` | the number of the call | what the draws depend on, if not on the number of the call |
 //! | `seed` | random | makes the faults repeatable |
-//! | `max_active` | no limit | the calls that are delayed or hang at once |
+//! | `max_active` | no limit | the calls with a fault at once; a call beyond it gets none |
 //! | `mark` | `()`, nowhere | marks responses: [`InExtensions`](crate::http::InExtensions) puts [`Injected`] into HTTP responses |
 //! | `name` | none | the name in events and snapshots |
 //!

@@ -89,24 +89,22 @@ impl<S, O, P, Y, M> ChaosService<S, O, P, Y, M> {
         }
         let shared = &self.chaos.shared;
         let mut plan = shared.plan(per.key(&req));
-        let mut active = None;
-        if plan.hang || plan.latency.is_some() || plan.latency_before.is_some() {
-            active = shared.activate();
-            if active.is_none() {
-                // At most so many at once: this call only gets an outcome, if any.
-                plan = Plan {
-                    outcome: plan.outcome,
-                    ..Plan::default()
-                };
-            }
+        if plan.hang {
+            plan = Plan {
+                hang: true,
+                ..Plan::default()
+            };
         }
+        // A call without a fault takes no place. At most so many have one at once.
+        let Some(active) = plan.is_fault().then(|| shared.activate()).flatten() else {
+            return ChaosFuture::plain(self.inner.call(req));
+        };
         let injected = plan.outcome.then(|| outcome.inject(&req)).flatten();
-        if active.is_none() && injected.is_none() {
+        plan.outcome = injected.is_some();
+        if !plan.is_fault() {
             return ChaosFuture::plain(self.inner.call(req));
         }
         if plan.hang {
-            plan.latency = None;
-            plan.latency_before = None;
             shared.injected(Fault::Hang, Duration::ZERO);
         }
         let (before, after) = (plan.latency_before, plan.latency);
@@ -120,7 +118,7 @@ impl<S, O, P, Y, M> ChaosService<S, O, P, Y, M> {
             shared.injected(Fault::Latency, after);
         }
         let mut fault = Fault::Latency;
-        if injected.is_some() && !plan.hang {
+        if plan.outcome {
             fault = Fault::Outcome;
             shared.injected(fault, delay);
         }
@@ -147,7 +145,7 @@ impl<S, O, P, Y, M> ChaosService<S, O, P, Y, M> {
             outcome: injected,
             mark: Injected { fault, delay },
             policies: self.policies.clone(),
-            active,
+            active: Some(active),
         };
         ChaosFuture {
             state: State::Faulty {
