@@ -138,9 +138,9 @@ impl Fault {
     }
 }
 
-/// Eight draws for each call.
+/// Eight draws for each call. It rotates, because a key may have its information in its highest bits.
 const fn draw_number(call: u64, of: u64) -> u64 {
-    call.wrapping_mul(8).wrapping_add(of)
+    call.rotate_left(3) ^ of
 }
 
 pub(super) fn check_share(field: &'static str, share: f64) -> Result<f64, InvalidConfig> {
@@ -166,6 +166,20 @@ mod tests {
                 let off = hits as f64 - 1e6 * share;
                 assert!(off.abs() <= 3.0 * sigma, "{fault:?} {share}: {hits}");
             }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_key_counts() {
+        let hits = |shift: u32| -> Vec<bool> {
+            let keys = (0..8_u64).map(|key| key << shift);
+            keys.map(|key| Fault::Outcome.hits(0.5, 7, key)).collect()
+        };
+        for shift in [0, 32, 61] {
+            assert!(
+                hits(shift).contains(&true) && hits(shift).contains(&false),
+                "{shift}"
+            );
         }
     }
 
