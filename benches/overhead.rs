@@ -92,12 +92,14 @@ fn hedge_not_needed(bencher: Bencher<'_, '_>) {
     measure(bencher, layer.layer(Bare));
 }
 
-#[divan::bench(args = [false, true])]
-fn chaos(bencher: Bencher<'_, '_>, on: bool) {
+#[divan::bench(args = ["off", "over", "on"])]
+fn chaos(bencher: Bencher<'_, '_>, state: &str) {
     let faults = ChaosLayer::builder().outcome(1e-9, |_: &u32| Ok(7));
     let layer = faults.build().unwrap();
-    if on {
-        layer.chaos().on();
+    match state {
+        "over" => layer.chaos().for_the_next(Duration::ZERO),
+        "on" => layer.chaos().on(),
+        _ => {}
     }
     measure(bencher, layer.layer(Bare));
 }

@@ -269,7 +269,16 @@ impl Shared {
     #[inline]
     pub(super) fn is_on(&self) -> bool {
         let until = self.until.load(Relaxed);
-        until != 0 && (until == FOR_EVER || self.timeline.now() < until)
+        until != 0 && (until == FOR_EVER || self.is_before(until))
+    }
+
+    fn is_before(&self, until: u64) -> bool {
+        if self.timeline.now() < until {
+            return true;
+        }
+        // It is over: from now on calls need not read the clock. If this fails, somebody switched it meanwhile.
+        let _ = self.until.compare_exchange(until, 0, Relaxed, Relaxed);
+        false
     }
 
     fn delays(&self) -> std::sync::MutexGuard<'_, [Delay; 2]> {
@@ -337,5 +346,22 @@ impl fmt::Display for Chaos {
 impl fmt::Debug for Chaos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Chaos").field(&self.snapshot()).finish()
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_time_is_over_calls_do_not_read_the_clock() {
+        let layer = crate::ChaosLayer::builder().hang(1.0).build().unwrap();
+        let shared = &layer.chaos().shared;
+        layer.chaos().for_the_next(Duration::from_secs(1));
+        assert!(shared.is_on());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_ne!(shared.until.load(Relaxed), 0);
+        assert!(!shared.is_on());
+        assert_eq!(shared.until.load(Relaxed), 0);
     }
 }
