@@ -37,7 +37,7 @@
 //! end in `_ms` are in milliseconds. The values of `verdict` are those of [`Verdict`] in lower
 //! case. The values of `reason` are explained at [`TransitionReason`], [`GiveUpReason`] and
 //! [`OverloadReason`]. [`http::ClientError`](crate::http::ClientError) adds one event,
-//! `unknown_client_error`.
+//! `unknown_client_error`, and [`http::HeaderChaosLayer`](crate::http::HeaderChaosLayer) adds `chaos_refused`.
 //!
 //! # Observers
 //!

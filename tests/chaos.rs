@@ -1,5 +1,8 @@
 //! Faults on purpose: which calls get them, what they do, and that off is off.
 
+#[path = "support/events.rs"]
+mod events;
+
 use buttress::chaos::{Chaos, ChaosBuilder, Delay, Fault, Injected, Per};
 use buttress::event::{Event, Observe};
 use buttress::http::{HeaderChaosLayer, InExtensions, stack};
@@ -494,6 +497,56 @@ async fn a_header_needs_the_secret() {
         assert_eq!(error.field(), "secret");
         assert!(!error.to_string().contains(wrong));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_by_header_are_told_and_marked() {
+    const SECRET: &str = "0123456789abcdef";
+    let (_, client) = http_client();
+    let layer = HeaderChaosLayer::new(HeaderName::from_static("x-chaos"), SECRET).unwrap();
+    let observed = Events::default();
+    layer.observe(observed.clone());
+    let service = layer.layer(client);
+    let injected = |fault: &str, delay_ms: u32| {
+        format!("INFO buttress::chaos injected fault=\"{fault}\" delay_ms={delay_ms}")
+    };
+    let refused = "WARN buttress::chaos chaos_refused".to_owned();
+    let (latency, outcome, hang) = (
+        injected("latency", 200),
+        injected("outcome", 200),
+        injected("hang", 0),
+    );
+    for (header, told, marked) in [
+        (";delay=200ms", vec![latency.clone()], Some(Fault::Latency)),
+        (
+            ";delay=200ms;status=503",
+            vec![latency, outcome],
+            Some(Fault::Outcome),
+        ),
+        (";hang", vec![hang], None),
+        ("", vec![], None),
+        ("!;hang", vec![refused], None),
+    ] {
+        let request = Request::get("/").header("x-chaos", format!("{SECRET}{header}"));
+        let call = service.clone().oneshot(request.body(()).unwrap());
+        let seen = events::of(async {
+            let response = timeout(ms(5_000), call).await.ok().map(Result::unwrap);
+            let mark = response.and_then(|it| it.extensions().get::<Injected>().copied());
+            assert_eq!(mark.map(|mark| mark.fault), marked, "{header}");
+        });
+        assert_eq!(seen.await, told, "{header}");
+    }
+    assert_eq!(observed.0.lock().unwrap().len(), 4);
+}
+
+#[test]
+fn a_request_without_the_header_gets_a_small_future() {
+    let (_, client) = http_client();
+    let layer = HeaderChaosLayer::new(HeaderName::from_static("x-chaos"), "0123456789abcdef");
+    let mut service = layer.unwrap().layer(client);
+    let call = service.call(Request::new(()));
+    let added = size_of_val(&call) - size_of::<Status>();
+    assert!(added <= 8, "{added}");
 }
 
 #[tokio::test(start_paused = true)]

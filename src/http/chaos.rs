@@ -1,12 +1,15 @@
 use super::InExtensions;
 use crate::chaos::{Fault, Injected, Mark};
 use crate::error::InvalidConfig;
+use crate::event::{Event, Observe, Observers};
+use crate::name::Name;
 use crate::secret::Secret;
 use http::header::HeaderName;
 use http::{HeaderValue, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
@@ -30,7 +33,8 @@ impl Mark<reqwest::Response> for InExtensions {
 /// The header is `SECRET;delay=200ms;status=503` or `SECRET;hang`, with one or both of `delay` (in `ms` or `s`) and
 /// `status`. A call with a status or with `hang` is not sent. The header is always removed before a request is sent.
 /// With a wrong secret or an unknown fault, nothing is injected, and the event `chaos_refused` (WARN, target
-/// `buttress::chaos`) says so. The secret is compared in constant time.
+/// `buttress::chaos`) says so. Each fault is an event `injected`, as those of a `ChaosLayer`, without a name. Responses are
+/// marked with [`Injected`]. The secret is compared in constant time.
 ///
 /// ```
 /// use buttress::http::HeaderChaosLayer;
@@ -58,6 +62,7 @@ impl Mark<reqwest::Response> for InExtensions {
 pub struct HeaderChaosLayer {
     header: HeaderName,
     secret: Secret,
+    observers: Observers,
 }
 
 impl HeaderChaosLayer {
@@ -73,7 +78,20 @@ impl HeaderChaosLayer {
         Ok(Self {
             header,
             secret: Secret::new("secret", secret)?,
+            observers: Observers::default(),
         })
+    }
+
+    /// Adds an observer of the events of all services of this layer. It cannot be removed.
+    pub fn observe(&self, observer: impl Observe + 'static) {
+        self.observers.add(Arc::new(observer));
+    }
+
+    /// Counts the events of this layer through the facade `metrics` (feature `metrics`). The
+    /// [module `metrics`](crate::metrics) lists the metrics. It cannot be switched off.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(&self) {
+        self.observers.add(crate::metrics::Events::observer());
     }
 
     /// The faults that a header asks for. `None` if it must be refused.
@@ -105,11 +123,29 @@ fn delay_of(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds.parse().ok()?))
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Asked {
     delay: Duration,
     status: Option<StatusCode>,
     hang: bool,
+}
+
+impl Asked {
+    fn tell(&self, observers: &Observers) {
+        let tell = |fault: Fault, delay| {
+            let (name, fault) = (Name::UNNAMED, fault.as_str());
+            observers.tell(Event::Injected { name, fault, delay });
+        };
+        if self.hang {
+            return tell(Fault::Hang, Duration::ZERO);
+        }
+        if !self.delay.is_zero() {
+            tell(Fault::Latency, self.delay);
+        }
+        if self.status.is_some() {
+            tell(Fault::Outcome, self.delay);
+        }
+    }
 }
 
 /// The service that [`HeaderChaosLayer`] makes.
@@ -149,23 +185,56 @@ where
             if let Some(faults) = self.layer.faults(&value) {
                 asked = faults;
             } else {
-                tracing::warn!(target: "buttress::chaos", "chaos_refused");
+                tracing::event!(
+                    name: "chaos_refused", target: "buttress::chaos", tracing::Level::WARN,
+                    "chaos_refused"
+                );
             }
         }
+        asked.tell(&self.layer.observers);
+        if asked == Asked::default() {
+            let call = self.inner.call(req);
+            return HeaderChaosFuture {
+                state: State::Plain { call },
+            };
+        }
         let sends = !asked.hang && asked.status.is_none();
-        HeaderChaosFuture {
+        let faulty = Faulty {
             call: sends.then(|| self.inner.call(req)),
             asked,
             after: None,
             outcome: None,
+        };
+        HeaderChaosFuture {
+            state: State::Faulty {
+                faulty: Box::pin(faulty),
+            },
         }
     }
 }
 
 pin_project! {
-    /// The future of a [`HeaderChaos`] call.
+    /// The future of a [`HeaderChaos`] call. A call with a fault allocates one box.
     #[must_use = "futures do nothing unless polled"]
     pub struct HeaderChaosFuture<F, T> {
+        #[pin]
+        state: State<F, T>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, T> {
+        Plain {
+            #[pin]
+            call: F,
+        },
+        Faulty { faulty: Pin<Box<Faulty<F, T>>> },
+    }
+}
+
+pin_project! {
+    struct Faulty<F, T> {
         // `None` if the call is not sent.
         #[pin]
         call: Option<F>,
@@ -183,6 +252,19 @@ where
     type Output = Result<Response<Out>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Plain { call } => call.poll(cx),
+            StateProj::Faulty { faulty } => faulty.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, E, Out> Faulty<F, Result<Response<Out>, E>>
+where
+    F: Future<Output = Result<Response<Out>, E>>,
+    Out: Default,
+{
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Response<Out>, E>> {
         let mut this = self.project();
         let Asked {
             delay,
@@ -209,7 +291,7 @@ where
             ready!(after.as_mut().poll(cx));
         }
         let mut outcome = this.outcome.take().expect(POLLED);
-        if let (Ok(response), true) = (&mut outcome, status.is_some() || !delay.is_zero()) {
+        if let Ok(response) = &mut outcome {
             let fault = if status.is_some() {
                 Fault::Outcome
             } else {

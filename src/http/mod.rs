@@ -54,7 +54,7 @@
 //!
 //! # Events
 //!
-//! [`ClientError`] describes the one event of this module, `unknown_client_error`.
+//! [`ClientError`] describes the event `unknown_client_error`, and [`HeaderChaosLayer`] the event `chaos_refused`.
 
 mod attempt;
 mod attempt_span;
