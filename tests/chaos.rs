@@ -100,10 +100,10 @@ async fn a_service_that_is_kept_holds_no_permit_for_a_call_that_did_not_use_it()
     let fails: Fails<&'static str> = |_| Err("injected");
     let limited = || ConcurrencyLimitLayer::new(1).layer(inner());
     let builder = || ChaosLayer::builder().outcome(0.0, fails);
-    let later = Delay::fixed(ms(50));
+    let delay = Delay::fixed(ms(50));
 
     // The delayed send itself needs the only permit.
-    let layer = on(builder().latency_before(1.0, later));
+    let layer = on(builder().latency_before(1.0, delay));
     let mut service = layer.layer(limited());
     let call = service.ready().await.unwrap().call(7);
     assert_eq!(timeout(ms(1_000), call).await, Ok(Ok(7)));
@@ -189,9 +189,9 @@ async fn at_most_so_many_calls_are_delayed_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_call_beyond_the_most_gets_no_outcome_either() {
     let fails: Fails<&'static str> = |_| Err("injected");
-    let later = Delay::fixed(ms(50));
+    let delay = Delay::fixed(ms(50));
     let builder = ChaosLayer::builder().outcome(1.0, fails);
-    let layer = on(builder.latency(1.0, later).max_active(1));
+    let layer = on(builder.latency(1.0, delay).max_active(1));
     let service = layer.layer(inner());
     let one = tokio::spawn(service.clone().oneshot(1));
     sleep(ms(10)).await;
