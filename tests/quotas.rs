@@ -4,10 +4,12 @@ use buttress::event::{Event, Observe};
 use buttress::rate_limit::{Quotas, QuotasLayer};
 use buttress::{Carrier, Deadline, Error, ErrorLayer, Quota, Rejection};
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, advance, sleep, timeout};
+use tokio_test::task;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 const fn ms(millis: u64) -> Duration {
@@ -253,32 +255,75 @@ async fn it_prints_its_settings() {
     );
 }
 
-/// Real threads: no call is lost, and no more is taken than the quotas allow.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_tasks_share_the_quotas() {
-    let quota = Quota::per_second(1_000).burst(10);
-    let quotas = Quotas::builder([quota, Quota::per_second(2_000).burst(40)]);
-    let quotas = quotas.max_wait(Duration::MAX).build().unwrap();
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_polls_holds_up_no_other() {
+    let quotas = quotas();
     let start = Instant::now();
-    let tasks: Vec<_> = (0..8)
-        .map(|task| {
-            let quotas = quotas.clone();
-            tokio::spawn(async move {
-                for n in 0..25_u32 {
-                    let charge = quotas.acquire([1, 4]).await.unwrap();
-                    if (n + task) % 3 == 0 {
-                        charge.settle([1, 2]);
-                    }
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    // 200 calls: the first 10 at once.
-    assert!(start.elapsed() >= ms(189), "{:?}", start.elapsed());
-    assert_eq!(quotas.snapshot().waiting, 0);
+    let _all = quotas.try_acquire([1, 100]).unwrap();
+    let mut lazy = task::spawn(quotas.acquire([1, 50]));
+    assert!(lazy.poll().is_pending());
+    let behind = quotas.acquire([1, 50]).await.unwrap();
+    assert_eq!(start.elapsed(), ms(1_000));
+    drop(behind);
+    // It got its turn meanwhile, and was told.
+    assert!(lazy.is_woken());
+    assert!(lazy.poll().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_nobody_fetched_comes_back() {
+    let quotas = quotas();
+    let _all = quotas.try_acquire([1, 100]).unwrap();
+    let mut lazy = task::spawn(quotas.acquire([1, 50]));
+    assert!(lazy.poll().is_pending());
+    let behind = quotas.acquire([1, 1]).await.unwrap();
+    drop(lazy);
+    assert_eq!(quotas.snapshot().available[1], 50);
+    drop(behind);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_moved_to_another_task_is_woken_there() {
+    let quotas = quotas();
+    let charge = quotas.try_acquire([1, 100]).unwrap();
+    let mut wait = Box::pin(quotas.acquire([1, 100]));
+    let mut first = task::spawn(std::future::poll_fn(|cx| wait.as_mut().poll(cx)));
+    assert!(first.poll().is_pending());
+    let abandoned = first;
+    drop(abandoned);
+    let mut second = task::spawn(wait);
+    assert!(second.poll().is_pending());
+    charge.settle([1, 0]);
+    assert!(second.is_woken());
+    assert!(second.poll().is_ready());
+}
+
+/// Real threads, and a quota that does not fill up again: exactly what it holds is taken.
+#[test]
+fn threads_take_no_more_than_there_is() {
+    let day = Duration::from_secs(86_400);
+    let quotas = Quotas::builder([
+        Quota::new(1, day).burst(1_000),
+        Quota::new(1, day).burst(1_000),
+    ]);
+    let quotas = quotas.build().unwrap();
+    let taken = AtomicU32::new(0);
+    // Half of what a call takes is given back.
+    let take = || {
+        let charge = quotas
+            .try_acquire([1, 4])
+            .map(|charge| charge.settle([1, 2]));
+        charge.is_ok() && taken.fetch_add(1, Relaxed) < u32::MAX
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..100).for_each(|_| assert!(take())));
+        }
+    });
+    while take() {}
+    // After 499 calls, two are left: too few for another.
+    assert_eq!(taken.load(Relaxed), 499);
+    assert_eq!(quotas.snapshot().available, [501, 2]);
 }
 
 #[tokio::test(start_paused = true)]

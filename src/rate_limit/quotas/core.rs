@@ -2,11 +2,13 @@
 //!
 //! A call takes from all quotas at the same moment, or from none. Calls wait in order of arrival, each until all quotas
 //! have room for it. A call that waits holds nothing.
+//!
+//! A turn is handed out when it is due, by whoever comes next. So a waiting call that nobody polls holds up no other.
 
 use super::slack::Slack;
 use crate::rate_limit::gcra::{self, Refusal};
 use crate::rate_limit::quota::Rate;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 #[derive(Debug)]
 pub(super) struct Core<const N: usize> {
@@ -15,15 +17,24 @@ pub(super) struct Core<const N: usize> {
     newest: [u64; N],
     slack: [Slack; N],
     waiting: VecDeque<Waiter<N>>,
+    /// The calls that have their turn or are refused, and have not noticed: what they took.
+    settled: HashMap<u64, Result<[u32; N], Refused>>,
+    /// The calls to wake.
+    woken: Vec<u64>,
     /// The newest turns after all waiting calls, and the latest of their turns.
     tail: ([u64; N], u64),
     next: u64,
+    /// What was charged, in order: the call, the time, and how far that moved each quota's newest turn.
+    #[cfg(test)]
+    charged: Vec<(u64, u64, [u64; N])>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Waiter<const N: usize> {
     number: u64,
     costs: [u32; N],
+    /// When its turn comes, if nothing changes.
+    due: u64,
     /// The latest turn that the call accepts.
     latest: u64,
 }
@@ -54,8 +65,12 @@ impl<const N: usize> Core<N> {
             newest: [0; N],
             slack: std::array::from_fn(|_| Slack::default()),
             waiting: VecDeque::new(),
+            settled: HashMap::new(),
+            woken: Vec::new(),
             tail: ([0; N], 0),
             next: 0,
+            #[cfg(test)]
+            charged: Vec::new(),
         }
     }
 
@@ -74,6 +89,7 @@ impl<const N: usize> Core<N> {
                 _ => {}
             }
         }
+        self.hand_out(now);
         let number = self.next;
         if self.waiting.is_empty() {
             self.tail = (self.newest, now);
@@ -81,8 +97,7 @@ impl<const N: usize> Core<N> {
         let (newest, last) = self.tail;
         let due = self.due(newest, costs, last.max(now));
         if due > latest {
-            let wait = (due < u64::MAX).then(|| due - now);
-            return Err(Refused::Late(wait));
+            return Err(late(due, now));
         }
         self.next += 1;
         if self.waiting.is_empty() && due <= now {
@@ -93,47 +108,79 @@ impl<const N: usize> Core<N> {
         self.waiting.push_back(Waiter {
             number,
             costs,
+            due,
             latest,
         });
-        Ok((
-            number,
-            Found::Until(if self.waiting.len() == 1 { due } else { latest }),
-        ))
+        Ok((number, Found::Until(due)))
     }
 
     /// Where a waiting call stands. After a turn or a refusal it waits no more.
     pub(super) fn poll(&mut self, number: u64, now: u64) -> Found {
+        self.hand_out(now);
+        match self.settled.remove(&number) {
+            Some(Ok(_)) => return Found::Turn(number),
+            Some(Err(refused)) => return Found::Refused(refused),
+            None => {}
+        }
         let Some(at) = self.find(number) else {
             return Found::Refused(Refused::Late(None));
         };
-        let Waiter { costs, latest, .. } = self.waiting[at];
-        if at > 0 {
-            if now < latest {
-                return Found::Until(latest);
-            }
-            self.remove(at, now);
-            return Found::Refused(Refused::Late(None));
+        let Waiter { due, latest, .. } = self.waiting[at];
+        if due <= latest {
+            return Found::Until(due);
         }
-        let due = self.due(self.newest, costs, now);
-        if due <= now {
-            self.waiting.pop_front();
-            self.charge(number, costs, now);
-            return Found::Turn(number);
-        }
-        if due > latest {
-            self.remove(0, now);
-            return Found::Refused(Refused::Late(Some(due - now)));
-        }
-        Found::Until(due)
+        self.remove(at, now);
+        Found::Refused(late(due, now))
     }
 
-    /// Gives up a place. Returns whether the call was the first.
-    pub(super) fn leave(&mut self, number: u64, now: u64) -> bool {
-        let Some(at) = self.find(number) else {
-            return false;
-        };
-        self.remove(at, now);
-        at == 0
+    /// Gives up a place, or a turn that was not fetched.
+    pub(super) fn leave(&mut self, number: u64, now: u64) {
+        match self.settled.remove(&number) {
+            Some(Ok(costs)) => self.settle(number, costs, [0; N], now),
+            Some(Err(_)) => {}
+            None => {
+                if let Some(at) = self.find(number) {
+                    self.remove(at, now);
+                }
+            }
+        }
+    }
+
+    /// Hands out the turns that are due, in order of arrival, and refuses the calls whose turn would come too late.
+    fn hand_out(&mut self, now: u64) {
+        let mut moved = false;
+        while let Some(&Waiter {
+            number,
+            costs,
+            due: expected,
+            latest,
+        }) = self.waiting.front()
+        {
+            let due = self.due(self.newest, costs, now);
+            let settled = if due > latest {
+                moved = true;
+                Err(late(due, now))
+            } else if due <= now {
+                // A turn that is handed out late moves those behind it only if a quota has had all of its burst since.
+                moved |=
+                    self.after(self.newest, costs, now) != self.after(self.newest, costs, expected);
+                self.charge(number, costs, now);
+                Ok(costs)
+            } else {
+                break;
+            };
+            self.waiting.pop_front();
+            self.settled.insert(number, settled);
+            self.woken.push(number);
+        }
+        if moved {
+            self.estimate_anew(now);
+        }
+    }
+
+    /// The calls to wake, since it was last asked.
+    pub(super) fn woken(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.woken)
     }
 
     /// Corrects a charge. What it cost less is given back, as far as no quota had all of its burst since then.
@@ -150,11 +197,14 @@ impl<const N: usize> Core<N> {
                 let low = self.slack[at].since(number, newest - floor);
                 let back = rate.span(taken[at] - real[at]).min(low);
                 self.slack[at].lowered(number, back);
+                #[cfg(test)]
+                self.gave_back(number, at, back);
                 newest - back
             };
             self.slack[at].close(number);
         }
         self.estimate_anew(now);
+        self.hand_out(now);
     }
 
     /// The calls of cost 1 that each quota would grant at once.
@@ -172,11 +222,6 @@ impl<const N: usize> Core<N> {
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// The number of the first waiting call.
-    pub(super) fn first(&self) -> Option<u64> {
-        self.waiting.front().map(|waiter| waiter.number)
     }
 
     /// When all quotas have room for these costs, not before `now`.
@@ -208,6 +253,12 @@ impl<const N: usize> Core<N> {
             self.slack[at].charged(number, self.newest[at].saturating_sub(floor));
         }
         self.newest = self.after(self.newest, costs, now);
+        #[cfg(test)]
+        self.charged.push((
+            number,
+            now,
+            std::array::from_fn(|at| self.rates[at].span(costs[at])),
+        ));
     }
 
     fn find(&self, number: u64) -> Option<usize> {
@@ -219,17 +270,34 @@ impl<const N: usize> Core<N> {
     fn remove(&mut self, at: usize, now: u64) {
         self.waiting.remove(at);
         self.estimate_anew(now);
+        self.hand_out(now);
     }
 
-    /// Computes the turns of the waiting calls again.
+    /// Computes the turns of the waiting calls again, and wakes the first one if its turn has moved.
     fn estimate_anew(&mut self, now: u64) {
+        let first = self
+            .waiting
+            .front()
+            .map(|waiter| (waiter.number, waiter.due));
+        let mut waiting = std::mem::take(&mut self.waiting);
         let (mut newest, mut last) = (self.newest, now);
-        for waiter in &self.waiting {
+        for waiter in &mut waiting {
             last = self.due(newest, waiter.costs, last);
             newest = self.after(newest, waiter.costs, last);
+            waiter.due = last;
         }
+        self.waiting = waiting;
         self.tail = (newest, last);
+        if let (Some((number, due)), Some(now_first)) = (first, self.waiting.front()) {
+            if now_first.due != due {
+                self.woken.push(number);
+            }
+        }
     }
+}
+
+fn late(due: u64, now: u64) -> Refused {
+    Refused::Late((due < u64::MAX).then(|| due.saturating_sub(now)))
 }
 
 #[cfg(all(test, not(buttress_loom)))]
@@ -242,13 +310,6 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// When something was charged, and how far that moved each quota's newest turn.
-    type Charged = Vec<(u64, [u64; 2])>;
-
-    fn spans(costs: [u32; 2]) -> [u64; 2] {
-        [0, 1].map(|at: usize| quotas()[at].rate().span(costs[at]))
-    }
-
     fn quotas() -> [Quota; 2] {
         [
             Quota::per_second(2).burst(4),
@@ -256,13 +317,24 @@ mod tests {
         ]
     }
 
-    /// In every window, what was charged is at most the burst and what the time adds.
-    fn assert_bound(charged: &Charged) {
+    impl<const N: usize> Core<N> {
+        pub(super) fn gave_back(&mut self, number: u64, at: usize, back: u64) {
+            let charge = self.charged.iter_mut().find(|(known, ..)| *known == number);
+            charge.expect("it was charged").2[at] -= back;
+        }
+    }
+
+    /// In every window, what was charged is at most the burst and what the time adds. Calls go in order of arrival.
+    fn assert_bound(charged: &[(u64, u64, [u64; 2])]) {
+        assert!(
+            charged.is_sorted_by_key(|(number, ..)| *number),
+            "{charged:?}"
+        );
         for (at, quota) in quotas().into_iter().enumerate() {
             let rate = quota.rate();
-            for (first, (start, _)) in charged.iter().enumerate() {
+            for (first, (_, start, _)) in charged.iter().enumerate() {
                 let mut sum = 0;
-                for (end, spans) in &charged[first..] {
+                for (_, end, spans) in &charged[first..] {
                     sum += spans[at];
                     let most = rate.span(rate.burst) + (end - start);
                     assert!(sum <= most, "quota {at}: {sum} of {most}");
@@ -298,30 +370,19 @@ mod tests {
             let mut core = Core::new(quotas().map(Quota::rate));
             let mut now = ORIGIN;
             let mut waiting: Vec<(u64, [u32; 2])> = Vec::new();
-            // Number, costs, and the place in `charged`.
-            let mut open: Vec<(u64, [u32; 2], usize)> = Vec::new();
-            let mut charged = Charged::new();
+            let mut open: Vec<(u64, [u32; 2])> = Vec::new();
             for act in acts {
                 match act {
                     Act::Sleep(nanos) => now += nanos,
                     Act::Enter { costs, wait } => match core.enter(costs, now, now + wait) {
-                        Ok((number, Found::Turn(_))) => {
-                            open.push((number, costs, charged.len()));
-                            charged.push((now, spans(costs)));
-                        }
+                        Ok((number, Found::Turn(_))) => open.push((number, costs)),
                         Ok((number, _)) => waiting.push((number, costs)),
                         Err(_) => {}
                     },
                     Act::Poll(which) if !waiting.is_empty() => {
                         let at = which % waiting.len();
-                        let (number, costs) = waiting[at];
-                        match core.poll(number, now) {
-                            Found::Turn(_) => {
-                                prop_assert_eq!(at, 0, "first come, first served");
-                                open.push((number, costs, charged.len()));
-                                charged.push((now, spans(costs)));
-                                waiting.remove(at);
-                            }
+                        match core.poll(waiting[at].0, now) {
+                            Found::Turn(_) => open.push(waiting.remove(at)),
                             Found::Refused(_) => drop(waiting.remove(at)),
                             Found::Until(until) => prop_assert!(until > now),
                         }
@@ -331,22 +392,22 @@ mod tests {
                         core.leave(number, now);
                     }
                     Act::Settle { which, less } if !open.is_empty() => {
-                        let (number, taken, place) = open.remove(which % open.len());
+                        let (number, taken) = open.remove(which % open.len());
                         let real = [0, 1].map(|at| taken[at].saturating_sub(less[at]));
-                        let before = core.newest;
                         core.settle(number, taken, real, now);
-                        // What was given back is as if it had never been charged.
-                        for (at, before) in before.into_iter().enumerate() {
-                            let rate = quotas()[at].rate();
-                            let floor = now - rate.span(rate.burst);
-                            let back = before.max(floor) - core.newest[at].max(floor);
-                            charged[place].1[at] -= back;
-                        }
                     }
                     Act::Poll(_) | Act::Leave(_) | Act::Settle { .. } => {}
                 }
             }
-            assert_bound(&charged);
+            assert_bound(&core.charged);
+            // Nobody is forgotten, though only the last call is polled.
+            while let Some((last, _)) = waiting.last() {
+                match core.poll(*last, now) {
+                    Found::Until(until) => now = until,
+                    Found::Turn(_) | Found::Refused(_) => drop(waiting.pop()),
+                }
+            }
+            prop_assert_eq!((core.waiting.len(), core.settled.len()), (0, 0));
         }
     }
 

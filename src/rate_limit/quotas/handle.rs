@@ -294,22 +294,20 @@ impl<const N: usize> Shared<N> {
         self.timeline.now().min(END - ORIGIN) + ORIGIN
     }
 
+    /// Changes the state, and then wakes the calls that this concerns.
     fn with<T>(&self, act: impl FnOnce(&mut State<N>) -> T) -> T {
-        // Nothing panics under the lock, so a poisoned lock still guards valid data.
-        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Changes the state, and then wakes the first waiting call, whose turn may have moved.
-    fn change<T>(&self, act: impl FnOnce(&mut Core<N>) -> T) -> T {
-        let (result, waker) = self.with(|state| {
-            let result = act(&mut state.core);
-            let first = state.core.first();
-            (result, first.and_then(|first| state.wakers.remove(&first)))
-        });
+        let (result, woken) = {
+            // Nothing panics under the lock, so a poisoned lock still guards valid data.
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = act(&mut state);
+            let woken = state.core.woken().into_iter();
+            let woken: Vec<_> = woken
+                .filter_map(|call| state.wakers.remove(&call))
+                .collect();
+            (result, woken)
+        };
         // Outside the lock: a waker is code of others.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        woken.into_iter().for_each(Waker::wake);
         result
     }
 }
@@ -343,7 +341,7 @@ impl<const N: usize> Charge<N> {
         if let Some(number) = self.number.take() {
             let shared = &*self.quotas.shared;
             let (costs, now) = (self.costs, shared.now());
-            shared.change(|core| core.settle(number, costs, real, now));
+            shared.with(|state| state.core.settle(number, costs, real, now));
         }
     }
 }
@@ -372,11 +370,12 @@ impl<const N: usize> Place<N> {
             let shared = &*self.quotas.shared;
             let (now, waker) = (shared.now(), cx.waker().clone());
             let (found, _replaced) = shared.with(|state| {
+                // Before the core is asked, so that this does not wake its own task.
+                let replaced = state.wakers.remove(&number);
                 let found = state.core.poll(number, now);
-                let replaced = match found {
-                    Found::Until(_) => state.wakers.insert(number, waker),
-                    _ => state.wakers.remove(&number),
-                };
+                if matches!(found, Found::Until(_)) {
+                    state.wakers.insert(number, waker);
+                }
                 (found, replaced)
             });
             match found {
@@ -397,7 +396,6 @@ impl<const N: usize> Place<N> {
                 }
                 Found::Turn(_) => {
                     self.number = None;
-                    shared.change(|_| ());
                     let wait = Duration::from_nanos(now.saturating_sub(self.since));
                     let name = shared.name;
                     let charge = Charge {
@@ -410,7 +408,6 @@ impl<const N: usize> Place<N> {
                 }
                 Found::Refused(refused) => {
                     self.number = None;
-                    shared.change(|_| ());
                     return Poll::Ready(Err(refused));
                 }
             }
@@ -425,8 +422,10 @@ impl<const N: usize> Drop for Place<N> {
         };
         let shared = &*self.quotas.shared;
         let now = shared.now();
-        let _replaced = shared.with(|state| state.wakers.remove(&number));
-        shared.change(|core| core.leave(number, now));
+        let _removed = shared.with(|state| {
+            state.core.leave(number, now);
+            state.wakers.remove(&number)
+        });
     }
 }
 
