@@ -592,3 +592,20 @@ async fn a_page_can_switch_it() {
     assert_eq!(post("chaos_for/soon").await, 400);
     assert_eq!(post("force_open").await, 404);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_by_header_keeps_no_permit_of_the_layers_below() {
+    let (_, client) = http_client();
+    let limited = ConcurrencyLimitLayer::new(1).layer(client);
+    let header = HeaderName::from_static("x-chaos");
+    let layer = HeaderChaosLayer::new(header, "0123456789abcdef").unwrap();
+    for fault in ["hang", "status=503"] {
+        let mut kept = layer.layer(limited.clone());
+        let request = Request::get("/").header("x-chaos", format!("0123456789abcdef;{fault}"));
+        let request = request.body(()).unwrap();
+        let call = kept.ready().await.unwrap().call(request);
+        let free = tokio::time::timeout(ms(10), limited.clone().oneshot(Request::new(()))).await;
+        assert!(free.is_ok(), "{fault}");
+        drop(call);
+    }
+}

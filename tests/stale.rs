@@ -602,3 +602,34 @@ async fn a_registry_shows_how_often_it_served() {
         "{text}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_announced_length_takes_no_memory() {
+    struct Huge(Frames);
+
+    impl Body for Huge {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(u64::MAX / 4)
+        }
+    }
+
+    let layer = StaleLayer::builder().max_body(usize::MAX).build().unwrap();
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        Ok::<_, Error<io::Error>>(Response::new(Huge(frames([data("news")]))))
+    }));
+    let response = service.oneshot(get(NEWS)).await.unwrap();
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "news"
+    );
+}

@@ -168,7 +168,7 @@ impl<S> Layer<S> for HeaderChaosLayer {
 
 impl<S, B, Out> Service<Request<B>> for HeaderChaos<S>
 where
-    S: Service<Request<B>, Response = Response<Out>>,
+    S: Service<Request<B>, Response = Response<Out>> + Clone,
     Out: Default,
 {
     type Response = Response<Out>;
@@ -199,6 +199,10 @@ where
             };
         }
         let sends = !asked.hang && asked.status.is_none();
+        if !sends {
+            // An unready clone takes the place of the readied instance, so that nothing stays reserved.
+            self.inner = self.inner.clone();
+        }
         let faulty = Faulty {
             call: sends.then(|| self.inner.call(req)),
             asked,

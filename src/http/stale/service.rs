@@ -203,7 +203,8 @@ impl Stale {
                 age: rules::age(headers),
                 usable,
             },
-            bytes: Vec::with_capacity(length as usize),
+            // It grows as the body comes: an announced length may be a lie.
+            bytes: Vec::new(),
         };
         response.map(|body| StaleBody::upstream(body, Some(tape)))
     }
