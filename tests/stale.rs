@@ -633,3 +633,76 @@ async fn an_announced_length_takes_no_memory() {
         "news"
     );
 }
+
+/// Real sockets and the client of hyper-util: the upstream is well, then slow, then fails.
+#[cfg(feature = "hyper-util")]
+#[tokio::test]
+async fn with_a_real_client_an_old_response_stands_for_a_slow_upstream() {
+    use axum::Router;
+    use axum::routing::get;
+    use buttress::FallbackLayer;
+    use buttress::fallback::Failed;
+    use http_body_util::Empty;
+    use hyper::body::Incoming;
+    use hyper_util::client::legacy::{Client, Error as ClientError};
+    use hyper_util::rt::TokioExecutor;
+    use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+
+    type Fails = Failed<Request<Empty<Bytes>>, Response<Incoming>, Error<ClientError>>;
+
+    let mood = Arc::new(AtomicU8::new(0));
+    let now = mood.clone();
+    let news = move || {
+        let mood = now.load(SeqCst);
+        async move {
+            if mood == 1 {
+                sleep(Duration::from_secs(60)).await;
+            }
+            (
+                axum::http::StatusCode::from_u16([200, 200, 503][usize::from(mood)]).unwrap(),
+                "news",
+            )
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/", listener.local_addr().unwrap());
+    let app = Router::new().route("/", get(news));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let stack = || stack().deadline(Duration::from_millis(300));
+    let stale = StaleLayer::builder().build().unwrap();
+    let service = stale.layer(stack().service(client.clone()).unwrap());
+    let request = || Request::get(&uri).body(Empty::new()).unwrap();
+    // A caller that leaves early keeps nothing.
+    let mut left = service
+        .clone()
+        .oneshot(request())
+        .await
+        .unwrap()
+        .into_body();
+    drop(left.frame());
+    drop(left);
+    assert_eq!(stale.stale().snapshot().entries, 0);
+    for (mood_now, degraded) in [(0, false), (1, true), (2, true)] {
+        mood.store(mood_now, SeqCst);
+        let response = service.clone().oneshot(request()).await.unwrap();
+        assert_eq!(response.extensions().get::<Degraded>().is_some(), degraded);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "news");
+    }
+    // A fallback sees the real error, and answers within the deadline.
+    mood.store(1, SeqCst);
+    let answer = |failed: Fails| async move {
+        assert!(matches!(failed.rejection, Some(Rejection::TimedOut { .. })));
+        assert!(failed.req.is_some());
+        failed.outcome
+    };
+    let fallback = stack()
+        .fallback(FallbackLayer::new(answer))
+        .build()
+        .unwrap();
+    let error = fallback.layer(client).oneshot(request()).await.unwrap_err();
+    assert!(matches!(error, Error::Rejected(Rejection::TimedOut { .. })));
+    assert_eq!(fallback.fallback().snapshot().failed, 1);
+}
