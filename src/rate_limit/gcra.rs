@@ -8,11 +8,16 @@
 //! While the bit is set, at least one call waits or is about to. Then every call goes to the queue,
 //! and only the holder of the queue's lock writes the word.
 //!
-//! Every access is `Relaxed`. A turn publishes no other data: single instructions read and write the
+//! Without leases, every access is `Relaxed`. A turn publishes no other data: single instructions read and write the
 //! word, and everything that must agree with it is guarded by the queue's lock.
+//!
+//! A limiter of a fleet has *leased* turns. The word publishes the lease: it is written under the lock before the
+//! word, and read after it. No two leases share a value of the word, so a call that took its turn from the word has
+//! read the lease that the turn belongs to.
 
+use super::leases::Lease;
 use super::quota::Rate;
-use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// Where the core's time begins, in nanoseconds. A new limiter's burst lies before it.
 pub(super) const ORIGIN: u64 = Rate::LONGEST;
@@ -47,8 +52,8 @@ pub(super) enum Answer {
 /// A turn that was granted at once, as the newest turn before it and after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    before: u64,
-    after: u64,
+    pub(super) before: u64,
+    pub(super) after: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +61,16 @@ pub(super) struct Gcra {
     word: AtomicU64,
     /// No call goes before this time; 0 without a pause. Written only under the queue's lock.
     paused: AtomicU64,
+    /// Of a fleet: turns come from leases only.
+    leased: Option<Leased>,
+}
+
+/// The current lease.
+#[derive(Debug)]
+struct Leased {
+    last: AtomicU64,
+    interval: AtomicU64,
+    until: AtomicU64,
 }
 
 impl Gcra {
@@ -63,6 +78,20 @@ impl Gcra {
         Self {
             word: AtomicU64::new(0),
             paused: AtomicU64::new(0),
+            leased: None,
+        }
+    }
+
+    /// A limiter that grants only turns of the lease that [`set_lease`](Self::set_lease) sets.
+    pub(super) fn leased() -> Self {
+        let leased = Leased {
+            last: AtomicU64::new(0),
+            interval: AtomicU64::new(1),
+            until: AtomicU64::new(0),
+        };
+        Self {
+            leased: Some(leased),
+            ..Self::new()
         }
     }
 
@@ -71,6 +100,9 @@ impl Gcra {
     pub(super) fn take(&self, rate: Rate, cost: u32, now: u64) -> Result<Answer, Refusal> {
         admits(rate, cost)?;
         let (span, paused) = (rate.span(cost), self.paused());
+        if let Some(leased) = self.leased.as_ref().filter(|_| span > 0) {
+            return Ok(self.take_leased(leased, cost, now));
+        }
         let mut newest = self.word.load(Relaxed);
         loop {
             if newest >= WAITING {
@@ -101,6 +133,47 @@ impl Gcra {
         }
     }
 
+    fn take_leased(&self, leased: &Leased, cost: u32, now: u64) -> Answer {
+        let mut newest = self.word.load(Acquire);
+        loop {
+            let paused = self.paused();
+            if newest >= WAITING || paused > now {
+                return Answer::Behind;
+            }
+            let interval = leased.interval.load(Relaxed);
+            let turn = newest
+                .max(paused.saturating_sub(interval))
+                .saturating_add(interval.saturating_mul(cost.into()));
+            let last = leased.last.load(Relaxed).min(now);
+            if turn > last || now > leased.until.load(Relaxed) {
+                return Answer::Behind;
+            }
+            match self
+                .word
+                .compare_exchange_weak(newest, turn, Release, Acquire)
+            {
+                Ok(before) => {
+                    let after = turn;
+                    return Answer::Granted(Grant { before, after });
+                }
+                Err(newer) => newest = newer,
+            }
+        }
+    }
+
+    pub(super) fn is_leased(&self) -> bool {
+        self.leased.is_some()
+    }
+
+    /// Sets the current lease. Needs the queue's lock, and [`thaw`](Self::thaw) after it.
+    pub(super) fn set_lease(&self, lease: Lease) {
+        if let Some(leased) = &self.leased {
+            leased.last.store(lease.last, Relaxed);
+            leased.interval.store(lease.interval, Relaxed);
+            leased.until.store(lease.until, Relaxed);
+        }
+    }
+
     /// Gives back a turn that was not used. The turn is lost if later turns were handed out or calls
     /// wait: handing it out again could then exceed the quota.
     pub(super) fn give_back(&self, grant: Grant) {
@@ -111,13 +184,13 @@ impl Gcra {
     /// Sends every call to the queue. Returns the newest turn. Like all methods below, it needs the
     /// queue's lock.
     pub(super) fn freeze(&self) -> u64 {
-        self.word.fetch_or(WAITING, Relaxed) & !WAITING
+        self.word.fetch_or(WAITING, Acquire) & !WAITING
     }
 
     /// Writes the newest turn. Unless calls wait, calls no longer have to go to the queue.
     pub(super) fn thaw(&self, newest: u64, waiting: bool) {
         let bit = if waiting { WAITING } else { 0 };
-        self.word.store(newest | bit, Relaxed);
+        self.word.store(newest | bit, Release);
     }
 
     pub(super) fn newest(&self) -> u64 {
@@ -135,6 +208,12 @@ impl Gcra {
     /// The calls of cost 1 that would be granted at once if no call waits.
     pub(super) fn available(&self, rate: Rate, now: u64) -> u32 {
         let paused = self.paused();
+        if let Some(leased) = self.leased.as_ref().filter(|_| rate.interval > 0) {
+            let valid = paused <= now && now <= leased.until.load(Relaxed);
+            let last = leased.last.load(Relaxed).min(now);
+            let due = last.saturating_sub(self.newest()) / leased.interval.load(Relaxed);
+            return if valid { due as u32 } else { 0 };
+        }
         let rested = now
             .saturating_sub(self.newest().max(paused.saturating_sub(rate.interval)))
             .min(rate.span(rate.burst));

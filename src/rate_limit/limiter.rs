@@ -1,7 +1,10 @@
 use super::gcra::{END, Grant, ORIGIN, Refusal};
-use super::queue::{Entry, Place, Queue, Ticket};
+use super::leases::{LeaseCounts, LeaseSettings};
+use super::ledger::{Ask, Reply};
+use super::queue::{Entry, Queue};
 use super::quota::Quota;
 use super::settings::RateLimitSettings;
+use super::visit::{Place, Ticket};
 use crate::deadline::Deadline;
 use crate::error::{InvalidConfig, Rejected, Rejection};
 use crate::event::{Count, Event, Observe, Observers};
@@ -10,8 +13,8 @@ use crate::time::{Shown, Timeline, nanos};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{Ordering::Acquire, fence};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::{self, Handle};
@@ -70,23 +73,55 @@ impl RateLimiter {
     }
 
     pub(super) fn observed(settings: RateLimitSettings, observers: Observers) -> Self {
-        let RateLimitSettings {
-            quota,
-            max_wait,
-            name,
-        } = settings;
+        let queue = Queue::new(settings.quota);
         Self {
-            shared: Arc::new(Shared {
-                queue: Queue::new(quota),
-                timeline: Timeline::start(),
-                max_wait: nanos(max_wait),
-                name,
-                rate_limited: Count::default(),
-                too_costly: Count::default(),
-                paused: Count::default(),
-                observers,
-            }),
+            shared: Arc::new(Shared::new(queue, settings, observers)),
         }
+    }
+
+    /// A limiter whose turns are leased. `ask` sends a request to the store; it is called without locks.
+    pub(crate) fn leased(
+        settings: RateLimitSettings,
+        leases: LeaseSettings,
+        ask: impl Fn(RateLimiter, u64, Ask) + Send + Sync + 'static,
+    ) -> Self {
+        let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
+            let shared = shared.clone();
+            let ask = move |id, request| {
+                if let Some(shared) = shared.upgrade() {
+                    ask(RateLimiter { shared }, id, request);
+                }
+            };
+            let queue = Queue::leased(settings.quota, leases, Box::new(ask), ORIGIN);
+            Shared::new(queue, settings, Observers::default())
+        });
+        Self { shared }
+    }
+
+    /// Brings the answer of the store to a request.
+    pub(crate) fn answered(&self, id: u64, reply: Reply) {
+        self.shared.queue.answered(id, reply, self.shared.now());
+    }
+
+    /// A request to the store has failed. The next may be sent in `wait`.
+    pub(crate) fn failed(&self, id: u64, wait: Duration) {
+        let now = self.shared.now();
+        let again = now.saturating_add(nanos(wait));
+        self.shared.queue.failed(id, again, now);
+    }
+
+    /// The leases. `None` unless this is the limiter of a fleet.
+    pub(crate) fn leases(&self) -> Option<LeaseCounts> {
+        self.shared.queue.leases()
+    }
+
+    /// A point on the core's timeline.
+    pub(crate) fn instant(&self, at: u64) -> Instant {
+        self.shared.timeline.instant(at.saturating_sub(ORIGIN))
+    }
+
+    pub(crate) fn name(&self) -> Name {
+        self.shared.name
     }
 
     /// Takes `n` units of the quota if they are available now. Never waits. A request for 0 units
@@ -240,7 +275,7 @@ impl RateLimiter {
 
     /// Gives back a turn that was granted at once and not used.
     pub(super) fn give_back(&self, grant: Grant) {
-        self.shared.queue.give_back(grant);
+        self.shared.queue.give_back(grant, || self.shared.now());
     }
 
     /// Counts a rejected call, and returns its rejection.
@@ -276,6 +311,19 @@ impl RateLimiter {
 }
 
 impl Shared {
+    fn new(queue: Queue, settings: RateLimitSettings, observers: Observers) -> Self {
+        Self {
+            queue,
+            timeline: Timeline::start(),
+            max_wait: nanos(settings.max_wait),
+            name: settings.name,
+            rate_limited: Count::default(),
+            too_costly: Count::default(),
+            paused: Count::default(),
+            observers,
+        }
+    }
+
     /// The time on the core's timeline, which ends after 146 years.
     #[inline]
     fn now(&self) -> u64 {

@@ -101,17 +101,25 @@
 //!
 //! Only a call that waits needs a tokio runtime with time enabled.
 
+#[cfg(all(test, not(buttress_loom)))]
+mod fleet_test;
 mod gcra;
 mod keyed;
 mod layer;
+mod leases;
+mod ledger;
 mod limiter;
 mod queue;
 mod quota;
 mod quotas;
 mod settings;
+mod visit;
 
 pub use keyed::{KeptLimiter, KeyedRateLimitLayer, MakeLimiter, QuotaOf};
 pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
+pub use leases::WithoutStore;
+pub(crate) use leases::{LeaseCounts, LeaseSettings};
+pub use ledger::{Ask, Granted, Ledger, Peer, Reply};
 pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;
 pub use quotas::{

@@ -7,20 +7,23 @@
 //! A visit holds the lock and sets the waiting bit of the GCRA's word. It works on a copy of the newest
 //! turn and writes it back at the end. Whenever the lock is free, the bit is set exactly if calls wait.
 
-use super::gcra::{self, Answer, Gcra, Grant, Refusal};
+use super::gcra::{Answer, Gcra, Grant, Refusal};
+use super::leases::{LeaseCounts, LeaseSettings, Leases};
+use super::ledger::{Ask, Reply};
 use super::quota::{Quota, Rate, SharedRate};
+use super::visit::{Place, Ticket, Visit, Waiters};
 use crate::sync::{Mutex, MutexGuard};
-use crate::time::{TICK, nanos};
-use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::PoisonError;
 use std::task::Waker;
 
-#[derive(Debug)]
 pub(super) struct Queue {
     gcra: Gcra,
     /// The rate of [`Waiters::quota`], for readers without the lock.
     rate: SharedRate,
     waiters: Mutex<Waiters>,
+    /// Of a fleet.
+    ask_store: Option<AskStore>,
 }
 
 /// What a call gets if it is not refused.
@@ -32,70 +35,31 @@ pub(super) enum Entry {
     Wait(Ticket),
 }
 
-#[derive(Debug)]
-struct Waiters {
-    quota: Quota,
-    /// In order of arrival. Tickets ascend, so a waiter is found by binary search.
-    waiting: VecDeque<Waiter>,
-    /// The sum of their costs.
-    units: u64,
-    /// Waiters that have their turn or were refused. A waiter is removed when it spends its turn,
-    /// gives it up, or learns that it was refused.
-    settled: HashMap<Ticket, Result<Handed, Refusal>>,
-    next_ticket: u64,
-    /// How many times the quota changed or a pause began or ended.
-    changes: u64,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    ticket: Ticket,
-    cost: u32,
-    /// The latest time of a turn that the waiter accepts.
-    latest: u64,
-    /// When the waiter visits the queue unless it is woken earlier.
-    alarm: u64,
-    /// `None` until the waiter is first polled, and again from each wake-up to the next poll.
-    waker: Option<Waker>,
-}
-
-/// A turn that was handed out.
-#[derive(Clone, Copy, Debug)]
-struct Handed {
-    at: u64,
-    /// How much it moved the newest turn.
-    span: u64,
-    /// The value of [`Waiters::changes`] at that time.
-    changes: u64,
-}
-
-/// A place in the queue. Its holder must spend it or leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(u64);
-
-/// What a waiter learns from a poll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// It has its turn.
-    Turn,
-    /// It must poll again at this time.
-    Until(u64),
-    Refused(Refusal),
-}
+/// Sends a request to the store of a fleet, and tells the queue what came of it. Called without locks.
+pub(super) type AskStore = Box<dyn Fn(u64, Ask) + Send + Sync>;
 
 impl Queue {
     pub(super) fn new(quota: Quota) -> Self {
+        Self::of(quota, Gcra::new(), None, None)
+    }
+
+    /// A queue whose turns come from leases.
+    pub(super) fn leased(
+        quota: Quota,
+        settings: LeaseSettings,
+        ask_store: AskStore,
+        now: u64,
+    ) -> Self {
+        let leases = Leases::new(settings, now);
+        Self::of(quota, Gcra::leased(), Some(leases), Some(ask_store))
+    }
+
+    fn of(quota: Quota, gcra: Gcra, leases: Option<Leases>, ask_store: Option<AskStore>) -> Self {
         Self {
-            gcra: Gcra::new(),
+            gcra,
             rate: SharedRate::new(quota.rate()),
-            waiters: Mutex::new(Waiters {
-                quota,
-                waiting: VecDeque::new(),
-                units: 0,
-                settled: HashMap::new(),
-                next_ticket: 0,
-                changes: 0,
-            }),
+            waiters: Mutex::new(Waiters::new(quota, leases)),
+            ask_store,
         }
     }
 
@@ -122,8 +86,12 @@ impl Queue {
     }
 
     /// Gives back a turn that was granted at once and not used.
-    pub(super) fn give_back(&self, grant: Grant) {
-        self.gcra.give_back(grant);
+    pub(super) fn give_back(&self, grant: Grant, now: impl FnOnce() -> u64) {
+        if self.gcra.is_leased() {
+            self.visit(now(), |visit| visit.give_back(grant));
+        } else {
+            self.gcra.give_back(grant);
+        }
     }
 
     fn join(&self, cost: u32, now: u64, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
@@ -172,7 +140,7 @@ impl Queue {
             visit.waiters.quota = quota;
             visit.rate = quota.rate();
             self.rate.store(visit.rate);
-            visit.estimate_anew();
+            visit.change();
         });
     }
 
@@ -183,7 +151,7 @@ impl Queue {
             if until > visit.paused {
                 visit.paused = until;
                 self.gcra.set_paused(until);
-                visit.estimate_anew();
+                visit.change();
             }
         });
     }
@@ -193,8 +161,32 @@ impl Queue {
         self.visit(now, |visit| {
             visit.paused = 0;
             self.gcra.set_paused(0);
-            visit.estimate_anew();
+            visit.change();
         });
+    }
+
+    /// Brings the answer of a store to a request.
+    pub(super) fn answered(&self, id: u64, reply: Reply, now: u64) {
+        self.visit(now, |visit| {
+            visit.hand_out();
+            visit.answered(id, reply);
+        });
+    }
+
+    /// A request to a store has failed. The next may be sent at `again`.
+    pub(super) fn failed(&self, id: u64, again: u64, now: u64) {
+        self.visit(now, |visit| {
+            if let Some(leases) = &mut visit.waiters.leases {
+                leases.failed(id, now, again);
+                visit.estimate_anew();
+            }
+        });
+    }
+
+    pub(super) fn leases(&self) -> Option<LeaseCounts> {
+        let waiters = self.lock();
+        let leases = waiters.leases.as_ref();
+        leases.map(|leases| leases.counts(self.gcra.newest()))
     }
 
     pub(super) fn rate(&self) -> Rate {
@@ -225,22 +217,23 @@ impl Queue {
     /// Visits the queue: runs `act` under the lock, then hands out the turns that are due.
     fn visit<T>(&self, now: u64, act: impl FnOnce(&mut Visit<'_>) -> T) -> T {
         let mut waiters = self.lock();
-        let mut visit = Visit {
-            newest: self.gcra.freeze(),
-            paused: self.gcra.paused(),
-            rate: self.rate.load(),
-            now,
-            waiters: &mut waiters,
-            woken: Vec::new(),
-        };
+        let (newest, paused) = (self.gcra.freeze(), self.gcra.paused());
+        let mut visit = Visit::begin(&mut waiters, newest, paused, self.rate.load(), now);
         let result = act(&mut visit);
-        visit.hand_out();
-        visit.watch_head(None);
-        let Visit { newest, woken, .. } = visit;
+        visit.end();
+        let Visit {
+            newest, woken, ask, ..
+        } = visit;
+        if let Some(leases) = &waiters.leases {
+            self.gcra.set_lease(leases.current);
+        }
         self.gcra.thaw(newest, !waiters.waiting.is_empty());
         drop(waiters);
-        // Wakers are user code: they are cloned, woken and dropped outside the lock.
+        // Wakers are user code: they are cloned, woken and dropped outside the lock. So are stores.
         woken.into_iter().for_each(Waker::wake);
+        if let (Some((id, ask)), Some(ask_store)) = (ask, &self.ask_store) {
+            ask_store(id, ask);
+        }
         result
     }
 
@@ -250,213 +243,10 @@ impl Queue {
     }
 }
 
-impl Waiters {
-    fn find(&self, ticket: Ticket) -> Option<usize> {
-        self.waiting
-            .binary_search_by_key(&ticket, |waiter| waiter.ticket)
-            .ok()
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
     }
-
-    fn waiter(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
-        let i = self.find(ticket)?;
-        self.waiting.get_mut(i)
-    }
-
-    fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
-        let waiter = self.waiting.remove(self.find(ticket)?)?;
-        self.units -= u64::from(waiter.cost);
-        Some(waiter)
-    }
-}
-
-/// A visit: the queue while its lock is held.
-struct Visit<'a> {
-    newest: u64,
-    paused: u64,
-    rate: Rate,
-    now: u64,
-    waiters: &'a mut Waiters,
-    /// The wakers to wake once the lock is free.
-    woken: Vec<Waker>,
-}
-
-impl Visit<'_> {
-    /// When calls that cost `units` together have all had their turns. `None` if that is after the end
-    /// of time.
-    fn turn(&self, units: u64) -> Option<u64> {
-        let span = self.rate.interval.checked_mul(units)?;
-        let turn = gcra::turn(self.rate, self.newest, self.paused, span, self.now);
-        (turn < u64::MAX).then_some(turn)
-    }
-
-    /// Moves the newest turn. Returns by how much.
-    fn grant(&mut self, cost: u32, turn: u64) -> u64 {
-        let span = self.rate.span(cost);
-        if span > 0 {
-            self.newest = turn;
-        }
-        span
-    }
-
-    /// Hands out the turns that are due, in order of arrival.
-    fn hand_out(&mut self) {
-        while let Some(&Waiter { ticket, cost, .. }) = self.waiters.waiting.front() {
-            let Some(at) = self.turn(cost.into()).filter(|at| *at <= self.now) else {
-                return;
-            };
-            let handed = Handed {
-                at,
-                span: self.grant(cost, at),
-                changes: self.waiters.changes,
-            };
-            self.waiters.settled.insert(ticket, Ok(handed));
-            let head = self.waiters.remove(ticket);
-            self.woken.extend(head.and_then(|head| head.waker));
-        }
-    }
-
-    /// A newcomer takes its turn if no call waits and it has come, or else a place if the turn comes
-    /// within `max_wait`.
-    fn enter(&mut self, cost: u32, max_wait: u64) -> Result<Option<Ticket>, Refusal> {
-        gcra::admits(self.rate, cost)?;
-        let units = self.waiters.units + u64::from(cost);
-        let turn = self.turn(units).ok_or(Refusal::Never)?;
-        let wait = turn.saturating_sub(self.now);
-        if wait == 0 {
-            self.grant(cost, turn);
-            return Ok(None);
-        }
-        if wait > max_wait {
-            return Err(Refusal::After(wait));
-        }
-        let ticket = Ticket(self.waiters.next_ticket);
-        self.waiters.next_ticket += 1;
-        self.waiters.units = units;
-        self.waiters.waiting.push_back(Waiter {
-            ticket,
-            cost,
-            latest: self.now.saturating_add(max_wait),
-            alarm: turn,
-            waker: None,
-        });
-        Ok(Some(ticket))
-    }
-
-    /// Where a waiter stands, after the turns that are due were handed out.
-    fn place(&mut self, ticket: Ticket) -> Place {
-        if let Some(&Err(refusal)) = self.waiters.settled.get(&ticket) {
-            self.waiters.settled.remove(&ticket);
-            return Place::Refused(refusal);
-        }
-        if let Err(refusal) = self.wait_on(ticket) {
-            self.waiters.remove(ticket);
-            return Place::Refused(refusal);
-        }
-        self.watch_head(Some(ticket));
-        match self.waiters.waiter(ticket) {
-            Some(waiter) => Place::Until(waiter.alarm),
-            None => Place::Turn,
-        }
-    }
-
-    /// Resets an alarm that rang before the turn. This happens if waiters ahead got their turns late,
-    /// because of late timers or tasks. Refuses the waiter if its turn now comes later than it accepts by
-    /// more than one tick of the timer.
-    fn wait_on(&mut self, ticket: Ticket) -> Result<(), Refusal> {
-        let (now, place) = (self.now, self.waiters.find(ticket));
-        let rang = |place: &usize| self.waiters.waiting[*place].alarm <= now;
-        let Some(place) = place.filter(rang) else {
-            return Ok(());
-        };
-        let up_to = self.waiters.waiting.range(..=place);
-        let turn = self.turn(up_to.map(|waiter| u64::from(waiter.cost)).sum());
-        let waiter = &mut self.waiters.waiting[place];
-        let latest = waiter.latest.saturating_add(nanos(TICK));
-        waiter.alarm = within(turn, latest, now)?;
-        Ok(())
-    }
-
-    /// Makes sure that a visit happens when the first waiter's turn is due. Its alarm is too late if a
-    /// waiter ahead of it has left. If its alarm is in the past, its task is stuck: then the waiter
-    /// that visits now takes over the alarm.
-    fn watch_head(&mut self, visitor: Option<Ticket>) {
-        let head = self.waiters.waiting.front();
-        let Some(due) = head.and_then(|head| self.turn(head.cost.into())) else {
-            return;
-        };
-        let head = &mut self.waiters.waiting[0];
-        let overdue = head.alarm <= self.now;
-        if !overdue && head.alarm <= due {
-            return;
-        }
-        self.woken.extend(head.waker.take());
-        if !overdue {
-            head.alarm = due;
-        } else if let Some(visitor) = visitor.and_then(|visitor| self.waiters.find(visitor)) {
-            self.waiters.waiting[0].alarm = due;
-            let alarm = &mut self.waiters.waiting[visitor].alarm;
-            *alarm = due.min(*alarm);
-        }
-    }
-
-    /// Takes a turn back, as if it had never been handed out.
-    ///
-    /// This is allowed in two cases. Either no later turn was handed out. Or a burst can still hold this
-    /// turn: then each later call would have had its turn at the same time, from an earlier credit.
-    /// Otherwise the turn is lost.
-    fn take_back(&mut self, turn: Handed) {
-        let newest = turn.at == self.newest;
-        // Not after a change of quota or pause, because the burst was a different one then.
-        let in_burst = turn.changes == self.waiters.changes
-            && turn.at + self.rate.span(self.rate.burst) >= self.now + turn.span;
-        if !newest && !in_burst {
-            return;
-        }
-        self.newest -= turn.span;
-        // Turns after it that were handed out and not yet spent move forward.
-        for later in self.waiters.settled.values_mut().flatten() {
-            if later.at > turn.at {
-                later.at -= turn.span;
-            }
-        }
-    }
-
-    /// Refuses the waiters that would wait too long after a change of quota or pause.
-    fn estimate_anew(&mut self) {
-        self.waiters.changes += 1;
-        self.waiters.units = 0;
-        for _ in 0..self.waiters.waiting.len() {
-            let Some(mut waiter) = self.waiters.waiting.pop_front() else {
-                return;
-            };
-            let units = self.waiters.units + u64::from(waiter.cost);
-            let admitted = gcra::admits(self.rate, waiter.cost);
-            match admitted.and_then(|()| within(self.turn(units), waiter.latest, self.now)) {
-                Ok(turn) => {
-                    if turn < waiter.alarm {
-                        self.woken.extend(waiter.waker.take());
-                    }
-                    waiter.alarm = turn;
-                    self.waiters.units = units;
-                    self.waiters.waiting.push_back(waiter);
-                }
-                Err(refusal) => {
-                    self.waiters.settled.insert(waiter.ticket, Err(refusal));
-                    self.woken.extend(waiter.waker);
-                }
-            }
-        }
-    }
-}
-
-/// Checks a turn: it has come, or it comes by `latest`.
-fn within(turn: Option<u64>, latest: u64, now: u64) -> Result<u64, Refusal> {
-    let turn = turn.ok_or(Refusal::Never)?;
-    let wait = turn.saturating_sub(now);
-    if wait > 0 && turn > latest {
-        return Err(Refusal::After(wait));
-    }
-    Ok(turn)
 }
 
 #[cfg(test)]
@@ -471,7 +261,7 @@ impl Entry {
 
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
-    use super::super::gcra::ORIGIN;
+    use super::super::gcra::{self, ORIGIN};
     use super::*;
     use proptest::prelude::*;
     use std::sync::Arc;

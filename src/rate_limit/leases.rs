@@ -1,0 +1,530 @@
+//! The turns that a process has leased from the store of its fleet: a function of the state, the time, and what the
+//! store answers.
+//!
+//! A lease is a row of turns, one per interval. No turn is used before its time, and all lapse one horizon after the
+//! last is due (or, if that was before, after they came). Two leases are held at most: the current one, and the next.
+//! More are asked for when calls exceed the turns held, one request at a time.
+//!
+//! While the store does not answer, the leases come from a ledger of this process, with its share of the quota.
+
+use super::ledger::{Ask, Granted, Ledger, Reply};
+use super::quota::Rate;
+use std::time::Duration;
+
+/// What does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseSettings {
+    /// The request to send, but for what the state decides.
+    pub(crate) ask: Ask,
+    /// How long a call waits for the store, in nanoseconds.
+    pub(crate) timeout: u64,
+    pub(crate) without_store: WithoutStore,
+}
+
+/// What a process of a fleet does while its store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum WithoutStore {
+    /// It keeps to this part of the quota and of its burst, above 0 and at most 1.
+    Share(f64),
+    /// It keeps to an equal part: the quota over the number of processes that the store last counted, or a tenth of
+    /// the quota if it never answered. The default.
+    EqualShare,
+    /// It rejects calls once the leased turns are used up.
+    Refuse,
+    /// It admits all calls.
+    Open,
+}
+
+/// The default of [`WithoutStore::EqualShare`] if nobody knows how many processes there are.
+const UNKNOWN: f64 = 0.1;
+
+/// A row of turns on the timeline of the process, in nanoseconds: `start + interval`, and so on up to `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) start: u64,
+    pub(super) last: u64,
+    pub(super) interval: u64,
+    /// After this time its turns have lapsed.
+    pub(super) until: u64,
+}
+
+impl Lease {
+    pub(super) const NONE: Self = Self {
+        start: 0,
+        last: 0,
+        interval: 1,
+        until: 0,
+    };
+
+    fn turns_after(&self, newest: u64) -> u64 {
+        self.last.saturating_sub(newest.max(self.start)) / self.interval
+    }
+
+    fn turns(&self) -> u64 {
+        self.turns_after(self.start)
+    }
+
+    fn due(&self, newest: u64, units: u64) -> u64 {
+        newest + units * self.interval
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    id: u64,
+    at: u64,
+    /// When calls no longer wait for the answer.
+    until: u64,
+    /// The interval of the turns that it brings.
+    interval: u64,
+}
+
+/// The calls whose turns are not held.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted {
+    /// The units of all of them.
+    pub(super) missing: u64,
+    /// The cost of the first.
+    pub(super) first: u32,
+}
+
+/// The counters and the state of a fleet's process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LeaseCounts {
+    pub(crate) leased: u64,
+    pub(crate) lapsed: u64,
+    pub(crate) trips: u64,
+    pub(crate) failures: u64,
+    pub(crate) held: u64,
+    pub(crate) peers: u32,
+    pub(crate) level: f64,
+    /// Since when the store does not answer.
+    pub(crate) down: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Leases {
+    settings: LeaseSettings,
+    pub(super) current: Lease,
+    next: Option<Lease>,
+    asked: Option<Asked>,
+    requests: u64,
+    /// The store is not asked before this time.
+    not_before: u64,
+    /// GCRA for the requests themselves: when the next is due.
+    request_due: u64,
+    /// When the next turn of the fleet is due, as far as known.
+    fleet_due: u64,
+    /// The clock of the store, and when it was read here.
+    clock: Option<(u64, u64)>,
+    seen: u64,
+    /// The newest turn at the end of the last visit.
+    newest: u64,
+    /// The units per second that calls ask for, an exponential average over half a second.
+    rate: f64,
+    rate_at: u64,
+    /// The units that calls asked for since [`rate_at`](Self::rate_at).
+    arrived: u64,
+    /// The ledger of this process, for the time without the store.
+    own: Ledger,
+    /// How many times the current lease changed.
+    pub(super) switches: u64,
+    counts: LeaseCounts,
+}
+
+const SECOND: f64 = 1e9;
+
+impl Leases {
+    pub(super) fn new(settings: LeaseSettings, now: u64) -> Self {
+        Self {
+            settings,
+            current: Lease {
+                until: now,
+                ..Lease::NONE
+            },
+            next: None,
+            asked: None,
+            requests: 0,
+            not_before: 0,
+            request_due: 0,
+            fleet_due: 0,
+            clock: None,
+            seen: 0,
+            newest: 0,
+            rate: 0.0,
+            rate_at: now,
+            arrived: 0,
+            own: Ledger::default(),
+            switches: 0,
+            counts: LeaseCounts::default(),
+        }
+    }
+
+    pub(super) fn horizon(&self) -> u64 {
+        self.settings.ask.horizon.as_nanos() as u64
+    }
+
+    /// The begin of a visit: counts the turns that were taken without the lock.
+    pub(super) fn begin(&mut self, newest: u64) {
+        self.arrived += newest.saturating_sub(self.newest) / self.current.interval;
+    }
+
+    /// The end of a visit.
+    pub(super) fn end(&mut self, newest: u64) {
+        self.newest = newest;
+    }
+
+    /// A call came that was not granted without the lock.
+    pub(super) fn arrive(&mut self, cost: u32) {
+        self.arrived += u64::from(cost);
+    }
+
+    /// Lets turns lapse, and goes on to the next lease when it is time to. Returns the newest turn.
+    pub(super) fn advance(
+        &mut self,
+        mut newest: u64,
+        head: Option<u32>,
+        paused: u64,
+        now: u64,
+    ) -> u64 {
+        loop {
+            // When a pause ends, one call may go: turns that were due before are not used.
+            let resumed = paused
+                .saturating_sub(self.current.interval)
+                .min(self.current.last);
+            if resumed > newest {
+                let lost = (resumed - newest).div_ceil(self.current.interval);
+                self.counts.lapsed += lost.min(self.current.turns_after(newest));
+                newest = resumed;
+            }
+            let left = self.current.turns_after(newest);
+            let over = left == 0 || now > self.current.until;
+            let unusable = || head.is_some_and(|head| !self.serves(newest, left, head.into()));
+            match self.next {
+                Some(next) if over || unusable() => {
+                    self.counts.lapsed += left;
+                    self.next = None;
+                    self.current = next;
+                    self.switches += 1;
+                    newest = next.start;
+                }
+                None if over && left > 0 => {
+                    self.counts.lapsed += left;
+                    self.switches += 1;
+                    newest = self.current.last;
+                    self.current.start = newest;
+                }
+                _ => return newest,
+            }
+        }
+    }
+
+    /// Whether a call can have all its turns while the current lease is valid, or need not have them from it.
+    fn serves(&self, newest: u64, left: u64, cost: u64) -> bool {
+        let Some(next) = self.next else { return true };
+        cost <= left
+            || cost <= left + next.turns() && self.next_due(newest, cost) <= self.current.until
+    }
+
+    /// When the last of `units` turns is due of which the current lease has too few.
+    fn next_due(&self, newest: u64, units: u64) -> u64 {
+        let left = self.current.turns_after(newest);
+        self.next
+            .map_or(u64::MAX, |next| next.due(next.start, units - left))
+    }
+
+    /// When the last of `units` turns is due, if all of them are held.
+    pub(super) fn due(&self, newest: u64, units: u64) -> Option<u64> {
+        let left = self.current.turns_after(newest);
+        if units <= left {
+            return Some(self.current.due(newest.max(self.current.start), units));
+        }
+        let next = self.next?;
+        (units - left <= next.turns()).then(|| self.next_due(newest, units))
+    }
+
+    /// When the last of `units` turns will probably be due of which too few are held. Later than now.
+    pub(super) fn estimate(&self, newest: u64, units: u64, now: u64) -> u64 {
+        self.after_held(newest, units, now, SECOND / self.level())
+    }
+
+    /// The same, if nobody else takes turns: not before this.
+    pub(super) fn earliest(&self, newest: u64, units: u64, now: u64) -> u64 {
+        self.after_held(newest, units, now, self.interval() as f64)
+    }
+
+    fn after_held(&self, newest: u64, units: u64, now: u64, interval: f64) -> u64 {
+        let missing = units.saturating_sub(self.held(newest)).max(1) as f64;
+        let last = self.next.map_or(self.current.last, |next| next.last);
+        let from = now.max(last).max(self.fleet_due);
+        from.saturating_add(((missing * interval) as u64).max(1))
+    }
+
+    fn interval(&self) -> u64 {
+        self.settings.ask.interval.as_nanos().max(1) as u64
+    }
+
+    fn level(&self) -> f64 {
+        if self.counts.level > 0.0 {
+            return self.counts.level;
+        }
+        SECOND / self.interval() as f64
+    }
+
+    /// Hands out turns that are due. Returns the newest turn.
+    pub(super) fn take(&mut self, newest: u64, units: u64) -> u64 {
+        let left = self.current.turns_after(newest);
+        if units <= left {
+            return self.current.due(newest.max(self.current.start), units);
+        }
+        let newest = self.next_due(newest, units);
+        if let Some(next) = self.next.take() {
+            self.current = next;
+            self.switches += 1;
+        }
+        newest
+    }
+
+    fn held(&self, newest: u64) -> u64 {
+        self.current.turns_after(newest) + self.next.map_or(0, |next| next.turns())
+    }
+
+    pub(super) fn holds_next(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Whether more turns could be asked for now.
+    pub(super) fn may_ask(&self, now: u64) -> bool {
+        let waits = self.asked.is_some_and(|asked| now < asked.until);
+        self.next.is_none() && (self.counts.down.is_some() || !waits && now >= self.asks_at())
+    }
+
+    /// The calls that find no turn in the current lease. `units`: of all calls.
+    pub(super) fn wanted(
+        &self,
+        newest: u64,
+        units: u64,
+        costs: impl Iterator<Item = u32>,
+    ) -> Wanted {
+        let all = self.current.turns_after(newest);
+        let mut left = all;
+        for cost in costs {
+            match left.checked_sub(cost.into()) {
+                Some(rest) => left = rest,
+                None => {
+                    return Wanted {
+                        missing: units - (all - left),
+                        first: cost,
+                    };
+                }
+            }
+        }
+        Wanted::default()
+    }
+
+    /// When a call without a turn has to visit the queue, if nothing else happens.
+    pub(super) fn rings(&self, latest: u64, now: u64) -> u64 {
+        let asked = self.asked.filter(|_| self.counts.down.is_none());
+        let next = asked.map_or_else(|| self.asks_at(), |asked| asked.until);
+        let later = [latest, next].into_iter().filter(|at| *at > now).min();
+        later.unwrap_or_else(|| now.saturating_add(self.horizon()))
+    }
+
+    /// Whether calls without a turn are refused now, and for how long.
+    pub(super) fn refuses(&self, now: u64) -> Option<u64> {
+        let refuses = self.settings.without_store == WithoutStore::Refuse;
+        self.counts
+            .down
+            .filter(|_| refuses)
+            .map(|_| self.not_before.saturating_sub(now).max(1))
+    }
+
+    /// What to ask the store for, if it is to be asked now. Without the store, takes the turns of this process' share.
+    pub(super) fn ask(
+        &mut self,
+        wanted: Wanted,
+        newest: u64,
+        rate: Rate,
+        now: u64,
+    ) -> Option<(u64, Ask)> {
+        if let Some(asked) = self.asked.filter(|asked| now >= asked.until) {
+            self.failed(asked.id, now, now.saturating_add(self.horizon()));
+        }
+        if wanted.missing == 0 || self.next.is_some() {
+            return None;
+        }
+        let request = self.request(wanted, rate, now);
+        if self.counts.down.is_some() {
+            self.take_share(&request, newest, now);
+        }
+        // Not more than 1.2 requests per horizon, after a second's worth of them.
+        let pace = self.horizon() * 5 / 6;
+        if self.asked.is_some() || now < self.asks_at() {
+            return None;
+        }
+        self.request_due = self.request_due.max(now) + pace;
+        self.requests += 1;
+        let id = self.requests;
+        self.counts.trips += 1;
+        let until = now.saturating_add(self.settings.timeout);
+        self.asked = Some(Asked {
+            id,
+            at: now,
+            until,
+            interval: rate.interval.max(1),
+        });
+        Some((id, request))
+    }
+
+    /// When the store may be asked again.
+    fn asks_at(&self) -> u64 {
+        self.not_before
+            .max(self.request_due.saturating_sub(SECOND as u64))
+    }
+
+    fn request(&mut self, wanted: Wanted, rate: Rate, now: u64) -> Ask {
+        let per_second = self.measure(now);
+        let horizon = self.settings.ask.horizon.as_secs_f64();
+        let expected = (per_second * horizon) as u32;
+        let missing = u32::try_from(wanted.missing).unwrap_or(u32::MAX);
+        let elapsed = |at| now.saturating_sub(at) / 1_000 + self.settings.timeout / 1_000;
+        Ask {
+            interval: Duration::from_nanos(rate.interval),
+            burst: rate.burst,
+            need: missing.max(expected),
+            want: missing.max(expected.saturating_add(1)),
+            unit: wanted.first.max(1),
+            rate: per_second,
+            seen: self.seen,
+            not_after: self
+                .clock
+                .map(|(clock, at)| clock.saturating_add(elapsed(at))),
+            ..self.settings.ask.clone()
+        }
+    }
+
+    fn measure(&mut self, now: u64) -> f64 {
+        let time = now.saturating_sub(self.rate_at) as f64 / SECOND;
+        if time > 0.0 {
+            let kept = (-time / 0.5).exp();
+            self.rate = self.rate * kept + self.arrived as f64 / time * (1.0 - kept);
+            self.rate_at = now;
+            self.arrived = 0;
+        }
+        self.rate
+    }
+
+    /// The answer of the store.
+    pub(super) fn answered(&mut self, id: u64, reply: Reply, newest: u64, now: u64) {
+        let Some(asked) = self.asked.take_if(|asked| asked.id == id) else {
+            return; // nobody waits for it any more
+        };
+        self.counts.down = None;
+        // What is left of the share would come on top of the lease.
+        self.counts.lapsed += self.next.take().map_or(0, |next| next.turns());
+        self.not_before = 0;
+        self.clock = Some((reply.now, now));
+        if reply.level > 0.0 {
+            self.counts.level = reply.level;
+        }
+        self.counts.peers = reply.peers;
+        match reply.grant {
+            // The clock of the store was stepped. It is known now: the next request is in time.
+            Granted::Late => self.fleet_due = 0,
+            Granted::Full(ahead) => {
+                self.seen = reply.tat;
+                self.fleet_due = now.saturating_add(ahead.saturating_mul(1_000));
+                let max_wait = super::ledger::micros(self.settings.ask.max_wait);
+                let wait = ahead.saturating_sub(max_wait).saturating_mul(1_000);
+                self.not_before = now.saturating_add(wait);
+            }
+            Granted::Turns { turns, ahead } => {
+                self.seen = reply.tat;
+                self.fleet_due = self.hold(turns, ahead, asked.interval, newest, now);
+            }
+        }
+    }
+
+    /// The interval of leases from now on.
+    pub(super) fn set_rate(&mut self, rate: Rate) {
+        self.settings.ask.interval = Duration::from_nanos(rate.interval);
+        self.settings.ask.burst = rate.burst;
+    }
+
+    /// Holds a lease whose first turn is due in `ahead` microseconds. Returns when the last is.
+    fn hold(&mut self, turns: u32, ahead: i64, interval: u64, newest: u64, now: u64) -> u64 {
+        let first = now.saturating_add_signed(ahead.saturating_mul(1_000));
+        // Never an older turn than one that was held: each turn belongs to one lease.
+        let start = first
+            .saturating_sub(interval)
+            .max(self.current.last.max(newest) + 1);
+        let last = start.saturating_add(interval.saturating_mul(turns.into()));
+        let until = last.max(now).saturating_add(self.horizon());
+        self.next = Some(Lease {
+            start,
+            last,
+            interval,
+            until,
+        });
+        self.counts.leased += u64::from(turns);
+        last
+    }
+
+    /// The store did not answer, or with an error. It may be asked again at `again`.
+    pub(super) fn failed(&mut self, id: u64, now: u64, again: u64) {
+        let Some(asked) = self.asked.take_if(|asked| asked.id == id) else {
+            self.not_before = self.not_before.max(again);
+            return;
+        };
+        self.counts.failures += 1;
+        self.not_before = again;
+        if self.counts.down.is_none() {
+            self.counts.down = Some(asked.at);
+            self.fleet_due = 0;
+            // No more credit than since the last leased turn can have been used.
+            let last = self.next.map_or(self.current.until, |next| next.until);
+            self.own.tat = self.own.tat.max(last.min(now) / 1_000);
+        }
+    }
+
+    fn take_share(&mut self, ask: &Ask, newest: u64, now: u64) {
+        let share = match self.settings.without_store {
+            WithoutStore::Refuse => return,
+            WithoutStore::Open => {
+                let turns = ask.need.max(1);
+                self.hold(turns, -i64::from(turns), 1, newest, now);
+                return;
+            }
+            WithoutStore::Share(share) => share,
+            WithoutStore::EqualShare if self.counts.peers > 0 => 1.0 / f64::from(self.counts.peers),
+            WithoutStore::EqualShare => UNKNOWN,
+        };
+        let interval = (ask.interval.as_nanos() as f64 / share).ceil() as u64;
+        let burst = ((f64::from(ask.burst) * share) as u32).max(1);
+        let ask = Ask {
+            interval: Duration::from_nanos(interval),
+            burst,
+            seen: 0,
+            not_after: None,
+            ..ask.clone()
+        };
+        let Reply { grant, level, .. } = self.own.lease(&ask, now / 1_000);
+        self.counts.level = level;
+        match grant {
+            Granted::Turns { turns, ahead } => {
+                self.fleet_due = self.hold(turns, ahead, interval, newest, now);
+            }
+            Granted::Full(ahead) => self.fleet_due = now.saturating_add(ahead * 1_000),
+            Granted::Late => {}
+        }
+    }
+
+    pub(super) fn counts(&self, newest: u64) -> LeaseCounts {
+        LeaseCounts {
+            held: self.held(newest),
+            ..self.counts
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What a store keeps for a fleet, as a function of its state, the request and the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a process asks of the store: the next turns, and what the store needs to decide how many.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Ask {
+    /// The key of the quota, the same in all processes that share it.
+    pub key: Arc<str>,
+    /// A random number that this process keeps.
+    pub process: u64,
+    /// The time per turn. The fleet gets at most one turn per interval, after a burst.
+    pub interval: Duration,
+    /// The turns that the fleet may use at once after a rest.
+    pub burst: u32,
+    /// The turns that this process asks for while the quota is used up: those that its calls wait for.
+    pub need: u32,
+    /// The turns that it asks for otherwise.
+    pub want: u32,
+    /// The turns that the first waiting call needs. A lease holds a multiple of it.
+    pub unit: u32,
+    /// How far ahead turns are leased. The same in all processes that share the quota.
+    pub max_wait: Duration,
+    /// The time that a lease should last.
+    pub horizon: Duration,
+    /// The turns per second that this process could use.
+    pub rate: f64,
+    /// [`Reply::tat`] of the last reply to this process, or 0. Used if the store has lost its data.
+    pub seen: u64,
+    /// When nobody waits for the reply any more, in microseconds on the clock of the store.
+    pub not_after: Option<u64>,
+}
+
+/// The answer of the store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reply {
+    /// What the process gets.
+    pub grant: Granted,
+    /// The turns per second that one process gets if it wants more than the others: the max-min fair level.
+    pub level: f64,
+    /// The processes that asked in the last 3 s.
+    pub peers: u32,
+    /// The time of the store, in microseconds.
+    pub now: u64,
+    /// When the next turn of the fleet is due, in microseconds on the clock of the store.
+    pub tat: u64,
+}
+
+/// What a process gets from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// Turns, one per interval.
+    Turns {
+        /// How many. At least 1.
+        turns: u32,
+        /// When the first is due: microseconds from now, below 0 if it is due already.
+        ahead: i64,
+    },
+    /// None: the next turn is due in this many microseconds, more than [`Ask::max_wait`].
+    Full(u64),
+    /// None: the request came after [`Ask::not_after`].
+    Late,
+}
+
+/// What a store keeps for one key. For stores of your own: load it, call [`lease`](Self::lease), and save it in one
+/// transaction.
+///
+/// ```
+/// use buttress::fleet::Ledger;
+///
+/// let ledger = Ledger::default();
+/// assert_eq!(ledger.tat, 0);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ledger {
+    /// The theoretical arrival time of GCRA: when the next turn is due, in microseconds.
+    pub tat: u64,
+    /// The max-min fair level, in turns per second, and when it was computed.
+    pub level: f64,
+    /// When [`level`](Self::level) was computed, in microseconds; 0 for never.
+    pub leveled: u64,
+    /// The processes that asked lately.
+    pub peers: Vec<Peer>,
+}
+
+/// A process that asked lately.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peer {
+    /// [`Ask::process`].
+    pub process: u64,
+    /// When it asked last, in microseconds.
+    pub at: u64,
+    /// [`Ask::rate`], at that time.
+    pub rate: f64,
+}
+
+/// How often the level is computed.
+const LEVEL_EVERY: u64 = 250_000;
+/// How long a process counts after it asked.
+const PEER_FOR: u64 = 3_000_000;
+
+impl Ledger {
+    /// Answers a request at `now`, in microseconds on the clock of the store.
+    ///
+    /// GCRA in terms of the theoretical arrival time (ITU-T I.371), for several turns at once. A process gets no more
+    /// than two horizons of the max-min fair level of what the processes could use.
+    pub fn lease(&mut self, ask: &Ask, now: u64) -> Reply {
+        if ask.not_after.is_some_and(|last| now > last) {
+            return self.reply(Granted::Late, ask, now);
+        }
+        self.report(ask, now);
+        let (horizon, max_wait) = (micros(ask.horizon), micros(ask.max_wait));
+        // A later time was written by a clock that was stepped back since.
+        let ahead = horizon.saturating_mul(2);
+        let last = now.saturating_add(max_wait).saturating_add(ahead) + 1_000;
+        if self.tat > last {
+            self.tat = now.saturating_add(ahead);
+        }
+        if ask.seen > self.tat && ask.seen <= last {
+            self.tat = ask.seen;
+        }
+        let interval = ask.interval.as_nanos() as f64 / 1e3;
+        let rest = (f64::from(ask.burst) * interval) as u64;
+        self.tat = self.tat.max(now.saturating_sub(rest));
+        let ahead = self.tat as i64 - now as i64;
+        if ahead > 0 && ahead as u64 > max_wait {
+            return self.reply(Granted::Full(ahead as u64), ask, now);
+        }
+        let asked = if ahead > 0 { ask.need } else { ask.want };
+        let unit = ask.unit.max(1);
+        let most = (2.0 * ask.horizon.as_secs_f64() * self.level) as u32;
+        let turns = asked.min(most);
+        let turns = (turns - turns % unit).max(unit);
+        self.tat = (self.tat as f64 + f64::from(turns) * interval).ceil() as u64;
+        self.reply(Granted::Turns { turns, ahead }, ask, now)
+    }
+
+    fn reply(&self, grant: Granted, ask: &Ask, now: u64) -> Reply {
+        let level = if self.leveled == 0 {
+            rate(ask)
+        } else {
+            self.level
+        };
+        Reply {
+            grant,
+            level,
+            peers: self.peers.len() as u32,
+            now,
+            tat: self.tat,
+        }
+    }
+
+    fn report(&mut self, ask: &Ask, now: u64) {
+        let (process, rate) = (ask.process, ask.rate);
+        self.peers.retain(|peer| peer.process != process);
+        let at = now;
+        self.peers.push(Peer { process, at, rate });
+        if self.leveled > 0 && (self.leveled..=self.leveled + LEVEL_EVERY).contains(&now) {
+            return;
+        }
+        self.leveled = now.max(1);
+        self.peers
+            .retain(|peer| peer.at <= now && now - peer.at <= PEER_FOR);
+        let mut rates: Vec<f64> = self.peers.iter().map(|peer| peer.rate).collect();
+        rates.sort_by(f64::total_cmp);
+        self.level = level(&rates, self::rate(ask));
+    }
+}
+
+/// The max-min fair level of these rates: those below it get all, the others get it, and together they get `left`. If
+/// all get what they could use, the level is `left`.
+fn level(ascending: &[f64], all: f64) -> f64 {
+    let mut left = all;
+    for (i, rate) in ascending.iter().enumerate() {
+        let fair = left / (ascending.len() - i) as f64;
+        if *rate > fair {
+            return fair;
+        }
+        left -= rate;
+    }
+    all
+}
+
+/// The turns per second of the quota.
+fn rate(ask: &Ask) -> f64 {
+    1e9 / (ask.interval.as_nanos().max(1) as f64)
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX >> 8)
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000_000;
+
+    fn ask(process: u64, want: u32, rate: f64) -> Ask {
+        Ask {
+            key: Arc::from("k"),
+            process,
+            interval: Duration::from_millis(1),
+            burst: 100,
+            need: want,
+            want,
+            unit: 1,
+            max_wait: Duration::from_secs(1),
+            horizon: Duration::from_millis(100),
+            rate,
+            seen: 0,
+            not_after: None,
+        }
+    }
+
+    fn turns(reply: Reply) -> (u32, i64) {
+        match reply.grant {
+            Granted::Turns { turns, ahead } => (turns, ahead),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_turns_are_those_of_the_burst_and_the_next_come_after_them() {
+        let mut ledger = Ledger::default();
+        assert_eq!(turns(ledger.lease(&ask(1, 150, 1.0), NOW)), (150, -100_000));
+        assert_eq!(turns(ledger.lease(&ask(2, 10, 1.0), NOW)), (10, 50_000));
+    }
+
+    #[test]
+    fn a_lease_covers_two_horizons_of_the_fair_level_and_whole_calls() {
+        let mut ledger = Ledger::default();
+        assert_eq!(turns(ledger.lease(&ask(1, 1_000, 5_000.0), NOW)).0, 200);
+        let later = NOW + 300_000;
+        ledger.lease(&ask(2, 1, 100.0), later);
+        assert_eq!(turns(ledger.lease(&ask(1, 1_000, 5_000.0), later)).0, 180);
+        let costly = |unit, want| Ask {
+            unit,
+            ..ask(1, want, 5_000.0)
+        };
+        assert_eq!(turns(ledger.lease(&costly(7, 1_000), later)).0, 175);
+        assert_eq!(turns(ledger.lease(&costly(70, 10), later)).0, 70);
+    }
+
+    #[test]
+    fn who_would_wait_too_long_hears_when_the_next_turn_is_due() {
+        let mut ledger = Ledger {
+            tat: NOW + 1_000_001,
+            ..Ledger::default()
+        };
+        let reply = ledger.lease(&ask(1, 1, 1.0), NOW);
+        assert_eq!(reply.grant, Granted::Full(1_000_001));
+        assert_eq!(turns(ledger.lease(&ask(1, 1, 1.0), NOW + 1)).1, 1_000_000);
+    }
+
+    #[test]
+    fn a_request_that_nobody_waits_for_takes_nothing() {
+        let mut ledger = Ledger::default();
+        let late = Ask {
+            not_after: Some(NOW - 1),
+            ..ask(1, 1, 1.0)
+        };
+        let reply = ledger.lease(&late, NOW);
+        assert_eq!((reply.grant, reply.peers), (Granted::Late, 0));
+        assert_eq!(ledger, Ledger::default());
+    }
+
+    #[test]
+    fn lost_data_come_back_from_a_process_and_a_clock_stepped_back_holds_nobody_up() {
+        let mut ledger = Ledger::default();
+        let seen = Ask {
+            seen: NOW + 500_000,
+            ..ask(1, 1, 1.0)
+        };
+        assert_eq!(turns(ledger.lease(&seen, NOW)).1, 500_000);
+        // An hour back: both what is stored and what was seen are too far ahead.
+        let back = NOW - 3_600_000_000;
+        assert_eq!(turns(ledger.lease(&seen, back)).1, 200_000);
+    }
+
+    #[test]
+    fn the_level_leaves_modest_processes_what_they_want() {
+        assert_eq!(level(&[10.0, 850.0], 1_000.0), 1_000.0);
+        assert_eq!(level(&[50.0, 50.0, 5_000.0], 1_000.0), 900.0);
+        assert_eq!(level(&[400.0, 600.0, 700.0], 900.0), 300.0);
+        assert_eq!(level(&[], 5.0), 5.0);
+    }
+
+    #[test]
+    fn a_process_counts_until_it_has_been_silent_for_3_s() {
+        let mut ledger = Ledger::default();
+        ledger.lease(&ask(1, 1, 1.0), NOW);
+        assert_eq!(ledger.lease(&ask(2, 1, 1.0), NOW + 1).peers, 2);
+        assert_eq!(ledger.lease(&ask(2, 1, 1.0), NOW + 3_000_001).peers, 1);
+    }
+}
