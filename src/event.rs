@@ -20,6 +20,8 @@
 //! | `rate_limited` | DEBUG | `buttress::rate_limit` | `cost`, `retry_after_ms` |
 //! | `too_costly` | DEBUG | `buttress::rate_limit` | `cost`, `burst` |
 //! | `paused` | DEBUG | `buttress::rate_limit` | `pause_ms` |
+//! | `store_down` | WARN | `buttress::rate_limit` | |
+//! | `store_up` | INFO | `buttress::rate_limit` | `down_ms` |
 //! | `overloaded` | DEBUG | `buttress::load_shed` | `reason`, `limit` |
 //! | `chaos_on` | WARN | `buttress::chaos` | `for_ms` |
 //! | `chaos_off` | INFO | `buttress::chaos` | |
@@ -187,6 +189,18 @@ pub enum Event {
         name: Name,
         /// How long the limiter admits no calls.
         pause: Duration,
+    },
+    /// The store of a fleet has failed several times in a row: until it answers, this process keeps to its share.
+    StoreDown {
+        /// The name of the limiter.
+        name: Name,
+    },
+    /// The store of a fleet answers again.
+    StoreUp {
+        /// The name of the limiter.
+        name: Name,
+        /// How long it did not answer, from the first request that failed.
+        down: Duration,
     },
     /// Faults are injected from now on.
     ChaosOn {

@@ -15,6 +15,7 @@ pub mod deadline;
 pub mod error;
 pub mod event;
 pub mod fallback;
+pub mod fleet;
 pub mod gate;
 #[cfg(feature = "http-body")]
 pub mod grpc;

@@ -107,6 +107,11 @@ impl Circuit {
         Self::observed(settings, Observers::default())
     }
 
+    /// The same for use inside this crate: `tracing` is not told of its events.
+    pub(crate) fn quiet(settings: CircuitBreakerSettings) -> Result<Self, InvalidConfig> {
+        Self::observed(settings, Observers::quiet())
+    }
+
     pub(super) fn observed(
         settings: CircuitBreakerSettings,
         observers: Observers,

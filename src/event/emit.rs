@@ -84,6 +84,14 @@ impl Event {
                 name: "paused", target: "buttress::rate_limit", Level::DEBUG,
                 name = name.as_str(), pause_ms = millis(pause), "paused"
             ),
+            Self::StoreDown { name } => event!(
+                name: "store_down", target: "buttress::rate_limit", Level::WARN,
+                name = name.as_str(), "store_down"
+            ),
+            Self::StoreUp { name, down } => event!(
+                name: "store_up", target: "buttress::rate_limit", Level::INFO,
+                name = name.as_str(), down_ms = millis(down), "store_up"
+            ),
             Self::LimitChanged { name, from, to } => event!(
                 name: "limit_changed", target: "buttress::load_shed", Level::INFO,
                 name = name.as_str(), from, to, "limit_changed"

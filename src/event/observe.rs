@@ -49,7 +49,11 @@ impl<F: Fn(&Event) + Send + Sync> Observe for F {
 
 /// The observers of a handle. Clones share the list. It only grows, so that reading it takes no lock.
 #[derive(Clone, Default)]
-pub(crate) struct Observers(Arc<OnceLock<Node>>);
+pub(crate) struct Observers {
+    list: Arc<OnceLock<Node>>,
+    /// Whether `tracing` is not told.
+    quiet: bool,
+}
 
 struct Node {
     observer: Arc<dyn Observe>,
@@ -61,6 +65,14 @@ impl UnwindSafe for Observers {}
 impl RefUnwindSafe for Observers {}
 
 impl Observers {
+    /// Of a part that is not to be seen outside: its events go to its observers only.
+    pub(crate) fn quiet() -> Self {
+        Self {
+            quiet: true,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn add(&self, observer: Arc<dyn Observe>) {
         let mut node = Node {
             observer,
@@ -70,7 +82,7 @@ impl Observers {
         if self.iter().any(|known| Arc::ptr_eq(known, &node.observer)) {
             return;
         }
-        let mut end = &*self.0;
+        let mut end = &*self.list;
         while let Err(back) = end.set(node) {
             node = back;
             end = &end.get().expect("it is set").next;
@@ -78,17 +90,19 @@ impl Observers {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.get().is_none()
+        self.list.get().is_none()
     }
 
     /// Sends the event to `tracing`, and then to the observers.
     pub(crate) fn tell(&self, event: Event) {
-        event.emit();
+        if !self.quiet {
+            event.emit();
+        }
         self.iter().for_each(|observer| observer.on_event(&event));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Observe>> {
-        successors(self.0.get(), |node| node.next.get()).map(|node| &node.observer)
+        successors(self.list.get(), |node| node.next.get()).map(|node| &node.observer)
     }
 
     /// A list of its own with these observers.

@@ -132,6 +132,8 @@ impl Observe for Events {
                 counter!("buttress.injections", "name" => label(name), "fault" => fault)
                     .increment(1);
             }
+            Event::StoreDown { name } => store_up(name, 0),
+            Event::StoreUp { name, .. } => store_up(name, 1),
             Event::LimitChanged { .. } | Event::ChaosOn { .. } | Event::ChaosOff { .. } => {}
         }
     }
@@ -139,6 +141,10 @@ impl Observe for Events {
 
 fn degraded(name: Name, value: u8) {
     gauge!("buttress.degraded", "name" => label(name)).set(f64::from(value));
+}
+
+fn store_up(name: Name, value: u8) {
+    gauge!("buttress.fleet.store_up", "name" => label(name)).set(f64::from(value));
 }
 
 /// Makes the counters of a retry with 0, so that a rate can be computed from the first failure on.

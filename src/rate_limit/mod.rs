@@ -117,8 +117,8 @@ mod visit;
 
 pub use keyed::{KeptLimiter, KeyedRateLimitLayer, MakeLimiter, QuotaOf};
 pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
+pub(crate) use leases::LeaseSettings;
 pub use leases::WithoutStore;
-pub(crate) use leases::{LeaseCounts, LeaseSettings};
 pub use ledger::{Ask, Granted, Ledger, Peer, Reply};
 pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;

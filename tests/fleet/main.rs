@@ -1,0 +1,391 @@
+//! A fleet with a real server: one process and many.
+
+mod many;
+mod server;
+
+use buttress::event::Event;
+use buttress::fleet::{Fleet, FleetBuilder, RedisStore, StoreState};
+use buttress::{Quota, Rejection};
+use server::Server;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Tests of real time disturb each other: they run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn quota() -> Quota {
+    Quota::per_second(1_000).burst(100)
+}
+
+fn builder(server: &Server) -> FleetBuilder<RedisStore> {
+    let store = RedisStore::open(server.address()).unwrap();
+    Fleet::builder(quota(), store).key("test")
+}
+
+/// What a process did in some time: its sends, and the longest wait.
+struct Seen {
+    sent: Vec<Duration>,
+    longest: Duration,
+    rejected: usize,
+}
+
+/// Makes so many calls per second for some time.
+async fn calls(fleet: &Fleet, per_second: u32, time: Duration) -> Seen {
+    let start = Instant::now();
+    let mut tasks = Vec::new();
+    while start.elapsed() < time {
+        let limiter = fleet.limiter();
+        tasks.push(tokio::spawn(async move {
+            let called = Instant::now();
+            let turn = limiter.acquire(1).await;
+            (turn.is_ok(), called.elapsed(), Instant::now())
+        }));
+        sleep(Duration::from_secs(1) / per_second).await;
+    }
+    let mut seen = Seen {
+        sent: Vec::new(),
+        longest: Duration::ZERO,
+        rejected: 0,
+    };
+    for task in tasks {
+        let (sent, waited, at) = task.await.unwrap();
+        if sent {
+            seen.sent.push(at - start);
+            seen.longest = seen.longest.max(waited);
+        } else {
+            seen.rejected += 1;
+        }
+    }
+    seen.sent.sort();
+    seen
+}
+
+/// Checks that every window of `W` holds at most `1 + (W + extra) / T`.
+fn assert_bound(sent: &[Duration], extra: Duration) {
+    let (mut credit, mut last, interval) = (Duration::ZERO, sent[0], Duration::from_millis(1));
+    for at in sent {
+        credit = credit.saturating_sub(*at - last) + interval;
+        assert!(credit <= extra + interval, "{credit:?} at {at:?}");
+        last = *at;
+    }
+}
+
+/// max(burst, two horizons) + a horizon + the time-out of the store + what a busy machine delays.
+const EXTRA: Duration = Duration::from_millis(200 + 100 + 50 + 30);
+
+/// The events `store_down` and `store_up` so far.
+fn watch(fleet: &Fleet) -> impl Fn() -> (usize, usize) {
+    let seen = Arc::new(Mutex::new((0, 0)));
+    let events = seen.clone();
+    fleet.limiter().observe(move |event: &Event| match event {
+        Event::StoreDown { .. } => events.lock().unwrap().0 += 1,
+        Event::StoreUp { .. } => events.lock().unwrap().1 += 1,
+        _ => {}
+    });
+    move || *seen.lock().unwrap()
+}
+
+fn is_up(fleet: &Fleet) -> bool {
+    fleet.snapshot().store == StoreState::Up
+}
+
+/// A call at a time until the store answers again.
+async fn until_up(fleet: &Fleet) {
+    let start = Instant::now();
+    while !is_up(fleet) {
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            fleet.snapshot()
+        );
+        let _ = fleet.limiter().acquire(1).await;
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_get_leased_turns_and_the_bound_holds() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server).build().unwrap();
+    let seen = calls(&fleet, 3_000, Duration::from_secs(2)).await;
+    assert!(seen.sent.len() >= 1_900, "{}", seen.sent.len());
+    assert_bound(&seen.sent, EXTRA);
+    let snapshot = fleet.snapshot();
+    assert!(snapshot.trips <= 26, "{snapshot:?}");
+    assert_eq!((snapshot.failures, snapshot.peers), (0, 1), "{snapshot:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_cannot_be_served_in_time_hears_it_at_once() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let store = RedisStore::open(server.address()).unwrap();
+    let slow = Fleet::builder(Quota::new(1, Duration::from_secs(5)), store).key("slow");
+    let fleet = slow.build().unwrap();
+    fleet.limiter().acquire(1).await.unwrap();
+    let start = Instant::now();
+    let rejected = fleet.limiter().acquire(1).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_millis(60));
+    let Rejection::RateLimited {
+        retry_after: Some(wait),
+        ..
+    } = rejected.0
+    else {
+        panic!("{rejected}")
+    };
+    assert!((3..=5).contains(&wait.as_secs()), "{wait:?}");
+    let trips = fleet.snapshot().trips;
+    fleet.limiter().acquire(1).await.unwrap_err();
+    assert_eq!(
+        fleet.snapshot().trips,
+        trips,
+        "asked again before the time that the store gave"
+    );
+}
+
+#[tokio::test]
+async fn a_hung_server_costs_no_call_more_than_the_time_out_and_its_queue_is_not_run() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server).share(0.5).build().unwrap();
+    let events = watch(&fleet);
+    calls(&fleet, 200, Duration::from_millis(500)).await;
+    server.signal("-STOP");
+    let seen = calls(&fleet, 200, Duration::from_secs(2)).await;
+    assert_eq!(seen.rejected, 0);
+    assert!(
+        seen.longest < Duration::from_millis(90),
+        "{:?}",
+        seen.longest
+    );
+    assert!(!is_up(&fleet));
+    server.signal("-CONT");
+    until_up(&fleet).await;
+    assert_eq!(events(), (1, 1));
+    // What lay in the socket took nothing: the burst is there again.
+    sleep(Duration::from_millis(200)).await;
+    let seen = calls(&fleet, 1_000, Duration::from_secs(1)).await;
+    assert!(
+        seen.longest < Duration::from_millis(90),
+        "{:?}",
+        seen.longest
+    );
+}
+
+#[tokio::test]
+async fn a_killed_server_that_comes_back_empty() {
+    let _alone = alone();
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server).share(0.5).build().unwrap();
+    let events = watch(&fleet);
+    calls(&fleet, 2_000, Duration::from_millis(500)).await;
+    server.kill();
+    let seen = calls(&fleet, 2_000, Duration::from_secs(2)).await;
+    // What was leased, and half of the quota, without a burst at first.
+    let late = seen.sent.iter().filter(|at| at.as_millis() >= 500).count();
+    assert!((700..=1_150).contains(&late), "{late}");
+    assert!(
+        seen.longest < Duration::from_millis(1_100),
+        "{:?}",
+        seen.longest
+    );
+    assert_eq!(events(), (1, 0));
+    server.restart();
+    until_up(&fleet).await;
+    assert_eq!(events(), (1, 1));
+    let seen = calls(&fleet, 3_000, Duration::from_secs(1)).await;
+    assert!(seen.sent.len() >= 950, "{}", seen.sent.len());
+    assert_bound(&seen.sent, EXTRA + Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_from_the_start() {
+    let _alone = alone();
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    server.kill();
+    let fleet = builder(&server).build().unwrap();
+    let start = Instant::now();
+    fleet.limiter().acquire(1).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_millis(90),
+        "{:?}",
+        start.elapsed()
+    );
+    server.restart();
+    until_up(&fleet).await;
+}
+
+#[tokio::test]
+async fn lost_scripts_and_lost_data_are_not_noticed() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server).build().unwrap();
+    let mut sent = calls(&fleet, 2_000, Duration::from_millis(600)).await.sent;
+    let start = sent.len();
+    server.command("SCRIPT FLUSH");
+    server.command("FLUSHALL");
+    let seen = calls(&fleet, 2_000, Duration::from_secs(1)).await;
+    sent = seen.sent;
+    assert!(start >= 600 && sent.len() >= 950, "{start}, {}", sent.len());
+    assert_bound(&sent, EXTRA);
+    assert_eq!(fleet.snapshot().failures, 0);
+}
+
+#[tokio::test]
+async fn a_wrong_type_at_the_key() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.command("SET buttress:{test} 1");
+    let fleet = builder(&server).share(0.5).build().unwrap();
+    let events = watch(&fleet);
+    let seen = calls(&fleet, 200, Duration::from_secs(1)).await;
+    assert_eq!(seen.rejected, 0);
+    assert!(
+        seen.longest < Duration::from_millis(90),
+        "{:?}",
+        seen.longest
+    );
+    assert_eq!(events(), (1, 0));
+    server.command("DEL buttress:{test}");
+    until_up(&fleet).await;
+    assert_eq!(events(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_primary_that_became_a_replica() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server).share(0.5).build().unwrap();
+    calls(&fleet, 100, Duration::from_millis(300)).await;
+    server.command("REPLICAOF 127.0.0.1 1");
+    let seen = calls(&fleet, 200, Duration::from_secs(1)).await;
+    assert_eq!(seen.rejected, 0);
+    assert!(!is_up(&fleet));
+    server.command("REPLICAOF NO ONE");
+    until_up(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_stepped_clock_of_the_server() {
+    let _alone = alone();
+    let Some(server) = Server::with_clock() else {
+        return;
+    };
+    let fleet = builder(&server).build().unwrap();
+    calls(&fleet, 2_000, Duration::from_millis(500)).await;
+    for step in [-3_600, 3_600, 0] {
+        server.step(step);
+        let seen = calls(&fleet, 2_000, Duration::from_secs(1)).await;
+        // A step back: calls wait up to two horizons. Forward: one burst and what was leased, once.
+        assert!(seen.sent.len() >= 750, "{step}: {}", seen.sent.len());
+        assert_bound(&seen.sent, EXTRA + Duration::from_millis(300));
+        assert!(
+            seen.longest < Duration::from_millis(1_100),
+            "{:?}",
+            seen.longest
+        );
+    }
+    assert!(is_up(&fleet));
+}
+
+#[tokio::test]
+async fn a_slow_network() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let socket = server.dir.join("s");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(200)).await;
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    let store = RedisStore::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    let fleet = Fleet::builder(quota(), store)
+        .key("test")
+        .share(0.5)
+        .build()
+        .unwrap();
+    let seen = calls(&fleet, 100, Duration::from_secs(1)).await;
+    assert_eq!(seen.rejected, 0);
+    assert!(
+        seen.longest < Duration::from_millis(90),
+        "{:?}",
+        seen.longest
+    );
+}
+
+#[tokio::test]
+async fn costs_of_different_calls() {
+    let _alone = alone();
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server).build().unwrap();
+    let start = Instant::now();
+    let mut units = 0;
+    while start.elapsed() < Duration::from_secs(2) {
+        for cost in [1, 7, 40] {
+            fleet.limiter().acquire(cost).await.unwrap();
+            units += cost;
+        }
+    }
+    let quota = start.elapsed().as_millis() as u32;
+    assert!(
+        units >= quota * 8 / 10 && units <= quota + 380,
+        "{units} in {quota} ms"
+    );
+    assert!(matches!(
+        fleet.limiter().try_acquire(101).unwrap_err().0,
+        Rejection::TooCostly { burst: 100, .. }
+    ));
+}
+
+#[tokio::test]
+async fn invalid_settings() {
+    let store = || RedisStore::open("redis://127.0.0.1").unwrap();
+    let valid = || Fleet::builder(quota(), store()).key("k");
+    valid().build().unwrap();
+    let second = Duration::from_secs(1);
+    for (builder, field) in [
+        (Fleet::builder(quota(), store()), "key"),
+        (valid().key("a{b"), "key"),
+        (valid().horizon(Duration::ZERO), "horizon"),
+        (valid().store_timeout(Duration::MAX), "store_timeout"),
+        (valid().share(f64::NAN), "share"),
+        (valid().share(0.0), "share"),
+        (
+            Fleet::builder(Quota::at_most(5, second), store()).key("k"),
+            "quota",
+        ),
+    ] {
+        assert_eq!(builder.build().unwrap_err().field(), field);
+    }
+}
