@@ -52,13 +52,14 @@ if tat > last then tat = now + 2 * horizon end
 -- The data were lost, but this process remembers.
 local seen = tonumber(ARGV[10])
 if seen > tat and seen <= last then tat = seen end
-tat = math.max(tat, now - math.floor(burst * interval))
+-- The turn that is due now is one of the burst.
+tat = math.max(tat, now - math.floor(math.max(burst - 1, 0) * interval))
 local ahead = tat - now
 if ahead > 0 and ahead > max_wait then return reply(0, 0, ahead) end
 
 local asked = tonumber(ahead > 0 and ARGV[4] or ARGV[5])
-local turns = math.min(asked, math.floor(2 * (horizon / 1000000) * level))
-turns = math.max(turns - turns % unit, unit)
+local most = math.floor(2 * (horizon / 1000000) * level)
+local turns = unit * math.max(1, math.min(math.ceil(asked / unit), math.floor(most / unit)))
 tat = math.ceil(tat + turns * interval)
 redis.call('HSET', KEYS[1], 'tat', int(tat))
 return reply(1, turns, ahead)

@@ -115,7 +115,7 @@ pub(super) struct Leases {
     not_before: u64,
     /// GCRA for the requests themselves: when the next is due.
     request_due: u64,
-    /// When the next turn of the fleet is due, as far as known.
+    /// When the next turn of the fleet is due, as far as known: it may have rested since.
     fleet_due: u64,
     /// The clock of the store, and when it was read here.
     clock: Option<(u64, u64)>,
@@ -125,6 +125,8 @@ pub(super) struct Leases {
     /// The units per second that calls ask for, an exponential average over half a second.
     rate: f64,
     rate_at: u64,
+    /// The weight in the average of the time before the first call.
+    unseen: f64,
     /// The units that calls asked for since [`rate_at`](Self::rate_at).
     arrived: u64,
     /// The ledger of this process, for the time without the store.
@@ -155,6 +157,7 @@ impl Leases {
             newest: 0,
             rate: 0.0,
             rate_at: now,
+            unseen: 1.0,
             arrived: 0,
             own: Ledger::default(),
             switches: 0,
@@ -256,10 +259,11 @@ impl Leases {
     }
 
     fn after_held(&self, newest: u64, units: u64, now: u64, interval: f64) -> u64 {
-        let missing = units.saturating_sub(self.held(newest)).max(1) as f64;
-        let last = self.next.map_or(self.current.last, |next| next.last);
-        let from = now.max(last).max(self.fleet_due);
-        from.saturating_add(((missing * interval) as u64).max(1))
+        let missing = units.saturating_sub(self.held(newest)).saturating_sub(1);
+        let burst = self.interval().saturating_mul(self.settings.ask.burst.into());
+        let from = self.fleet_due.max(now.saturating_sub(burst));
+        from.saturating_add((missing as f64 * interval) as u64)
+            .max(now + 1)
     }
 
     fn interval(&self) -> u64 {
@@ -410,10 +414,13 @@ impl Leases {
         if time > 0.0 {
             let kept = (-time / 0.5).exp();
             self.rate = self.rate * kept + self.arrived as f64 / time * (1.0 - kept);
+            self.unseen *= kept;
             self.rate_at = now;
             self.arrived = 0;
         }
-        self.rate
+        // The average has seen only this part of its time. Less than one horizon says little.
+        let least = 1.0 - (-self.settings.ask.horizon.as_secs_f64() / 0.5).exp();
+        self.rate / (1.0 - self.unseen).max(least)
     }
 
     /// The answer of the store.
@@ -453,7 +460,7 @@ impl Leases {
         self.settings.ask.burst = rate.burst;
     }
 
-    /// Holds a lease whose first turn is due in `ahead` microseconds. Returns when the last is.
+    /// Holds a lease whose first turn is due in `ahead` microseconds. Returns when the next turn after it is.
     fn hold(&mut self, turns: u32, ahead: i64, interval: u64, newest: u64, now: u64) -> u64 {
         let first = now.saturating_add_signed(ahead.saturating_mul(1_000));
         // Never an older turn than one that was held: each turn belongs to one lease.
@@ -469,7 +476,7 @@ impl Leases {
             until,
         });
         self.counts.leased += u64::from(turns);
-        last
+        last.saturating_add(interval)
     }
 
     /// The store did not answer, or with an error. It may be asked again at `again`.

@@ -122,7 +122,8 @@ impl Ledger {
             self.tat = ask.seen;
         }
         let interval = ask.interval.as_nanos() as f64 / 1e3;
-        let rest = (f64::from(ask.burst) * interval) as u64;
+        // The turn that is due now is one of the burst.
+        let rest = (f64::from(ask.burst.saturating_sub(1)) * interval) as u64;
         self.tat = self.tat.max(now.saturating_sub(rest));
         let ahead = self.tat as i64 - now as i64;
         if ahead > 0 && ahead as u64 > max_wait {
@@ -131,8 +132,8 @@ impl Ledger {
         let asked = if ahead > 0 { ask.need } else { ask.want };
         let unit = ask.unit.max(1);
         let most = (2.0 * ask.horizon.as_secs_f64() * self.level) as u32;
-        let turns = asked.min(most);
-        let turns = (turns - turns % unit).max(unit);
+        let calls = asked.div_ceil(unit).min(most / unit).max(1);
+        let turns = calls.saturating_mul(unit);
         self.tat = (self.tat as f64 + f64::from(turns) * interval).ceil() as u64;
         self.reply(Granted::Turns { turns, ahead }, ask, now)
     }
@@ -225,8 +226,8 @@ mod tests {
     #[test]
     fn the_first_turns_are_those_of_the_burst_and_the_next_come_after_them() {
         let mut ledger = Ledger::default();
-        assert_eq!(turns(ledger.lease(&ask(1, 150, 1.0), NOW)), (150, -100_000));
-        assert_eq!(turns(ledger.lease(&ask(2, 10, 1.0), NOW)), (10, 50_000));
+        assert_eq!(turns(ledger.lease(&ask(1, 150, 1.0), NOW)), (150, -99_000));
+        assert_eq!(turns(ledger.lease(&ask(2, 10, 1.0), NOW)), (10, 51_000));
     }
 
     #[test]

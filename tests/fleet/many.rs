@@ -152,7 +152,7 @@ fn a_stopped_and_a_killed_process_leave_their_turns_to_the_others() {
     let stopped = processes.0[1].id().to_string();
     let signal = |signal| {
         Command::new("kill")
-            .args([signal, &stopped])
+            .args([signal, stopped.as_str()])
             .status()
             .unwrap()
     };

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The server binary, or `None` if there is none; then the test is skipped, but not where `CI` is set.
-pub fn binary() -> Option<&'static str> {
+pub(crate) fn binary() -> Option<&'static str> {
     let found = ["redis-server", "valkey-server"].into_iter().find(|name| {
         let run = Command::new(name)
             .arg("--version")
@@ -29,26 +29,26 @@ pub fn binary() -> Option<&'static str> {
     found
 }
 
-pub struct Server {
+pub(crate) struct Server {
     binary: &'static str,
     child: Child,
     arguments: Vec<String>,
     clock: bool,
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 impl Server {
     /// `None` if there is no binary.
-    pub fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::with(&[], false)
     }
 
     /// A server whose clock [`step`](Self::step) moves.
-    pub fn with_clock() -> Option<Self> {
+    pub(crate) fn with_clock() -> Option<Self> {
         Self::with(&[], true)
     }
 
-    pub fn with(arguments: &[&str], clock: bool) -> Option<Self> {
+    pub(crate) fn with(arguments: &[&str], clock: bool) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let binary = binary()?;
         let number = NUMBER.fetch_add(1, Relaxed);
@@ -70,7 +70,7 @@ impl Server {
         Some(server)
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// Sends an inline command, and returns the first part of the answer.
-    pub fn command(&self, command: &str) -> String {
+    pub(crate) fn command(&self, command: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -100,7 +100,7 @@ impl Server {
         String::from_utf8_lossy(&answer[..read]).into_owned()
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -111,20 +111,20 @@ impl Server {
         );
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let _ = fs::remove_file(self.socket());
     }
 
     /// Starts a killed server again, empty.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.child = spawn(self.binary, &self.dir, &self.arguments, self.clock);
         self.wait();
     }
 
     /// Sets the clock of the server off by so many seconds.
-    pub fn step(&self, seconds: i64) {
+    pub(crate) fn step(&self, seconds: i64) {
         fs::write(self.dir.join("clock"), (seconds * 1_000_000).to_ne_bytes()).unwrap();
     }
 }
@@ -190,7 +190,7 @@ fn shim(dir: &Path) {
 }
 
 /// A free port. Another process could take it before it is used; servers say so and the test fails.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
