@@ -389,16 +389,21 @@ impl Leases {
     }
 
     fn request(&mut self, wanted: Wanted, rate: Rate, now: u64) -> Ask {
-        let per_second = self.measure(now);
+        // If calls come twice as fast as on average, each lease may be twice as long as the one before.
         let horizon = self.settings.ask.horizon.as_secs_f64();
+        let since = now.saturating_sub(self.rate_at) as f64 / SECOND;
+        let lately = self.arrived as f64 / since.max(horizon / 2.0);
+        let per_second = self.measure(now);
         let expected = (per_second * horizon) as u32;
+        let faster = if lately > 2.0 * per_second { lately } else { per_second };
+        let spare = (faster * horizon) as u32;
         let missing = u32::try_from(wanted.missing).unwrap_or(u32::MAX);
         let elapsed = |at| now.saturating_sub(at) / 1_000 + self.settings.timeout / 1_000;
         Ask {
             interval: Duration::from_nanos(rate.interval),
             burst: rate.burst,
             need: missing.max(expected),
-            want: missing.max(expected.saturating_add(1)),
+            want: missing.max(spare.saturating_add(1)),
             unit: wanted.first.max(1),
             rate: per_second,
             seen: self.seen,

@@ -56,7 +56,6 @@ async fn calls(fleet: &Fleet, per_second: u32, time: Duration) -> Seen {
     for task in tasks {
         let (sent, waited, at) = task.await.unwrap();
         if sent {
-            if waited > Duration::from_millis(60) { println!("DBG {waited:?} at {:?}", at - start); }
             seen.sent.push(at - start);
             seen.longest = seen.longest.max(waited);
         } else {
