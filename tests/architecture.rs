@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["metrics"],
     &["gate", "keyed", "budget", "replay"],
     &LAYERS,
-    &["chaos", "fallback", "hedge"],
+    &["chaos", "fallback", "fleet", "hedge"],
     &["observe"],
     &["http", "grpc"],
     &["http/stack"],
@@ -41,6 +41,10 @@ const CORES: &[&str] = &[
     "keyed/shard.rs",
     "load_shed/slots.rs",
     "rate_limit/gcra.rs",
+    "rate_limit/demand.rs",
+    "rate_limit/lease.rs",
+    "rate_limit/leases.rs",
+    "rate_limit/ledger.rs",
     "rate_limit/quota.rs",
     "rate_limit/quotas/core.rs",
     "rate_limit/quotas/slack.rs",
@@ -84,7 +88,11 @@ fn sources() -> BTreeMap<String, String> {
     let sources = found.into_iter().map(read);
     // The reference implementation and the models of the circuit breaker are tests.
     sources
-        .filter(|(name, _)| !name.ends_with("reference.rs") && !name.ends_with("models.rs"))
+        .filter(|(name, _)| {
+            !name.ends_with("reference.rs")
+                && !name.ends_with("models.rs")
+                && !name.ends_with("_test.rs")
+        })
         .collect()
 }
 

@@ -47,7 +47,7 @@ if leveled == 0 or now < leveled or now > leveled + 250000 then
 end
 
 -- A later time was written by a clock that was stepped back since.
-local last = now + max_wait + 2 * horizon + 1000
+local last = now + max_wait + math.max(2 * horizon, math.floor(burst * interval)) + 1000
 if tat > last then tat = now + 2 * horizon end
 -- The data were lost, but this process remembers.
 local seen = tonumber(ARGV[10])

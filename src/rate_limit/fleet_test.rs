@@ -1,7 +1,7 @@
 //! A fleet of queues and a ledger between them, without a runtime and a store: discrete events on one clock.
 
 use super::gcra::ORIGIN;
-use super::leases::{LeaseSettings, WithoutStore};
+use super::lease::{LeaseSettings, WithoutStore};
 use super::ledger::{Ask, Ledger};
 use super::queue::{Entry, Queue};
 use super::quota::Quota;
@@ -81,6 +81,8 @@ struct Plan {
     costs: Vec<u32>,
     without_store: WithoutStore,
     is_up: IsUp,
+    /// The part of the calls after which a waiting caller leaves.
+    leave: f64,
     seed: u64,
 }
 
@@ -94,6 +96,7 @@ impl Plan {
             costs: vec![1],
             without_store: WithoutStore::EqualShare,
             is_up: |_| true,
+            leave: 0.0,
             seed: 0x9E37_79B9_7F4A_7C15,
         }
     }
@@ -159,6 +162,9 @@ impl Plan {
                 fleet.next_call(id, self.demand[id]);
                 let cost = self.costs[(draw(&mut fleet.seed) * self.costs.len() as f64) as usize];
                 fleet.call(id, cost);
+                if draw(&mut fleet.seed) < self.leave {
+                    fleet.leave(id);
+                }
             } else {
                 fleet.handle(event);
             }
@@ -220,6 +226,15 @@ impl Fleet {
                 self.push(at, Event::Poll(id, ticket));
             }
         }
+    }
+
+    /// The caller of a waiting call leaves.
+    fn leave(&mut self, id: usize) {
+        let (now, process) = (self.now, &mut self.processes[id]);
+        if let Some((ticket, _)) = process.waiting.pop_first() {
+            process.queue.leave(ticket, now);
+        }
+        self.settle(id);
     }
 
     fn handle(&mut self, event: Event) {
@@ -356,5 +371,101 @@ fn ninety_seven_percent_of_what_could_be_sent_is_sent_in_few_trips() {
             modest >= 0.9 * demand[1].min(1_000.0 / demand.len() as f64),
             "{modest}"
         );
+    }
+}
+
+/// Away from the second to the fourth second.
+fn breaks(at: u64) -> bool {
+    !(2 * SECOND..4 * SECOND).contains(&at)
+}
+
+#[test]
+fn without_the_store_the_fleet_keeps_to_its_shares_and_no_call_waits_for_it() {
+    let mut plan = Plan::new(vec![50.0; 10]);
+    plan.is_up = breaks;
+    plan.without_store = WithoutStore::Share(0.1);
+    let fleet = plan.run(6.0);
+    fleet.assert_bound(plan.quota, extra(plan.quota, plan.horizon));
+    assert!(fleet.wait(1.0) < TIMEOUT + 60 * MS, "{}", fleet.wait(1.0));
+    let rejected: u64 = fleet.processes.iter().map(|process| process.rejected).sum();
+    assert_eq!(rejected, 0);
+
+    let mut plan = Plan::new(vec![200.0; 10]);
+    plan.is_up = breaks;
+    plan.without_store = WithoutStore::Share(0.05);
+    let fleet = plan.run(6.0);
+    fleet.assert_bound(plan.quota, extra(plan.quota, plan.horizon));
+    let sent = fleet.sent();
+    let away = |at: &&u64| (ORIGIN + 2_500 * MS..ORIGIN + 4_000 * MS).contains(*at);
+    let rate = sent.iter().filter(away).count() as f64 / 1.5;
+    assert!((450.0..510.0).contains(&rate), "{rate}");
+    let after = |at: &&u64| **at > ORIGIN + 5 * SECOND;
+    assert!(sent.iter().filter(after).count() >= 960);
+}
+
+#[test]
+fn without_the_store_calls_are_refused_or_admitted_if_asked() {
+    let mut plan = Plan::new(vec![50.0; 4]);
+    plan.is_up = |_| false;
+    plan.without_store = WithoutStore::Refuse;
+    let fleet = plan.run(4.0);
+    assert_eq!(fleet.sent().len(), 0);
+    plan.without_store = WithoutStore::Open;
+    plan.demand = vec![1_000.0; 4];
+    let fleet = plan.run(4.0);
+    let rejected: u64 = fleet.processes.iter().map(|process| process.rejected).sum();
+    assert_eq!(rejected, 0);
+    assert!(fleet.sent().len() > 15_000, "{}", fleet.sent().len());
+    assert!(fleet.wait(1.0) <= TIMEOUT + MS, "{}", fleet.wait(1.0));
+}
+
+#[test]
+fn costly_calls_get_their_turns_whole() {
+    let mut plan = Plan::new(vec![20.0; 10]);
+    plan.costs = vec![1, 3, 7, 50];
+    let fleet = plan.run(20.0);
+    fleet.assert_bound(plan.quota, extra(plan.quota, plan.horizon) + 50 * MS);
+    let sent = fleet.sent().len() as f64 / 20.0;
+    assert!(sent >= 850.0, "{sent}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn the_bound_holds_in_every_window(
+        n in 1..3_000_u32,
+        burst in 1..300_u32,
+        horizon in 10..400_u64,
+        trip in 1..40_u64,
+        demand in prop::collection::vec(prop_oneof![0.0..20.0, 0.0..400.0], 1..12),
+        costs in prop::collection::vec(0..20_u32, 1..4),
+        leave in prop_oneof![Just(0.0), 0.0..0.5],
+        down in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut plan = Plan::new(demand);
+        plan.quota = Quota::per_second(n).burst(burst);
+        plan.horizon = horizon * MS;
+        plan.trip = trip * MS;
+        plan.costs = costs;
+        plan.leave = leave;
+        plan.seed = seed;
+        if down {
+            // All at once, so that the shares add up to no more than the quota.
+            plan.is_up = breaks;
+            plan.without_store = WithoutStore::Share(1.0 / plan.demand.len() as f64);
+        }
+        let rate = plan.quota.rate();
+        let fleet = plan.run(6.0);
+        // Each process may round the burst of its share up, and a lease by a turn.
+        let rounding = rate.span(1) * 2 * plan.demand.len() as u64;
+        let share = if down { rate.span(rate.burst) + rounding + 2 * plan.horizon } else { 0 };
+        let most = plan.costs.iter().max().copied().unwrap().min(burst);
+        let extra = extra(plan.quota, plan.horizon) + rate.span(most) + share;
+        fleet.assert_bound(plan.quota, extra);
+        for process in &fleet.processes {
+            prop_assert!(process.trips <= 6 * 1_200 / horizon + 1_200 / horizon + 2, "{}", process.trips);
+        }
     }
 }

@@ -15,7 +15,7 @@
 //! word, and read after it. No two leases share a value of the word, so a call that took its turn from the word has
 //! read the lease that the turn belongs to.
 
-use super::leases::Lease;
+use super::lease::Lease;
 use super::quota::Rate;
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 

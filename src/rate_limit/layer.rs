@@ -86,6 +86,13 @@ impl<W, K, O> RateLimitLayer<W, K, O> {
     pub fn limiter(&self) -> &RateLimiter {
         &self.admission.0.limiter
     }
+
+    /// The same layer, with what calls cost. For layers made from a [`RateLimiter`];
+    /// the builder has the same setter.
+    #[must_use]
+    pub fn cost<V>(self, cost: V) -> RateLimitLayer<V, K, O> {
+        self.map(|(metered, open)| (Metered::new(metered.limiter, cost), open))
+    }
 }
 
 /// The same as [`RateLimitLayer::new`].

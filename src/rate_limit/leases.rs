@@ -7,68 +7,11 @@
 //!
 //! While the store does not answer, the leases come from a ledger of this process, with its share of the quota.
 
-use super::ledger::{Ask, Granted, Ledger, Reply};
+use super::demand::Demand;
+use super::lease::{Lease, LeaseSettings, UNKNOWN, WithoutStore};
+use super::ledger::{Ask, Granted, Ledger, Reply, micros};
 use super::quota::Rate;
 use std::time::Duration;
-
-/// What does not change.
-#[derive(Clone, Debug)]
-pub(crate) struct LeaseSettings {
-    /// The request to send, but for what the state decides.
-    pub(crate) ask: Ask,
-    /// How long a call waits for the store, in nanoseconds.
-    pub(crate) timeout: u64,
-    pub(crate) without_store: WithoutStore,
-}
-
-/// What a process of a fleet does while its store does not answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum WithoutStore {
-    /// It keeps to this part of the quota and of its burst, above 0 and at most 1.
-    Share(f64),
-    /// It keeps to an equal part: the quota over the number of processes that the store last counted, or a tenth of
-    /// the quota if it never answered. The default.
-    EqualShare,
-    /// It rejects calls once the leased turns are used up.
-    Refuse,
-    /// It admits all calls.
-    Open,
-}
-
-/// The default of [`WithoutStore::EqualShare`] if nobody knows how many processes there are.
-const UNKNOWN: f64 = 0.1;
-
-/// A row of turns on the timeline of the process, in nanoseconds: `start + interval`, and so on up to `last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub(super) start: u64,
-    pub(super) last: u64,
-    pub(super) interval: u64,
-    /// After this time its turns have lapsed.
-    pub(super) until: u64,
-}
-
-impl Lease {
-    pub(super) const NONE: Self = Self {
-        start: 0,
-        last: 0,
-        interval: 1,
-        until: 0,
-    };
-
-    fn turns_after(&self, newest: u64) -> u64 {
-        self.last.saturating_sub(newest.max(self.start)) / self.interval
-    }
-
-    fn turns(&self) -> u64 {
-        self.turns_after(self.start)
-    }
-
-    fn due(&self, newest: u64, units: u64) -> u64 {
-        newest + units * self.interval
-    }
-}
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
@@ -122,13 +65,7 @@ pub(super) struct Leases {
     seen: u64,
     /// The newest turn at the end of the last visit.
     newest: u64,
-    /// The units per second that calls ask for, an exponential average over half a second.
-    rate: f64,
-    rate_at: u64,
-    /// The weight in the average of the time before the first call.
-    unseen: f64,
-    /// The units that calls asked for since [`rate_at`](Self::rate_at).
-    arrived: u64,
+    demand: Demand,
     /// The ledger of this process, for the time without the store.
     own: Ledger,
     /// How many times the current lease changed.
@@ -140,6 +77,7 @@ const SECOND: f64 = 1e9;
 
 impl Leases {
     pub(super) fn new(settings: LeaseSettings, now: u64) -> Self {
+        let demand = Demand::new(settings.ask.horizon.as_secs_f64(), now);
         Self {
             settings,
             current: Lease {
@@ -155,10 +93,7 @@ impl Leases {
             clock: None,
             seen: 0,
             newest: 0,
-            rate: 0.0,
-            rate_at: now,
-            unseen: 1.0,
-            arrived: 0,
+            demand,
             own: Ledger::default(),
             switches: 0,
             counts: LeaseCounts::default(),
@@ -171,7 +106,8 @@ impl Leases {
 
     /// The begin of a visit: counts the turns that were taken without the lock.
     pub(super) fn begin(&mut self, newest: u64) {
-        self.arrived += newest.saturating_sub(self.newest) / self.current.interval;
+        self.demand
+            .arrive(newest.saturating_sub(self.newest) / self.current.interval);
     }
 
     /// The end of a visit.
@@ -181,7 +117,7 @@ impl Leases {
 
     /// A call came that was not granted without the lock.
     pub(super) fn arrive(&mut self, cost: u32) {
-        self.arrived += u64::from(cost);
+        self.demand.arrive(cost.into());
     }
 
     /// Lets turns lapse, and goes on to the next lease when it is time to. Returns the newest turn.
@@ -260,7 +196,9 @@ impl Leases {
 
     fn after_held(&self, newest: u64, units: u64, now: u64, interval: f64) -> u64 {
         let missing = units.saturating_sub(self.held(newest)).saturating_sub(1);
-        let burst = self.interval().saturating_mul(self.settings.ask.burst.into());
+        let burst = self
+            .interval()
+            .saturating_mul(self.settings.ask.burst.into());
         let from = self.fleet_due.max(now.saturating_sub(burst));
         from.saturating_add((missing as f64 * interval) as u64)
             .max(now + 1)
@@ -389,43 +327,27 @@ impl Leases {
     }
 
     fn request(&mut self, wanted: Wanted, rate: Rate, now: u64) -> Ask {
-        // If calls come twice as fast as on average, each lease may be twice as long as the one before.
+        let rates = self.demand.measure(now);
         let horizon = self.settings.ask.horizon.as_secs_f64();
-        let since = now.saturating_sub(self.rate_at) as f64 / SECOND;
-        let lately = self.arrived as f64 / since.max(horizon / 2.0);
-        let per_second = self.measure(now);
-        let expected = (per_second * horizon) as u32;
-        let faster = if lately > 2.0 * per_second { lately } else { per_second };
-        let spare = (faster * horizon) as u32;
+        let expected = (rates.average * horizon) as u32;
+        let spare = (rates.lately * horizon) as u32;
         let missing = u32::try_from(wanted.missing).unwrap_or(u32::MAX);
-        let elapsed = |at| now.saturating_sub(at) / 1_000 + self.settings.timeout / 1_000;
+        let clock = self
+            .clock
+            .map(|(clock, at)| clock.saturating_add(now.saturating_sub(at) / 1_000));
+        // The store does not know what the shares have used: the burst that it would grant on top is dropped.
+        let down = clock.filter(|_| self.counts.down.is_some());
         Ask {
             interval: Duration::from_nanos(rate.interval),
             burst: rate.burst,
             need: missing.max(expected),
             want: missing.max(spare.saturating_add(1)),
             unit: wanted.first.max(1),
-            rate: per_second,
-            seen: self.seen,
-            not_after: self
-                .clock
-                .map(|(clock, at)| clock.saturating_add(elapsed(at))),
+            rate: rates.average,
+            seen: self.seen.max(down.unwrap_or(0)),
+            not_after: clock.map(|clock| clock.saturating_add(self.settings.timeout / 1_000)),
             ..self.settings.ask.clone()
         }
-    }
-
-    fn measure(&mut self, now: u64) -> f64 {
-        let time = now.saturating_sub(self.rate_at) as f64 / SECOND;
-        if time > 0.0 {
-            let kept = (-time / 0.5).exp();
-            self.rate = self.rate * kept + self.arrived as f64 / time * (1.0 - kept);
-            self.unseen *= kept;
-            self.rate_at = now;
-            self.arrived = 0;
-        }
-        // The average has seen only this part of its time. Less than one horizon says little.
-        let least = 1.0 - (-self.settings.ask.horizon.as_secs_f64() / 0.5).exp();
-        self.rate / (1.0 - self.unseen).max(least)
     }
 
     /// The answer of the store.
@@ -448,7 +370,7 @@ impl Leases {
             Granted::Full(ahead) => {
                 self.seen = reply.tat;
                 self.fleet_due = now.saturating_add(ahead.saturating_mul(1_000));
-                let max_wait = super::ledger::micros(self.settings.ask.max_wait);
+                let max_wait = micros(self.settings.ask.max_wait);
                 let wait = ahead.saturating_sub(max_wait).saturating_mul(1_000);
                 self.not_before = now.saturating_add(wait);
             }

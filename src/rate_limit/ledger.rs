@@ -112,24 +112,28 @@ impl Ledger {
         }
         self.report(ask, now);
         let (horizon, max_wait) = (micros(ask.horizon), micros(ask.max_wait));
-        // A later time was written by a clock that was stepped back since.
+        let interval = ask.interval.as_nanos() as f64 / 1e3;
         let ahead = horizon.saturating_mul(2);
-        let last = now.saturating_add(max_wait).saturating_add(ahead) + 1_000;
+        let longest = ahead.max((f64::from(ask.burst) * interval) as u64);
+        // A later time was written by a clock that was stepped back since.
+        let last = now.saturating_add(max_wait).saturating_add(longest) + 1_000;
         if self.tat > last {
             self.tat = now.saturating_add(ahead);
         }
         if ask.seen > self.tat && ask.seen <= last {
             self.tat = ask.seen;
         }
-        let interval = ask.interval.as_nanos() as f64 / 1e3;
         // The turn that is due now is one of the burst.
         let rest = (f64::from(ask.burst.saturating_sub(1)) * interval) as u64;
         self.tat = self.tat.max(now.saturating_sub(rest));
-        let ahead = self.tat as i64 - now as i64;
-        if ahead > 0 && ahead as u64 > max_wait {
-            return self.reply(Granted::Full(ahead as u64), ask, now);
+        let later = self.tat.saturating_sub(now);
+        if later > max_wait {
+            return self.reply(Granted::Full(later), ask, now);
         }
-        let asked = if ahead > 0 { ask.need } else { ask.want };
+        let asked = if later > 0 { ask.need } else { ask.want };
+        let ahead = 0_i64
+            .saturating_add_unsigned(later)
+            .saturating_sub_unsigned(now.saturating_sub(self.tat));
         let unit = ask.unit.max(1);
         let most = (2.0 * ask.horizon.as_secs_f64() * self.level) as u32;
         let calls = asked.div_ceil(unit).min(most / unit).max(1);
@@ -283,10 +287,15 @@ mod tests {
 
     #[test]
     fn the_level_leaves_modest_processes_what_they_want() {
-        assert_eq!(level(&[10.0, 850.0], 1_000.0), 1_000.0);
-        assert_eq!(level(&[50.0, 50.0, 5_000.0], 1_000.0), 900.0);
-        assert_eq!(level(&[400.0, 600.0, 700.0], 900.0), 300.0);
-        assert_eq!(level(&[], 5.0), 5.0);
+        let cases: [(&[f64], f64, f64); 4] = [
+            (&[10.0, 850.0], 1_000.0, 1_000.0),
+            (&[50.0, 50.0, 5_000.0], 1_000.0, 900.0),
+            (&[400.0, 600.0, 700.0], 900.0, 300.0),
+            (&[], 5.0, 5.0),
+        ];
+        for (rates, all, expected) in cases {
+            assert!((level(rates, all) - expected).abs() < 1e-9, "{rates:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use super::gcra::{END, Grant, ORIGIN, Refusal};
-use super::leases::{LeaseCounts, LeaseSettings};
+use super::lease::LeaseSettings;
+use super::leases::LeaseCounts;
 use super::ledger::{Ask, Reply};
 use super::queue::{Entry, Queue};
 use super::quota::Quota;

@@ -101,11 +101,13 @@
 //!
 //! Only a call that waits needs a tokio runtime with time enabled.
 
+mod demand;
 #[cfg(all(test, not(buttress_loom)))]
 mod fleet_test;
 mod gcra;
 mod keyed;
 mod layer;
+mod lease;
 mod leases;
 mod ledger;
 mod limiter;
@@ -117,8 +119,8 @@ mod visit;
 
 pub use keyed::{KeptLimiter, KeyedRateLimitLayer, MakeLimiter, QuotaOf};
 pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
-pub(crate) use leases::LeaseSettings;
-pub use leases::WithoutStore;
+pub(crate) use lease::LeaseSettings;
+pub use lease::WithoutStore;
 pub use ledger::{Ask, Granted, Ledger, Peer, Reply};
 pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;

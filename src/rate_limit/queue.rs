@@ -8,7 +8,8 @@
 //! turn and writes it back at the end. Whenever the lock is free, the bit is set exactly if calls wait.
 
 use super::gcra::{Answer, Gcra, Grant, Refusal};
-use super::leases::{LeaseCounts, LeaseSettings, Leases};
+use super::lease::LeaseSettings;
+use super::leases::{LeaseCounts, Leases};
 use super::ledger::{Ask, Reply};
 use super::quota::{Quota, Rate, SharedRate};
 use super::visit::{Place, Ticket, Visit, Waiters};

@@ -173,17 +173,16 @@ impl<'a> Visit<'a> {
     /// When a waiter whose call and all before it cost `units` has to visit the queue: when its turn is due, or when
     /// it has waited long enough for turns to be leased.
     fn alarm(&self, units: u64, latest: u64, turn: u64) -> u64 {
-        match self.leases().filter(|_| units > 0) {
-            Some(leases) if leases.due(self.newest, units).is_none() => {
-                let wakes = leases.rings(latest.saturating_add(nanos(TICK)), self.now);
-                if self.paused > self.now {
-                    self.paused
-                } else {
-                    wakes
-                }
-            }
-            _ => turn,
+        let Some(leases) = self.leases().filter(|_| units > 0) else {
+            return turn;
+        };
+        if leases.due(self.newest, units).is_some() {
+            return turn;
         }
+        if self.paused > self.now {
+            return self.paused;
+        }
+        leases.rings(latest.saturating_add(nanos(TICK)), self.now)
     }
 
     /// Moves the newest turn. Returns by how much.
@@ -192,16 +191,12 @@ impl<'a> Visit<'a> {
         if span == 0 {
             return 0;
         }
-        match &mut self.waiters.leases {
-            Some(leases) => {
-                self.newest = leases.take(self.newest, cost.into());
-                u64::from(cost) * leases.current.interval
-            }
-            None => {
-                self.newest = turn;
-                span
-            }
-        }
+        let Some(leases) = &mut self.waiters.leases else {
+            self.newest = turn;
+            return span;
+        };
+        self.newest = leases.take(self.newest, cost.into());
+        u64::from(cost) * leases.current.interval
     }
 
     /// Lets leased turns lapse whose time is over.

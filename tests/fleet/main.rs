@@ -1,5 +1,11 @@
 //! A fleet with a real server: one process and many.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "real servers and processes, in real time"
+)]
+
 mod many;
 mod server;
 
@@ -7,15 +13,12 @@ use buttress::event::Event;
 use buttress::fleet::{Fleet, FleetBuilder, RedisStore, StoreState};
 use buttress::{Quota, Rejection};
 use server::Server;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// Tests of real time disturb each other: they run one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn quota() -> Quota {
     Quota::per_second(1_000).burst(100)
@@ -70,7 +73,7 @@ async fn calls(fleet: &Fleet, per_second: u32, time: Duration) -> Seen {
 fn assert_bound(sent: &[Duration], extra: Duration) {
     let (mut credit, mut last, interval) = (Duration::ZERO, sent[0], Duration::from_millis(1));
     for at in sent {
-        credit = credit.saturating_sub(*at - last) + interval;
+        credit = credit.saturating_sub(at.saturating_sub(last)) + interval;
         assert!(credit <= extra + interval, "{credit:?} at {at:?}");
         last = *at;
     }
@@ -111,7 +114,7 @@ async fn until_up(fleet: &Fleet) {
 
 #[tokio::test]
 async fn calls_get_leased_turns_and_the_bound_holds() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -126,7 +129,7 @@ async fn calls_get_leased_turns_and_the_bound_holds() {
 
 #[tokio::test]
 async fn a_call_that_cannot_be_served_in_time_hears_it_at_once() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -156,7 +159,7 @@ async fn a_call_that_cannot_be_served_in_time_hears_it_at_once() {
 
 #[tokio::test]
 async fn a_hung_server_costs_no_call_more_than_the_time_out_and_its_queue_is_not_run() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -187,7 +190,7 @@ async fn a_hung_server_costs_no_call_more_than_the_time_out_and_its_queue_is_not
 
 #[tokio::test]
 async fn a_killed_server_that_comes_back_empty() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(mut server) = Server::start() else {
         return;
     };
@@ -197,7 +200,11 @@ async fn a_killed_server_that_comes_back_empty() {
     server.kill();
     let seen = calls(&fleet, 2_000, Duration::from_secs(2)).await;
     // What was leased, and half of the quota, without a burst at first.
-    let late = seen.sent.iter().filter(|at| (500..1_500).contains(&at.as_millis())).count();
+    let late = seen
+        .sent
+        .iter()
+        .filter(|at| (500..1_500).contains(&at.as_millis()))
+        .count();
     assert!((450..=650).contains(&late), "{late}");
     assert!(
         seen.longest < Duration::from_millis(1_100),
@@ -215,7 +222,7 @@ async fn a_killed_server_that_comes_back_empty() {
 
 #[tokio::test]
 async fn a_store_that_is_away_from_the_start() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(mut server) = Server::start() else {
         return;
     };
@@ -234,7 +241,7 @@ async fn a_store_that_is_away_from_the_start() {
 
 #[tokio::test]
 async fn lost_scripts_and_lost_data_are_not_noticed() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -252,7 +259,7 @@ async fn lost_scripts_and_lost_data_are_not_noticed() {
 
 #[tokio::test]
 async fn a_wrong_type_at_the_key() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -274,7 +281,7 @@ async fn a_wrong_type_at_the_key() {
 
 #[tokio::test]
 async fn a_primary_that_became_a_replica() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -290,7 +297,7 @@ async fn a_primary_that_became_a_replica() {
 
 #[tokio::test]
 async fn a_stepped_clock_of_the_server() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::with_clock() else {
         return;
     };
@@ -313,7 +320,7 @@ async fn a_stepped_clock_of_the_server() {
 
 #[tokio::test]
 async fn a_slow_network() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
@@ -346,7 +353,7 @@ async fn a_slow_network() {
 
 #[tokio::test]
 async fn costs_of_different_calls() {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let Some(server) = Server::start() else {
         return;
     };
