@@ -165,21 +165,12 @@ impl<S: Store> FleetBuilder<S> {
             return Err(InvalidConfig::new("quota", limit.quota, allowed));
         }
         limit.name = limit.name.or(Name::new(&key));
-        let (interval, burst) = limit.quota.interval_and_burst();
         let key: Arc<str> = key.into();
         let ask = Ask {
-            key: key.clone(),
             process: rand::random(),
-            interval,
-            burst,
-            need: 0,
-            want: 0,
-            unit: 1,
             max_wait: limit.max_wait,
             horizon,
-            rate: 0.0,
-            seen: 0,
-            not_after: None,
+            ..Ask::new(&key, limit.quota)
         };
         let settings = LeaseSettings {
             ask,

@@ -105,21 +105,11 @@ impl Plan {
         let process = |id: usize| {
             let asks: Arc<Mutex<Vec<_>>> = Arc::default();
             let sink = asks.clone();
-            let rate = self.quota.rate();
             let settings = LeaseSettings {
                 ask: Ask {
-                    key: Arc::from("test"),
                     process: id as u64,
-                    interval: Duration::from_nanos(rate.interval),
-                    burst: rate.burst,
-                    need: 0,
-                    want: 0,
-                    unit: 1,
-                    max_wait: Duration::from_secs(1),
                     horizon: Duration::from_nanos(self.horizon),
-                    rate: 0.0,
-                    seen: 0,
-                    not_after: None,
+                    ..Ask::new("test", self.quota)
                 },
                 timeout: TIMEOUT,
                 without_store: self.without_store,

@@ -1,5 +1,6 @@
 //! What a store keeps for a fleet, as a function of its state, the request and the time.
 
+use super::quota::{Quota, Rate};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,28 @@ pub struct Ask {
     pub seen: u64,
     /// When nobody waits for the reply any more, in microseconds on the clock of the store.
     pub not_after: Option<u64>,
+}
+
+impl Ask {
+    /// A request for one turn of this quota, as the first of a process: for tests of stores.
+    #[must_use]
+    pub fn new(key: &str, quota: Quota) -> Self {
+        let Rate { interval, burst } = quota.rate();
+        Self {
+            key: key.into(),
+            process: 0,
+            interval: Duration::from_nanos(interval),
+            burst,
+            need: 1,
+            want: 1,
+            unit: 1,
+            max_wait: Duration::from_secs(1),
+            horizon: Duration::from_millis(100),
+            rate: 0.0,
+            seen: 0,
+            not_after: None,
+        }
+    }
 }
 
 /// The answer of the store.
@@ -68,10 +91,13 @@ pub enum Granted {
 /// transaction.
 ///
 /// ```
-/// use buttress::fleet::Ledger;
+/// use buttress::Quota;
+/// use buttress::fleet::{Ask, Granted, Ledger};
 ///
-/// let ledger = Ledger::default();
-/// assert_eq!(ledger.tat, 0);
+/// let mut ledger = Ledger::default();
+/// let now = 1_800_000_000_000_000;
+/// let reply = ledger.lease(&Ask::new("payments-api", Quota::per_second(10)), now);
+/// assert!(matches!(reply.grant, Granted::Turns { turns: 1, ahead } if ahead < 0));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ledger {
@@ -117,28 +143,32 @@ impl Ledger {
         let longest = ahead.max((f64::from(ask.burst) * interval) as u64);
         // A later time was written by a clock that was stepped back since.
         let last = now.saturating_add(max_wait).saturating_add(longest) + 1_000;
-        if self.tat > last {
-            self.tat = now.saturating_add(ahead);
+        let mut tat = self.tat;
+        if tat > last {
+            tat = now.saturating_add(ahead);
         }
-        if ask.seen > self.tat && ask.seen <= last {
-            self.tat = ask.seen;
+        if ask.seen > tat && ask.seen <= last {
+            tat = ask.seen;
         }
         // The turn that is due now is one of the burst.
         let rest = (f64::from(ask.burst.saturating_sub(1)) * interval) as u64;
-        self.tat = self.tat.max(now.saturating_sub(rest));
-        let later = self.tat.saturating_sub(now);
+        tat = tat.max(now.saturating_sub(rest));
+        let later = tat.saturating_sub(now);
         if later > max_wait {
-            return self.reply(Granted::Full(later), ask, now);
+            return Reply {
+                tat,
+                ..self.reply(Granted::Full(later), ask, now)
+            };
         }
         let asked = if later > 0 { ask.need } else { ask.want };
         let ahead = 0_i64
             .saturating_add_unsigned(later)
-            .saturating_sub_unsigned(now.saturating_sub(self.tat));
+            .saturating_sub_unsigned(now.saturating_sub(tat));
         let unit = ask.unit.max(1);
         let most = (2.0 * ask.horizon.as_secs_f64() * self.level) as u32;
         let calls = asked.div_ceil(unit).min(most / unit).max(1);
         let turns = calls.saturating_mul(unit);
-        self.tat = (self.tat as f64 + f64::from(turns) * interval).ceil() as u64;
+        self.tat = (tat as f64 + f64::from(turns) * interval).ceil() as u64;
         self.reply(Granted::Turns { turns, ahead }, ask, now)
     }
 
@@ -190,7 +220,7 @@ fn level(ascending: &[f64], all: f64) -> f64 {
 
 /// The turns per second of the quota.
 fn rate(ask: &Ask) -> f64 {
-    1e9 / (ask.interval.as_nanos().max(1) as f64)
+    1e6 / (ask.interval.as_nanos().max(1) as f64 / 1e3)
 }
 
 pub(super) fn micros(duration: Duration) -> u64 {
@@ -205,18 +235,11 @@ mod tests {
 
     fn ask(process: u64, want: u32, rate: f64) -> Ask {
         Ask {
-            key: Arc::from("k"),
             process,
-            interval: Duration::from_millis(1),
-            burst: 100,
             need: want,
             want,
-            unit: 1,
-            max_wait: Duration::from_secs(1),
-            horizon: Duration::from_millis(100),
             rate,
-            seen: 0,
-            not_after: None,
+            ..Ask::new("k", Quota::per_second(1_000).burst(100))
         }
     }
 

@@ -103,12 +103,6 @@ impl Quota {
         self.strict
     }
 
-    /// The time per call and the burst.
-    pub(crate) fn interval_and_burst(self) -> (Duration, u32) {
-        let Rate { interval, burst } = self.rate();
-        (Duration::from_nanos(interval), burst)
-    }
-
     /// The rate that the core uses.
     pub(super) fn rate(self) -> Rate {
         if self.n == 0 {

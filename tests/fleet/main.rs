@@ -6,11 +6,14 @@
     reason = "real servers and processes, in real time"
 )]
 
+mod cluster;
 mod many;
 mod server;
 
 use buttress::event::Event;
-use buttress::fleet::{Fleet, FleetBuilder, RedisStore, StoreState};
+use buttress::fleet::{
+    Ask, Fleet, FleetBuilder, Granted, Ledger, RedisStore, Reply, Store, StoreState,
+};
 use buttress::{Quota, Rejection};
 use server::Server;
 use std::sync::{Arc, Mutex};
@@ -397,4 +400,80 @@ async fn invalid_settings() {
     ] {
         assert_eq!(builder.build().unwrap_err().field(), field);
     }
+}
+
+#[tokio::test]
+async fn two_versions_of_a_service_with_other_quotas() {
+    let _alone = ALONE.lock().await;
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let old = builder(&server).build().unwrap();
+    let store = RedisStore::open(server.address()).unwrap();
+    let new = Fleet::builder(Quota::per_second(500).burst(50), store).key("test");
+    let new = new.build().unwrap();
+    let time = Duration::from_secs(2);
+    let (old, new) = tokio::join!(calls(&old, 1_500, time), calls(&new, 1_500, time));
+    let mut sent = [old.sent.clone(), new.sent.clone()].concat();
+    sent.sort();
+    assert_bound(&sent, EXTRA);
+    assert!(
+        old.sent.len() > 500 && new.sent.len() > 200,
+        "{} {}",
+        old.sent.len(),
+        new.sent.len()
+    );
+}
+
+/// The script decides as the ledger does, on the same clock.
+#[tokio::test]
+async fn the_script_and_the_ledger_agree() {
+    let _alone = ALONE.lock().await;
+    let Some(server) = Server::with_clock() else {
+        return;
+    };
+    let store = RedisStore::open(server.address()).unwrap();
+    let mut ledger = Ledger::default();
+    let (mut seed, mut kinds) = (7_u64, [0; 3]);
+    let mut draw = |below: u64| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let mut last: Option<Reply> = None;
+    for _ in 0..3_000 {
+        // Microseconds are cut off: both see the same time only if it is known before.
+        let now = last.map_or(0, |last| last.now);
+        let (tat, not_after) = match draw(10) {
+            0 => (now + draw(3_000_000), None),
+            1 => (0, Some(now.max(1) + draw(400))),
+            2 => (0, Some(now + 10_000_000_000)),
+            _ => (0, None),
+        };
+        let mut ask = Ask::new(
+            "same",
+            Quota::per_second(1_000 + draw(20_000) as u32).burst(100),
+        );
+        ask.process = draw(5);
+        ask.need = 1 + draw(40) as u32;
+        ask.want = 1 + draw(60) as u32;
+        ask.unit = 1 + draw(9) as u32;
+        ask.max_wait = Duration::from_millis(draw(1_200));
+        ask.horizon = Duration::from_millis(1 + draw(200));
+        ask.rate = draw(900_000) as f64 / 1_000.0;
+        (ask.seen, ask.not_after) = (tat, not_after);
+        if draw(50) == 0 {
+            server.step(i64::try_from(draw(7_200)).unwrap() - 3_600);
+        }
+        let reply = store.lease(ask.clone()).await.unwrap();
+        assert_eq!(ledger.lease(&ask, reply.now), reply, "{ask:?}");
+        kinds[match reply.grant {
+            Granted::Turns { .. } => 0,
+            Granted::Full(_) => 1,
+            Granted::Late => 2,
+        }] += 1;
+        last = Some(reply);
+    }
+    assert!(kinds.iter().all(|count| *count > 10), "{kinds:?}");
 }
