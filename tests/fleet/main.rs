@@ -464,7 +464,7 @@ async fn the_script_and_the_ledger_agree() {
         ask.rate = draw(900_000) as f64 / 1_000.0;
         (ask.seen, ask.not_after) = (tat, not_after);
         if draw(50) == 0 {
-            server.step(i64::try_from(draw(7_200)).unwrap() - 3_600);
+            server.step(i64::try_from(draw(40)).unwrap() - 20);
         }
         let reply = store.lease(ask.clone()).await.unwrap();
         assert_eq!(ledger.lease(&ask, reply.now), reply, "{ask:?}");
