@@ -2,12 +2,11 @@
 
 use super::{Ask, Granted, Reply, Store, StoreError};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::{
-    Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind, Value,
-};
+use redis::{Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A [`Store`] on Redis 5 or newer, or any Valkey (feature `redis`).
 ///
@@ -35,7 +34,14 @@ pub struct RedisStore<C = Reconnecting> {
 #[derive(Clone)]
 pub struct Reconnecting {
     client: Client,
-    current: Arc<Mutex<Option<ConnectionManager>>>,
+    current: Arc<Mutex<Current>>,
+}
+
+#[derive(Default)]
+struct Current {
+    manager: Option<ConnectionManager>,
+    /// Since when no request was answered in time.
+    silent: Option<Instant>,
 }
 
 /// Makes a connection for each request. Clones of a connection share it.
@@ -49,8 +55,8 @@ pub trait Connect: Send + Sync + 'static {
     /// If there is none.
     fn connection(&self) -> Result<Self::Connection, RedisError>;
 
-    /// A request has failed.
-    fn failed(&self, _: &RedisError) {}
+    /// A request was answered, or has failed. `None`: it was not answered in time.
+    fn ended(&self, _: Option<Result<(), &RedisError>>) {}
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connect for C {
@@ -61,34 +67,74 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connect for C {
     }
 }
 
-/// A request has to come back soon; the fleet gives up earlier.
-const RESPONSE: Duration = Duration::from_millis(500);
 const CONNECT: Duration = Duration::from_secs(1);
+/// A connection that is silent for longer is given up: the other end may be gone.
+const SILENT: Duration = Duration::from_secs(1);
+
+impl Reconnecting {
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Connect for Reconnecting {
     type Connection = ConnectionManager;
 
     fn connection(&self) -> Result<ConnectionManager, RedisError> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(manager) = &*current {
+        let mut current = self.current();
+        if let Some(manager) = &current.manager {
             return Ok(manager.clone());
         }
         let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(RESPONSE))
+            .set_response_timeout(None) // the fleet has one
             .set_connection_timeout(Some(CONNECT))
-            // The circuit of the fleet decides when to try again.
-            .set_number_of_retries(0);
+            .set_number_of_retries(0); // the circuit of the fleet decides when to try again
         let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
-        Ok(current.insert(manager).clone())
+        Ok(current.manager.insert(manager).clone())
     }
 
-    /// A primary that became a replica keeps its connections: the name may lead to another server now.
-    fn failed(&self, error: &RedisError) {
-        if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
-            *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn ended(&self, answered: Option<Result<(), &RedisError>>) {
+        let mut current = self.current();
+        let keep = match answered {
+            None => current.silent.get_or_insert_with(Instant::now).elapsed() < SILENT,
+            // A primary that became a replica keeps its connections. The name may lead to another server now.
+            Some(Err(error)) => match error.kind() {
+                ErrorKind::Server(kind) => kind != ServerErrorKind::ReadOnly,
+                _ => false,
+            },
+            Some(Ok(())) => {
+                current.silent = None;
+                true
+            }
+        };
+        if !keep {
+            *current = Current::default();
         }
     }
 }
+
+/// Tells the connection how a request ended, also if it is dropped.
+struct Request<'a, C: Connect>(&'a C, bool);
+
+impl<C: Connect> Request<'_, C> {
+    fn end<T>(mut self, answered: &Result<T, RedisError>) {
+        self.1 = true;
+        self.0.ended(Some(answered.as_ref().map(|_| ())));
+    }
+}
+
+impl<C: Connect> Drop for Request<'_, C> {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.ended(None);
+        }
+    }
+}
+
+/// The kind of the answer, turns, ahead, level, peers, now, tat.
+type Answer = (i64, u32, i64, String, u32, u64, u64);
+
+const SCRIPT: &str = include_str!("lease.lua");
 
 impl RedisStore {
     /// The server at this address, such as `redis://127.0.0.1` or `redis+unix:///run/redis.sock`. Connects with the
@@ -115,7 +161,7 @@ impl<C> RedisStore<C> {
     fn of(connection: C) -> Self {
         Self {
             connection,
-            script: Arc::new(Script::new(include_str!("lease.lua"))),
+            script: Arc::new(Script::new(SCRIPT)),
         }
     }
 
@@ -144,26 +190,22 @@ impl<C> RedisStore<C> {
 
 impl<C: Connect> Store for RedisStore<C> {
     async fn lease(&self, ask: Ask) -> Result<Reply, StoreError> {
+        let request = Request(&self.connection, false);
         let asked = async {
             let mut connection = self.connection.connection()?;
             let by_hash = Self::command("EVALSHA", self.script.get_hash(), &ask);
             match by_hash.query_async(&mut connection).await {
                 // Each node of a cluster learns the script by itself.
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    let whole = Self::command("EVAL", include_str!("lease.lua"), &ask);
+                    let whole = Self::command("EVAL", SCRIPT, &ask);
                     whole.query_async(&mut connection).await
                 }
                 answered => answered,
             }
         };
-        let value: Result<Value, RedisError> = asked.await;
-        let parsed =
-            value.and_then(|value| redis::from_redis_value(value).map_err(RedisError::from));
-        let (kind, turns, ahead, level, peers, now, tat): (i64, u32, i64, String, u32, u64, u64) =
-            parsed.map_err(|error| {
-                self.connection.failed(&error);
-                StoreError::new(error)
-            })?;
+        let answered: Result<Answer, RedisError> = asked.await;
+        request.end(&answered);
+        let (kind, turns, ahead, level, peers, now, tat) = answered.map_err(StoreError::new)?;
         let grant = match kind {
             1 => Granted::Turns { turns, ahead },
             0 => Granted::Full(u64::try_from(ahead).map_err(StoreError::new)?),
