@@ -236,6 +236,10 @@ pub(super) fn describe() {
         "1 if the latest call fell back, else 0."
     );
     describe_gauge!(
+        "buttress.fleet.store_up",
+        "1 if the store of the fleet answers, 0 after three failures in a row."
+    );
+    describe_gauge!(
         "buttress.circuit.state",
         "1 for the state of the circuit, else 0."
     );

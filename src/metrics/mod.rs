@@ -54,6 +54,7 @@
 //! | `buttress.hedges.denied` | counter | `reason` | `buttress_hedges_denied_total` |
 //! | `buttress.fallbacks` | counter | | `buttress_fallbacks_total` |
 //! | `buttress.degraded` | gauge, 0 or 1 | | `buttress_degraded` |
+//! | `buttress.fleet.store_up` | gauge, 0 or 1, from the first outage on | | `buttress_fleet_store_up` |
 //! | `buttress.rate.pauses` | counter | | `buttress_rate_pauses_total` |
 //!
 //! The counters are those of the [registry](crate::observe#metrics), with the same labels. A layer without a name is

@@ -1,8 +1,8 @@
 //! Keeps calls within a quota: a call waits a little for its turn, or is rejected.
 //!
 //! Use it if the upstream enforces or bills a rate. For a quota per tenant, see [`keyed`](crate::keyed). It limits calls per time, not calls in flight: for
-//! these see [`load_shed`](crate::load_shed). It counts the calls of this process only, so it protects
-//! an upstream only if the limits of all its clients together are below its capacity. Place it
+//! these see [`load_shed`](crate::load_shed). It counts the calls of this process only; for one quota of many processes
+//! see [`fleet`](crate::fleet). Place it
 //! below retry, because upstream quotas count attempts, and above the circuit breaker, because a
 //! breaker with `slow_calls` would count a wait as a slow call.
 //!
