@@ -1,7 +1,7 @@
 //! One quota for many processes, by leases of turns.
 //!
 //! Use it if an upstream grants a quota to your whole fleet, and several processes spend it. Each process leases some
-//! turns at a time from a store, such as Redis or Valkey ([`RedisStore`], feature `redis`), and hands them to its calls
+//! turns at a time from a store, such as Redis or Valkey (`RedisStore`, feature `redis`), and hands them to its calls
 //! itself. So a call makes no trip to the store. The limiter is the one of [`rate_limit`](crate::rate_limit): the same
 //! layer, waits, costs, rejections, events and counters.
 //!
@@ -25,7 +25,7 @@
 //!
 //! | setting | default | meaning |
 //! |---|---|---|
-//! | `builder` | required | the [`Quota`] of the fleet, and the [`Store`] |
+//! | `builder` | required | the [`Quota`](crate::Quota) of the fleet, and the [`Store`] |
 //! | `key` | required | the name of the quota in the store; processes with the same key share it |
 //! | `max_wait` | 1 s | the longest wait of a call for its turn; must be the same in all processes |
 //! | `horizon` | 100 ms | the time that one lease covers |
@@ -37,7 +37,7 @@
 //!
 //! The store runs GCRA (ITU-T I.371) for several turns at once. A process asks when calls exceed the turns that it
 //! holds: for what they lack, or for one horizon at its recent rate if that is more. It has one request under way and
-//! two leases at most, and makes 1.2 requests per horizon at most, after a second's worth of them.
+//! two leases at most. It makes 1.2 requests per horizon at most, after 8 at once.
 //!
 //! A turn is used when it is due or later, and lapses one horizon after the last turn of its lease. Let `T` be the time
 //! per call, `L` two horizons or, for calls that cost more, the time of the turns of one call. Any window of length `W`
@@ -63,7 +63,8 @@
 //! | the store loses its data, or its clock steps forward | once, a burst and the turns that were leased and are not due |
 //! | its clock steps back | nothing; calls wait up to two horizons |
 //!
-//! A pause of one process (by a 429) pauses that process only.
+//! A pause of one process (by a 429) pauses that process only, and
+//! [`set_quota`](crate::rate_limit::RateLimiter::set_quota) changes the quota by which it asks. Change it in all.
 //!
 //! # Costs
 //!

@@ -455,7 +455,7 @@ proptest! {
         let extra = extra(plan.quota, plan.horizon) + rate.span(most) + share;
         fleet.assert_bound(plan.quota, extra);
         for process in &fleet.processes {
-            prop_assert!(process.trips <= 6 * 1_200 / horizon + 1_200 / horizon + 2, "{}", process.trips);
+            prop_assert!(process.trips <= 6 * 1_200 / horizon + 9 + 2, "{}", process.trips);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! While the store does not answer, the leases come from a ledger of this process, with its share of the quota.
 
 use super::demand::Demand;
+use super::gcra::END;
 use super::lease::{Lease, LeaseSettings, UNKNOWN, WithoutStore};
 use super::ledger::{Ask, Granted, Ledger, Reply, micros};
 use super::quota::Rate;
@@ -74,6 +75,8 @@ pub(super) struct Leases {
 }
 
 const SECOND: f64 = 1e9;
+/// The requests that a process may send at once.
+const AT_ONCE: u64 = 8;
 
 impl Leases {
     pub(super) fn new(settings: LeaseSettings, now: u64) -> Self {
@@ -301,12 +304,10 @@ impl Leases {
         if self.counts.down.is_some() {
             self.take_share(&request, newest, now);
         }
-        // Not more than 1.2 requests per horizon, after a second's worth of them.
-        let pace = self.horizon() * 5 / 6;
         if self.asked.is_some() || now < self.asks_at() {
             return None;
         }
-        self.request_due = self.request_due.max(now) + pace;
+        self.request_due = self.request_due.max(now) + self.pace();
         self.requests += 1;
         let id = self.requests;
         self.counts.trips += 1;
@@ -323,7 +324,12 @@ impl Leases {
     /// When the store may be asked again.
     fn asks_at(&self) -> u64 {
         self.not_before
-            .max(self.request_due.saturating_sub(SECOND as u64))
+            .max(self.request_due.saturating_sub(AT_ONCE * self.pace()))
+    }
+
+    /// The time per request in the long run.
+    fn pace(&self) -> u64 {
+        self.horizon() * 5 / 6
     }
 
     fn request(&mut self, wanted: Wanted, rate: Rate, now: u64) -> Ask {
@@ -394,7 +400,8 @@ impl Leases {
         let start = first
             .saturating_sub(interval)
             .max(self.current.last.max(newest) + 1);
-        let last = start.saturating_add(interval.saturating_mul(turns.into()));
+        let length = interval.saturating_mul(turns.into());
+        let last = start.saturating_add(length).min(END);
         let until = last.max(now).saturating_add(self.horizon());
         self.next = Some(Lease {
             start,

@@ -310,8 +310,8 @@ impl<'a> Visit<'a> {
             self.grant(cost, turn);
             return Ok(None);
         }
-        let wait = self.refused(units).unwrap_or(wait);
-        if wait > max_wait || self.refused(units).is_some() {
+        let refused = self.refused(units).or((wait > max_wait).then_some(wait));
+        if let Some(wait) = refused {
             self.unmet = cost;
             return Err(Refusal::After(wait));
         }
