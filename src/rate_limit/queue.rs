@@ -813,6 +813,8 @@ mod tests {
 #[cfg(all(test, buttress_loom))]
 mod models {
     use super::super::gcra::ORIGIN;
+    use super::super::lease::WithoutStore;
+    use super::super::ledger::Granted;
     use super::*;
     use loom::sync::Arc;
     use loom::thread;
@@ -950,6 +952,50 @@ mod models {
                 assert_eq!(take(&queue, 10, 0), Ok(None));
             }
             assert_idle(&queue, 10);
+        });
+    }
+
+    /// A lease of one turn per 10 ns that is used up but for the turn at 20, and a request for more.
+    fn leased() -> (Arc<Queue>, Ticket) {
+        let settings = LeaseSettings {
+            ask: Ask::new("key", every(10)),
+            timeout: 1_000,
+            without_store: WithoutStore::Refuse,
+        };
+        let queue = Queue::leased(every(10), settings, Box::new(|_, _| ()), ORIGIN);
+        let queue = Arc::new(queue);
+        let ticket = take(&queue, 0, u64::MAX).unwrap().expect("granted");
+        queue.answered(1, turns(2), ORIGIN + 10);
+        assert_eq!(poll(&queue, ticket, 10), Place::Turn);
+        queue.spend(ticket);
+        let second = take(&queue, 10, u64::MAX).unwrap().expect("granted");
+        let third = take(&queue, 10, u64::MAX).unwrap().expect("granted");
+        queue.leave(second, ORIGIN + 10);
+        (queue, third)
+    }
+
+    fn turns(turns: u32) -> Reply {
+        Reply {
+            grant: Granted::Turns { turns, ahead: 0 },
+            level: 1.0,
+            peers: 1,
+            now: 1,
+            tat: 1,
+        }
+    }
+
+    #[test]
+    fn a_lease_that_comes_while_turns_are_taken_gives_each_turn_once() {
+        loom::model(|| {
+            let (queue, third) = leased();
+            // Nobody takes the turn at 20 yet; the next lease has one more.
+            queue.leave(third, ORIGIN + 20);
+            let other = queue.clone();
+            let answering = thread::spawn(move || other.answered(2, turns(1), ORIGIN + 30));
+            let passing = take(&queue, 40, 0).is_ok();
+            answering.join().unwrap();
+            let granted = (0..3).filter(|_| take(&queue, 40, 0).is_ok()).count();
+            assert_eq!(granted + usize::from(passing), 2);
         });
     }
 
