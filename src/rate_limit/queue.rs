@@ -955,23 +955,24 @@ mod models {
         });
     }
 
-    /// A lease of one turn per 10 ns that is used up but for the turn at 20, and a request for more.
-    fn leased() -> (Arc<Queue>, Ticket) {
+    /// A lease of one turn per 10 ns of which the turn at 20 is left, and a request for turns each 20 ns.
+    fn leased() -> Arc<Queue> {
         let settings = LeaseSettings {
             ask: Ask::new("key", every(10)),
             timeout: 1_000,
             without_store: WithoutStore::Refuse,
         };
         let queue = Queue::leased(every(10), settings, Box::new(|_, _| ()), ORIGIN);
-        let queue = Arc::new(queue);
-        let ticket = take(&queue, 0, u64::MAX).unwrap().expect("granted");
+        let wait = |now| take(&queue, now, u64::MAX).unwrap().expect("granted");
+        let first = wait(0);
         queue.answered(1, turns(2), ORIGIN + 10);
-        assert_eq!(poll(&queue, ticket, 10), Place::Turn);
-        queue.spend(ticket);
-        let second = take(&queue, 10, u64::MAX).unwrap().expect("granted");
-        let third = take(&queue, 10, u64::MAX).unwrap().expect("granted");
-        queue.leave(second, ORIGIN + 10);
-        (queue, third)
+        assert_eq!(poll(&queue, first, 10), Place::Turn);
+        queue.spend(first);
+        queue.set_quota(every(20), ORIGIN + 10);
+        for ticket in [wait(10), wait(10)] {
+            queue.leave(ticket, ORIGIN + 10);
+        }
+        Arc::new(queue)
     }
 
     fn turns(turns: u32) -> Reply {
@@ -987,15 +988,17 @@ mod models {
     #[test]
     fn a_lease_that_comes_while_turns_are_taken_gives_each_turn_once() {
         loom::model(|| {
-            let (queue, third) = leased();
-            // Nobody takes the turn at 20 yet; the next lease has one more.
-            queue.leave(third, ORIGIN + 20);
+            let queue = leased();
             let other = queue.clone();
-            let answering = thread::spawn(move || other.answered(2, turns(1), ORIGIN + 30));
-            let passing = take(&queue, 40, 0).is_ok();
-            answering.join().unwrap();
-            let granted = (0..3).filter(|_| take(&queue, 40, 0).is_ok()).count();
-            assert_eq!(granted + usize::from(passing), 2);
+            let answering = thread::spawn(move || {
+                other.answered(2, turns(2), ORIGIN + 30);
+                // The turn of the first lease, and one of the second.
+                (0..2).filter(|_| take(&other, 70, 0).is_ok()).count()
+            });
+            let passing = usize::from(take(&queue, 70, 0).is_ok());
+            let granted = answering.join().unwrap() + passing;
+            let left = (0..4).filter(|_| take(&queue, 70, 0).is_ok()).count();
+            assert_eq!(granted + left, 3);
         });
     }
 
