@@ -1,7 +1,7 @@
-use super::{Ask, Store, WithoutStore};
-use crate::circuit_breaker::{Circuit, CircuitBreakerSettings, CircuitState};
+use super::{Ask, Reply, Store, WithoutStore};
+use crate::circuit_breaker::{Circuit, CircuitBreakerSettings, CircuitState, Permit};
 use crate::error::InvalidConfig;
-use crate::event::Event;
+use crate::event::{Event, drop_panics};
 use crate::name::Name;
 use crate::rate_limit::{LeaseSettings, Quota, RateLimitSettings, RateLimiter};
 use crate::time::nanos;
@@ -261,38 +261,41 @@ impl<S: Store> Asker<S> {
             return limiter.failed(id, again);
         };
         let (store, circuit, wait) = (self.store.clone(), self.circuit.clone(), self.timeout);
-        let pending = Pending(Some((limiter, id)), again);
+        let request = Pending(Some((permit, limiter, id)), circuit, again);
         runtime.spawn(async move {
+            // A request that fails is dropped.
             if let Ok(Ok(reply)) = timeout(wait, store.lease(ask)).await {
-                permit.settle(Verdict::Healthy);
-                pending.end(|limiter, id| limiter.answered(id, reply));
-                return;
+                request.answered(reply);
             }
-            permit.settle(Verdict::Transient {
-                retry_after: RetryAfter::None,
-                sent: Sent::Unknown,
-            });
-            let again = circuit.snapshot().retry_after.unwrap_or(again);
-            pending.end(|limiter, id| limiter.failed(id, again));
         });
     }
 }
 
-/// A request under way. One that is dropped has failed: its runtime has ended, or the store has panicked.
-struct Pending(Option<(RateLimiter, u64)>, Duration);
+/// A request under way. One that is dropped has failed: the store did not answer in time or panicked, or the runtime
+/// has ended.
+struct Pending(Option<(Permit, RateLimiter, u64)>, Circuit, Duration);
 
 impl Pending {
-    fn end(mut self, tell: impl FnOnce(RateLimiter, u64)) {
-        if let Some((limiter, id)) = self.0.take() {
-            tell(limiter, id);
+    fn answered(mut self, reply: Reply) {
+        if let Some((permit, limiter, id)) = self.0.take() {
+            limiter.answered(id, reply);
+            permit.settle(Verdict::Healthy);
         }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some((limiter, id)) = self.0.take() {
-            limiter.failed(id, self.1);
+        if let Some((permit, limiter, id)) = self.0.take() {
+            // Observers are told, and may panic.
+            drop_panics(|| {
+                permit.settle(Verdict::Transient {
+                    retry_after: RetryAfter::None,
+                    sent: Sent::Unknown,
+                });
+            });
+            let again = self.1.snapshot().retry_after.unwrap_or(self.2);
+            limiter.failed(id, again);
         }
     }
 }

@@ -1,0 +1,267 @@
+//! A fleet with a store in memory, on the paused clock.
+
+use buttress::event::Event;
+use buttress::fleet::{
+    Ask, Fleet, FleetBuilder, Ledger, Reply, Store, StoreError, StoreState, WithoutStore,
+};
+use buttress::http::stack;
+use buttress::observe::Registry;
+use buttress::{Deadline, Error, ErrorLayer, Quota, RateLimitLayer, Rejection};
+use http::{Request, Response};
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, ServiceExt, service_fn};
+
+const ANSWERS: u8 = 0;
+const FAILS: u8 = 1;
+const HANGS: u8 = 2;
+const PANICS: u8 = 3;
+
+/// One ledger for all clones, on tokio's clock.
+#[derive(Clone)]
+struct InMemory {
+    ledger: Arc<Mutex<Ledger>>,
+    start: Instant,
+    does: Arc<AtomicU8>,
+    open: Arc<AtomicUsize>,
+    most_open: Arc<AtomicUsize>,
+}
+
+impl InMemory {
+    fn new() -> Self {
+        Self {
+            ledger: Arc::default(),
+            start: Instant::now(),
+            does: Arc::default(),
+            open: Arc::default(),
+            most_open: Arc::default(),
+        }
+    }
+
+    fn set(&self, does: u8) {
+        self.does.store(does, SeqCst);
+    }
+
+    async fn answer(&self, ask: &Ask) -> Result<Reply, StoreError> {
+        sleep(Duration::from_millis(2)).await;
+        match self.does.load(SeqCst) {
+            ANSWERS => {}
+            FAILS => return Err(StoreError::new("no")),
+            HANGS => pending().await,
+            _ => panic!("a bug of the store"),
+        }
+        let now = 1_800_000_000_000_000 + self.start.elapsed().as_micros() as u64;
+        Ok(self.ledger.lock().unwrap().lease(ask, now))
+    }
+}
+
+struct Open(InMemory);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Store for InMemory {
+    async fn lease(&self, ask: Ask) -> Result<Reply, StoreError> {
+        let open = self.open.fetch_add(1, SeqCst) + 1;
+        let _open = Open(self.clone());
+        self.most_open.fetch_max(open, SeqCst);
+        self.answer(&ask).await
+    }
+}
+
+fn builder(store: &InMemory) -> FleetBuilder<InMemory> {
+    Fleet::builder(Quota::per_second(1_000).burst(100), store.clone()).key("test")
+}
+
+fn watch(fleet: &Fleet) -> impl Fn() -> (usize, usize) {
+    let seen = Arc::new(Mutex::new((0, 0)));
+    let events = seen.clone();
+    fleet.limiter().observe(move |event: &Event| match event {
+        Event::StoreDown { .. } => events.lock().unwrap().0 += 1,
+        Event::StoreUp { .. } => events.lock().unwrap().1 += 1,
+        _ => {}
+    });
+    move || *seen.lock().unwrap()
+}
+
+/// The longest wait of calls that come every `gap`.
+async fn longest(fleet: &Fleet, calls: u32, gap: Duration) -> Duration {
+    let mut tasks = Vec::new();
+    for _ in 0..calls {
+        let limiter = fleet.limiter();
+        tasks.push(tokio::spawn(async move {
+            let called = Instant::now();
+            limiter.acquire(1).await.unwrap();
+            called.elapsed()
+        }));
+        sleep(gap).await;
+    }
+    let mut longest = Duration::ZERO;
+    for task in tasks {
+        longest = longest.max(task.await.unwrap());
+    }
+    longest
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_has_one_request_under_way() {
+    let store = InMemory::new();
+    let fleet = builder(&store).build().unwrap();
+    let calls = (0..900).map(|_| {
+        let limiter = fleet.limiter();
+        tokio::spawn(async move { limiter.acquire(1).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(store.most_open.load(SeqCst), 1);
+    // 100 at once, and the others one per millisecond.
+    let elapsed = store.start.elapsed().as_millis();
+    assert!((800..=830).contains(&elapsed), "{elapsed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_longer_for_the_store_than_its_time_out() {
+    for does in [FAILS, HANGS, PANICS] {
+        let store = InMemory::new();
+        let fleet = builder(&store).share(0.5).build().unwrap();
+        let events = watch(&fleet);
+        longest(&fleet, 100, Duration::from_millis(10)).await;
+        store.set(does);
+        let waited = longest(&fleet, 300, Duration::from_millis(10)).await;
+        assert!(waited <= Duration::from_millis(62), "{does}: {waited:?}");
+        assert_eq!(events().1, 0);
+        assert_ne!(fleet.snapshot().store, StoreState::Up);
+        store.set(ANSWERS);
+        longest(&fleet, 1_200, Duration::from_millis(10)).await;
+        assert_eq!(fleet.snapshot().store, StoreState::Up, "{does}");
+        assert_eq!(events(), (1, 1), "{does}");
+        assert_eq!(store.most_open.load(SeqCst), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_store_calls_are_refused_at_once_if_asked() {
+    let store = InMemory::new();
+    store.set(FAILS);
+    let fleet = builder(&store).without_store(WithoutStore::Refuse);
+    let fleet = fleet.build().unwrap();
+    for waits in [2, 0] {
+        let called = Instant::now();
+        let rejected = fleet.limiter().acquire(1).await.unwrap_err();
+        assert!(rejected.0.retry_after().is_some());
+        assert_eq!(called.elapsed().as_millis(), waits);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_leave_keep_nothing() {
+    let store = InMemory::new();
+    let fleet = builder(&store).build().unwrap();
+    for _ in 0..50 {
+        let limiter = fleet.limiter();
+        // Before the answer of the store comes.
+        let left = tokio::time::timeout(Duration::from_millis(1), limiter.acquire(100)).await;
+        assert!(left.is_err());
+        sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(fleet.limiter().snapshot().waiting, 0);
+    let called = Instant::now();
+    fleet.limiter().acquire(100).await.unwrap();
+    assert!(
+        called.elapsed() < Duration::from_millis(10),
+        "{:?}",
+        called.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_layer_has_costs_deadlines_and_a_snapshot() {
+    let store = InMemory::new();
+    let fleet = builder(&store).build().unwrap();
+    let layer = RateLimitLayer::from(fleet.limiter()).cost(|units: &u32| *units);
+    let service =
+        (layer, ErrorLayer).layer(service_fn(|n| async move { Ok::<u32, Infallible>(n) }));
+    service.clone().oneshot(100).await.unwrap();
+    let called = Instant::now();
+    service.clone().oneshot(50).await.unwrap();
+    assert!((40..=60).contains(&called.elapsed().as_millis()));
+    let Err(Error::Rejected(Rejection::TooCostly {
+        cost: 101,
+        burst: 100,
+        by,
+    })) = service.oneshot(101).await
+    else {
+        panic!("not rejected")
+    };
+    assert_eq!(by.as_str(), Some("test"));
+    let snapshot = fleet.limiter().snapshot();
+    assert_eq!((snapshot.too_costly, snapshot.name), (1, by));
+    let seen = fleet.snapshot();
+    assert!(seen.leased >= 150 && seen.peers == 1, "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_takes_the_limiter() {
+    let store = InMemory::new();
+    let fleet =
+        Fleet::builder(Quota::new(1, Duration::from_millis(500)).burst(1), store).key("stacked");
+    let fleet = fleet.build().unwrap();
+    let stack = stack().rate_limit(fleet.limiter()).build().unwrap();
+    let registry = Registry::new();
+    registry.add(&fleet.limiter());
+    let client = stack.layer(service_fn(|_: Request<String>| async {
+        Ok::<_, Infallible>(Response::new(String::new()))
+    }));
+    let request = || {
+        Request::get("http://upstream/")
+            .body(String::new())
+            .unwrap()
+    };
+    client.clone().oneshot(request()).await.unwrap();
+    // Its turn would come after its deadline.
+    let mut late = request();
+    late.extensions_mut()
+        .insert(Deadline::after(Duration::from_millis(100)));
+    let called = Instant::now();
+    client.clone().oneshot(late).await.unwrap_err();
+    assert!(
+        called.elapsed() < Duration::from_millis(60),
+        "{:?}",
+        called.elapsed()
+    );
+    client.oneshot(request()).await.unwrap();
+    assert_eq!(fleet.limiter().snapshot().rate_limited, 1);
+    assert!(registry.text().contains("stacked"));
+}
+
+#[test]
+fn a_call_after_its_runtime_has_ended_asks_on_another() {
+    let store = {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async { InMemory::new() })
+    };
+    store.set(HANGS);
+    let fleet = builder(&store).build().unwrap();
+    for does in [HANGS, ANSWERS] {
+        store.set(does);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(async { fleet.limiter().acquire(1).await.unwrap() });
+    }
+    // Outside of a runtime there is nobody to ask: the share of the process.
+    let outside = Fleet::builder(Quota::per_second(1_000), store).key("k");
+    let outside = outside.build().unwrap();
+    let granted = (0..1_000_000).any(|_| outside.limiter().try_acquire(1).is_ok());
+    assert!(granted);
+}
