@@ -163,6 +163,22 @@ async fn without_the_store_calls_are_refused_at_once_if_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_lease_is_not_asked_for_before_the_time_that_the_store_gave() {
+    let store = InMemory::new();
+    let quota = Quota::new(1, Duration::from_secs(5));
+    let fleet = Fleet::builder(quota, store).key("slow").build().unwrap();
+    fleet.limiter().acquire(1).await.unwrap();
+    for trips in [2, 2, 2, 3] {
+        let rejected = fleet.limiter().acquire(1).await;
+        assert_eq!(
+            (rejected.is_err(), fleet.snapshot().trips),
+            (trips == 2, trips)
+        );
+        sleep(Duration::from_millis(1_400)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn callers_that_leave_keep_nothing() {
     let store = InMemory::new();
     let fleet = builder(&store).build().unwrap();

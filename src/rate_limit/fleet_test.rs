@@ -71,6 +71,7 @@ struct Fleet {
     seed: u64,
     max_wait: u64,
     is_up: IsUp,
+    loses: bool,
 }
 
 struct Plan {
@@ -81,6 +82,8 @@ struct Plan {
     costs: Vec<u32>,
     without_store: WithoutStore,
     is_up: IsUp,
+    /// Whether nobody tells that a request was not answered.
+    loses: bool,
     /// The part of the calls after which a waiting caller leaves.
     leave: f64,
     seed: u64,
@@ -96,6 +99,7 @@ impl Plan {
             costs: vec![1],
             without_store: WithoutStore::EqualShare,
             is_up: |_| true,
+            loses: false,
             leave: 0.0,
             seed: 0x9E37_79B9_7F4A_7C15,
         }
@@ -138,6 +142,7 @@ impl Plan {
             seed: self.seed | 1,
             max_wait: SECOND,
             is_up: self.is_up,
+            loses: self.loses,
         };
         for id in 0..self.demand.len() {
             fleet.next_call(id, self.demand[id]);
@@ -241,7 +246,7 @@ impl Fleet {
                     let reply = self.ledger.lease(&ask, STORE + (now - ORIGIN) / 1_000);
                     self.processes[id].answers.push_back((number, reply));
                     self.push(now + trip / 2, Event::Answered(id));
-                } else {
+                } else if !self.loses {
                     self.push(now + TIMEOUT, Event::TimedOut(id, number));
                 }
                 id
@@ -391,6 +396,39 @@ fn without_the_store_the_fleet_keeps_to_its_shares_and_no_call_waits_for_it() {
     assert!((450.0..510.0).contains(&rate), "{rate}");
     let after = |at: &&u64| **at > ORIGIN + 5 * SECOND;
     assert!(sent.iter().filter(after).count() >= 960);
+}
+
+#[test]
+fn an_outage_brings_no_burst_when_it_begins_or_ends() {
+    let mut plan = Plan::new(vec![200.0; 10]);
+    plan.quota = Quota::per_second(1_000).burst(1_000);
+    plan.is_up = breaks;
+    plan.without_store = WithoutStore::Share(0.1);
+    let fleet = plan.run(7.0);
+    let sent = fleet.sent();
+    let in_second = |second: u64| {
+        let from = ORIGIN + second * SECOND;
+        sent.iter()
+            .filter(|at| (from..from + SECOND).contains(*at))
+            .count()
+    };
+    let seconds: Vec<usize> = (2..6).map(in_second).collect();
+    assert!(seconds.iter().all(|sent| *sent <= 1_350), "{seconds:?}");
+    assert!(seconds.iter().sum::<usize>() <= 4_500, "{seconds:?}");
+}
+
+#[test]
+fn a_request_whose_task_is_lost_holds_nobody_up() {
+    let mut plan = Plan::new(vec![50.0; 10]);
+    plan.is_up = breaks;
+    plan.loses = true;
+    plan.without_store = WithoutStore::Share(0.1);
+    let fleet = plan.run(6.0);
+    assert!(fleet.wait(1.0) < TIMEOUT + 60 * MS, "{}", fleet.wait(1.0));
+    for process in &fleet.processes {
+        assert_eq!(process.rejected, 0);
+        assert_eq!(process.queue.leases().unwrap().down, None);
+    }
 }
 
 #[test]
