@@ -415,6 +415,11 @@ fn an_outage_brings_no_burst_when_it_begins_or_ends() {
     let seconds: Vec<usize> = (2..6).map(in_second).collect();
     assert!(seconds.iter().all(|sent| *sent <= 1_350), "{seconds:?}");
     assert!(seconds.iter().sum::<usize>() <= 4_500, "{seconds:?}");
+
+    // Nor if it is there from the start.
+    plan.is_up = |_| false;
+    let sent = plan.run(2.0).sent().len();
+    assert!(sent <= 2_100, "{sent}");
 }
 
 #[test]
