@@ -199,7 +199,7 @@ pub enum Event {
     StoreUp {
         /// The name of the limiter.
         name: Name,
-        /// How long it did not answer, from the first request that failed.
+        /// The time since `store_down`.
         down: Duration,
     },
     /// Faults are injected from now on.

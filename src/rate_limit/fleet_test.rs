@@ -432,7 +432,7 @@ fn a_request_whose_task_is_lost_holds_nobody_up() {
     assert!(fleet.wait(1.0) < TIMEOUT + 60 * MS, "{}", fleet.wait(1.0));
     for process in &fleet.processes {
         assert_eq!(process.rejected, 0);
-        assert_eq!(process.queue.leases().unwrap().down, None);
+        assert_eq!(process.queue.leases(fleet.now).unwrap().down, None);
     }
 }
 

@@ -297,9 +297,6 @@ impl Leases {
         if let Some(asked) = self.asked.filter(|asked| now >= asked.until) {
             self.failed(asked.id, now, now.saturating_add(self.horizon()));
         }
-        if wanted.missing == 0 || self.next.is_some() {
-            return None;
-        }
         let request = self.request(wanted, rate, now);
         if self.counts.down.is_some() {
             self.take_share(&request, newest, now);
@@ -462,9 +459,16 @@ impl Leases {
         }
     }
 
-    pub(super) fn counts(&self, newest: u64) -> LeaseCounts {
+    pub(super) fn counts(&self, newest: u64, now: u64) -> LeaseCounts {
+        let current = self.current.turns_after(newest);
+        let next = self.next.filter(|next| now <= next.until);
+        let current = if now <= self.current.until {
+            current
+        } else {
+            0
+        };
         LeaseCounts {
-            held: self.held(newest),
+            held: current + next.map_or(0, |next| next.turns()),
             ..self.counts
         }
     }

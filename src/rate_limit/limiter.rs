@@ -113,7 +113,7 @@ impl RateLimiter {
 
     /// The leases. `None` unless this is the limiter of a fleet.
     pub(crate) fn leases(&self) -> Option<LeaseCounts> {
-        self.shared.queue.leases()
+        self.shared.queue.leases(self.shared.now())
     }
 
     /// A point on the core's timeline.

@@ -184,10 +184,10 @@ impl Queue {
         });
     }
 
-    pub(super) fn leases(&self) -> Option<LeaseCounts> {
+    pub(super) fn leases(&self, now: u64) -> Option<LeaseCounts> {
         let waiters = self.lock();
         let leases = waiters.leases.as_ref();
-        leases.map(|leases| leases.counts(self.gcra.newest()))
+        leases.map(|leases| leases.counts(self.gcra.newest(), now))
     }
 
     pub(super) fn rate(&self) -> Rate {

@@ -243,6 +243,9 @@ impl<'a> Visit<'a> {
             let costs = self.waiters.waiting.iter().map(|waiter| waiter.cost);
             let costs = costs.chain((self.unmet > 0).then_some(self.unmet));
             let wanted = leases.wanted(newest, units, costs);
+            if wanted.missing == 0 {
+                return;
+            }
             let rate = self.rate;
             let Some(leases) = &mut self.waiters.leases else {
                 return;
