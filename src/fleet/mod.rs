@@ -58,7 +58,7 @@
 //!
 //! | what happens | what the fleet can send on top of its bound |
 //! |---|---|
-//! | the store is away for all processes | when it goes and when it comes back, two horizons and a burst at most, if the shares add up to the quota |
+//! | the store is away for all processes | nothing, if the shares add up to the quota; as it comes back, those that have not noticed yet add their share as below, for up to the open time of the circuit |
 //! | some processes are cut off, others not | for each of them, its share: `share · (W / T + burst)` |
 //! | the store loses its data, or its clock steps forward | once, a burst and the turns that were leased and are not due |
 //! | its clock steps back | nothing; calls wait up to two horizons |

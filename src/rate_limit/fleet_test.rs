@@ -491,9 +491,11 @@ proptest! {
         }
         let rate = plan.quota.rate();
         let fleet = plan.run(6.0);
-        // Each process may round the burst of its share up, and a lease by a turn.
+        // As the store comes back, a process that has not noticed yet adds its share: for 1 s, until it asks again, and
+        // the time-out. It may round its burst and a lease up.
         let rounding = rate.span(1) * 2 * plan.demand.len() as u64;
-        let share = if down { rate.span(rate.burst) + rounding + 2 * plan.horizon } else { 0 };
+        let late = rate.span(rate.burst) + rounding + 2 * plan.horizon + SECOND + TIMEOUT;
+        let share = if down { late } else { 0 };
         let most = plan.costs.iter().max().copied().unwrap().min(burst);
         let extra = extra(plan.quota, plan.horizon) + rate.span(most) + share;
         fleet.assert_bound(plan.quota, extra);
