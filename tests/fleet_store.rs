@@ -2,7 +2,7 @@
 
 use buttress::event::Event;
 use buttress::fleet::{
-    Ask, Fleet, FleetBuilder, Ledger, Reply, Store, StoreError, StoreState, WithoutStore,
+    Ask, Fleet, FleetBuilder, Granted, Ledger, Reply, Store, StoreError, StoreState, WithoutStore,
 };
 use buttress::http::stack;
 use buttress::observe::Registry;
@@ -20,6 +20,19 @@ const ANSWERS: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
 const PANICS: u8 = 3;
+/// Answers that no ledger gives.
+const NONSENSE: [Granted; 4] = [
+    Granted::Turns {
+        turns: 1,
+        ahead: i64::MAX,
+    },
+    Granted::Turns {
+        turns: u32::MAX,
+        ahead: i64::MIN,
+    },
+    Granted::Full(u64::MAX),
+    Granted::Full(i64::MAX as u64),
+];
 
 /// One ledger for all clones, on tokio's clock.
 #[derive(Clone)]
@@ -52,7 +65,16 @@ impl InMemory {
             ANSWERS => {}
             FAILS => return Err(StoreError::new("no")),
             HANGS => pending().await,
-            _ => panic!("a bug of the store"),
+            PANICS => panic!("a bug of the store"),
+            other => {
+                return Ok(Reply {
+                    grant: NONSENSE[usize::from(other) - 4],
+                    level: f64::NAN,
+                    peers: u32::MAX,
+                    now: u64::MAX,
+                    tat: u64::MAX,
+                });
+            }
         }
         let now = 1_800_000_000_000_000 + self.start.elapsed().as_micros() as u64;
         Ok(self.ledger.lock().unwrap().lease(ask, now))
@@ -145,6 +167,22 @@ async fn no_call_waits_longer_for_the_store_than_its_time_out() {
         assert_eq!(fleet.snapshot().store, StoreState::Up, "{does}");
         assert_eq!(events(), (1, 1), "{does}");
         assert_eq!(store.most_open.load(SeqCst), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_make_no_sense_count_as_failures() {
+    for kind in 0..NONSENSE.len() as u8 {
+        for without in [WithoutStore::Share(0.5), WithoutStore::Open] {
+            let store = InMemory::new();
+            store.set(4 + kind);
+            let fleet = builder(&store).without_store(without).build().unwrap();
+            longest(&fleet, 50, Duration::from_millis(10)).await;
+            assert_ne!(fleet.snapshot().store, StoreState::Up, "{kind}");
+            store.set(ANSWERS);
+            longest(&fleet, 1_200, Duration::from_millis(10)).await;
+            assert_eq!(fleet.snapshot().store, StoreState::Up, "{kind}");
+        }
     }
 }
 

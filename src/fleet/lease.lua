@@ -42,13 +42,16 @@ if leveled == 0 or now < leveled or now > leveled + 250000 then
         left = left - rate
     end
     redis.call('HSET', KEYS[1], 'level', string.format('%.17g', level), 'leveled', int(now))
-    redis.call('PEXPIRE', KEYS[1], int(math.ceil((burst * interval + max_wait) / 1000) + 60000))
+    redis.call('PEXPIRE', KEYS[1], int(math.min(math.ceil((burst * interval + max_wait) / 1000) + 60000, 1e14)))
     redis.call('PEXPIRE', KEYS[2], 60000)
 end
 
 -- A later time was written by a clock that was stepped back since.
 local last = now + max_wait + math.max(2 * horizon, math.floor(burst * interval)) + 1000
-if tat > last then tat = now + 2 * horizon end
+if tat > last then
+    tat = now + 2 * horizon
+    redis.call('HSET', KEYS[1], 'tat', int(tat))
+end
 -- The data were lost, but this process remembers.
 local seen = tonumber(ARGV[10])
 if seen > tat and seen <= last then tat = seen end

@@ -28,8 +28,8 @@
 //! | `builder` | required | the [`Quota`](crate::Quota) of the fleet, and the [`Store`] |
 //! | `key` | required | the name of the quota in the store; processes with the same key share it |
 //! | `max_wait` | 1 s | the longest wait of a call for its turn; must be the same in all processes |
-//! | `horizon` | 100 ms | the time that one lease covers |
-//! | `store_timeout` | 50 ms | the longest wait of a call for the store |
+//! | `horizon` | 100 ms | the time that one lease covers; must be the same in all processes |
+//! | `store_timeout` | 50 ms | the longest wait of a call for one answer of the store |
 //! | `without_store` | [`EqualShare`](WithoutStore::EqualShare) | what a process does while the store does not answer |
 //! | `name` | the key | the name in errors, events, snapshots and `Debug` |
 //!
@@ -61,7 +61,7 @@
 //! | the store is away for all processes | nothing, if the shares add up to the quota; as it comes back, those that have not noticed yet add their share as below, for up to the open time of the circuit |
 //! | some processes are cut off, others not | for each of them, its share: `share · (W / T + burst)` |
 //! | the store loses its data, or its clock steps forward | once, a burst and the turns that were leased and are not due |
-//! | its clock steps back | nothing; calls wait up to two horizons |
+//! | its clock steps back | nothing; calls wait up to two horizons, or the step if it is shorter than `max_wait` and the longest lease |
 //!
 //! A pause of one process (by a 429) pauses that process only, and
 //! [`set_quota`](crate::rate_limit::RateLimiter::set_quota) changes the quota by which it asks. Change it in all.

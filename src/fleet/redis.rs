@@ -1,6 +1,7 @@
 //! The store on Redis or Valkey.
 
 use super::{Ask, Granted, Reply, Store, StoreError};
+use crate::rate_limit::micros;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind};
 use std::fmt;
@@ -90,6 +91,9 @@ impl Connect for Reconnecting {
             .set_connection_timeout(Some(CONNECT))
             .set_number_of_retries(0); // the circuit of the fleet decides when to try again
         let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
+        // A connection is made only while somebody waits for it, and a request waits for a short time.
+        let mut first = manager.clone();
+        tokio::spawn(async move { redis::cmd("PING").query_async::<()>(&mut first).await });
         Ok(current.manager.insert(manager).clone())
     }
 
@@ -166,7 +170,6 @@ impl<C> RedisStore<C> {
     }
 
     fn command(name: &str, script: &str, ask: &Ask) -> Cmd {
-        let micros = |time: Duration| time.as_micros().to_string();
         let mut command = redis::cmd(name);
         command
             .arg(script)

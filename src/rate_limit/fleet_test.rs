@@ -2,7 +2,7 @@
 
 use super::gcra::ORIGIN;
 use super::lease::{LeaseSettings, WithoutStore};
-use super::ledger::{Ask, Ledger};
+use super::ledger::{Ask, Granted, Ledger, Reply};
 use super::queue::{Entry, Queue};
 use super::quota::Quota;
 use super::visit::{Place, Ticket};
@@ -43,7 +43,7 @@ struct Process {
     woken: Arc<Mutex<Vec<Ticket>>>,
     waiting: BTreeMap<Ticket, (u64, u32)>,
     requests: VecDeque<(u64, Ask)>,
-    answers: VecDeque<(u64, super::ledger::Reply)>,
+    answers: VecDeque<(u64, Reply)>,
     sent: Vec<u64>,
     waits: Vec<u64>,
     rejected: u64,
@@ -396,6 +396,42 @@ fn without_the_store_the_fleet_keeps_to_its_shares_and_no_call_waits_for_it() {
     assert!((450.0..510.0).contains(&rate), "{rate}");
     let after = |at: &&u64| **at > ORIGIN + 5 * SECOND;
     assert!(sent.iter().filter(after).count() >= 960);
+}
+
+#[test]
+fn a_costly_call_that_leaves_gives_back_only_its_turns_of_the_current_lease() {
+    let settings = LeaseSettings {
+        ask: Ask::new("test", Quota::per_second(1_000).burst(100)),
+        timeout: TIMEOUT,
+        without_store: WithoutStore::Refuse,
+    };
+    let quota = Quota::per_second(1_000).burst(100);
+    let queue = Queue::leased(quota, settings, Box::new(|_, _| ()), ORIGIN);
+    let reply = |turns| Reply {
+        grant: Granted::Turns { turns, ahead: 0 },
+        level: 1_000.0,
+        peers: 1,
+        now: STORE,
+        tat: STORE,
+    };
+    let wait = |cost, now| match queue.take(cost, now, || SECOND).unwrap() {
+        Entry::Wait(ticket) => ticket,
+        Entry::Now(_) => panic!("granted"),
+    };
+    let granted = |now| (0..9).filter(|_| queue.take(1, now, || 0).is_ok()).count();
+    let waker = || Waker::noop().clone();
+    // A lease of 3 turns, of which 2 are left, and one of 5.
+    let first = wait(1, ORIGIN);
+    queue.answered(1, reply(3), ORIGIN);
+    assert_eq!(queue.poll(first, ORIGIN, waker()), Place::Turn);
+    queue.spend(first);
+    let costly = wait(5, ORIGIN);
+    queue.answered(2, reply(5), ORIGIN + 4 * MS);
+    let now = ORIGIN + 20 * MS;
+    assert_eq!(queue.poll(costly, now, waker()), Place::Turn);
+    assert_eq!(granted(now), 2);
+    queue.leave(costly, now);
+    assert_eq!(granted(now), 3);
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(super) struct Leases {
 }
 
 const SECOND: f64 = 1e9;
+/// What clocks and roundings may add to a reply that is possible, in microseconds.
+const SLACK: u64 = 10_000_000;
 /// The requests that a process may send at once.
 const AT_ONCE: u64 = 8;
 
@@ -237,13 +239,16 @@ impl Leases {
     }
 
     pub(super) fn holds_next(&self) -> bool {
-        self.next.is_some()
+        self.next.is_some_and(|next| next.turns() > 0)
     }
 
     /// Whether more turns could be asked for now.
     pub(super) fn may_ask(&self, now: u64) -> bool {
-        let waits = self.asked.is_some_and(|asked| now < asked.until);
-        self.next.is_none() && (self.counts.down.is_some() || !waits && now >= self.asks_at())
+        let asks = match self.asked {
+            Some(asked) => now >= asked.until,
+            None => now >= self.asks_at(),
+        };
+        self.next.is_none() && (asks || self.counts.down.is_some())
     }
 
     /// The calls that find no turn in the current lease. `units`: of all calls.
@@ -358,6 +363,10 @@ impl Leases {
         let Some(asked) = self.asked.take_if(|asked| asked.id == id) else {
             return; // nobody waits for it any more
         };
+        if !self.is_possible(asked.interval, reply) {
+            self.asked = Some(asked);
+            return self.failed(id, now, now.saturating_add(self.horizon()));
+        }
         self.counts.down = None;
         // What is left of the share would come on top of the lease.
         self.counts.lapsed += self.next.take().map_or(0, |next| next.turns());
@@ -384,10 +393,32 @@ impl Leases {
         }
     }
 
+    /// Whether a store can have answered this. A lease is not due later than a call may wait.
+    fn is_possible(&self, interval: u64, reply: Reply) -> bool {
+        let ask = &self.settings.ask;
+        let (max_wait, horizon) = (micros(ask.max_wait), micros(ask.horizon));
+        let burst = interval.saturating_mul(ask.burst.into()) / 1_000;
+        let longest = burst.max(horizon.saturating_mul(2)).saturating_add(SLACK);
+        let most = max_wait.saturating_add(longest);
+        match reply.grant {
+            Granted::Turns { turns, ahead } => {
+                let length = interval.saturating_mul(turns.into()) / 1_000;
+                ahead <= i64::try_from(most).unwrap_or(i64::MAX) && length <= longest
+            }
+            Granted::Full(ahead) => ahead <= most,
+            Granted::Late => true,
+        }
+    }
+
     /// The interval of leases from now on.
     pub(super) fn set_rate(&mut self, rate: Rate) {
-        self.settings.ask.interval = Duration::from_nanos(rate.interval);
-        self.settings.ask.burst = rate.burst;
+        let interval = Duration::from_nanos(rate.interval);
+        let ask = &mut self.settings.ask;
+        if (ask.interval, ask.burst) != (interval, rate.burst) && self.counts.down.is_none() {
+            // What the store said was about the old quota.
+            (self.fleet_due, self.not_before) = (0, 0);
+        }
+        (ask.interval, ask.burst) = (interval, rate.burst);
     }
 
     /// Holds a lease whose first turn is due in `ahead` microseconds. Returns when the next turn after it is.
@@ -454,7 +485,9 @@ impl Leases {
             Granted::Turns { turns, ahead } => {
                 self.fleet_due = self.hold(turns, ahead, interval, newest, now);
             }
-            Granted::Full(ahead) => self.fleet_due = now.saturating_add(ahead * 1_000),
+            Granted::Full(ahead) => {
+                self.fleet_due = now.saturating_add(ahead.saturating_mul(1_000));
+            }
             Granted::Late => {}
         }
     }

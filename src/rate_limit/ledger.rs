@@ -142,10 +142,14 @@ impl Ledger {
         let ahead = horizon.saturating_mul(2);
         let longest = ahead.max((f64::from(ask.burst) * interval) as u64);
         // A later time was written by a clock that was stepped back since.
-        let last = now.saturating_add(max_wait).saturating_add(longest) + 1_000;
+        let last = now
+            .saturating_add(max_wait)
+            .saturating_add(longest)
+            .saturating_add(1_000);
         let mut tat = self.tat;
         if tat > last {
             tat = now.saturating_add(ahead);
+            self.tat = tat;
         }
         if ask.seen > tat && ask.seen <= last {
             tat = ask.seen;
@@ -223,7 +227,7 @@ fn rate(ask: &Ask) -> f64 {
     1e6 / (ask.interval.as_nanos().max(1) as f64 / 1e3)
 }
 
-pub(super) fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX >> 8)
 }
 

@@ -121,6 +121,8 @@ pub use keyed::{KeptLimiter, KeyedRateLimitLayer, MakeLimiter, QuotaOf};
 pub use layer::{Cost, Metered, RateLimit, RateLimitBuilder, RateLimitFuture, RateLimitLayer};
 pub(crate) use lease::LeaseSettings;
 pub use lease::WithoutStore;
+#[cfg(feature = "redis")]
+pub(crate) use ledger::micros;
 pub use ledger::{Ask, Granted, Ledger, Peer, Reply};
 pub use limiter::{RateLimitSnapshot, RateLimiter, Turn};
 pub use quota::Quota;

@@ -195,8 +195,10 @@ impl<'a> Visit<'a> {
             self.newest = turn;
             return span;
         };
-        self.newest = leases.take(self.newest, cost.into());
-        u64::from(cost) * leases.current.interval
+        let before = self.newest;
+        self.newest = leases.take(before, cost.into());
+        // What came from an earlier lease cannot come back.
+        self.newest - before.max(leases.current.start)
     }
 
     /// Lets leased turns lapse whose time is over.
