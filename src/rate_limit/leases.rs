@@ -75,8 +75,6 @@ pub(super) struct Leases {
 }
 
 const SECOND: f64 = 1e9;
-/// What clocks and roundings may add to a reply that is possible, in microseconds.
-const SLACK: u64 = 10_000_000;
 /// The requests that a process may send at once.
 const AT_ONCE: u64 = 8;
 
@@ -363,7 +361,7 @@ impl Leases {
         let Some(asked) = self.asked.take_if(|asked| asked.id == id) else {
             return; // nobody waits for it any more
         };
-        if !self.is_possible(asked.interval, reply) {
+        if !self.settings.ask.allows(asked.interval, reply.grant) {
             self.asked = Some(asked);
             return self.failed(id, now, now.saturating_add(self.horizon()));
         }
@@ -390,23 +388,6 @@ impl Leases {
                 self.seen = reply.tat;
                 self.fleet_due = self.hold(turns, ahead, asked.interval, newest, now);
             }
-        }
-    }
-
-    /// Whether a store can have answered this. A lease is not due later than a call may wait.
-    fn is_possible(&self, interval: u64, reply: Reply) -> bool {
-        let ask = &self.settings.ask;
-        let (max_wait, horizon) = (micros(ask.max_wait), micros(ask.horizon));
-        let burst = interval.saturating_mul(ask.burst.into()) / 1_000;
-        let longest = burst.max(horizon.saturating_mul(2)).saturating_add(SLACK);
-        let most = max_wait.saturating_add(longest);
-        match reply.grant {
-            Granted::Turns { turns, ahead } => {
-                let length = interval.saturating_mul(turns.into()) / 1_000;
-                ahead <= i64::try_from(most).unwrap_or(i64::MAX) && length <= longest
-            }
-            Granted::Full(ahead) => ahead <= most,
-            Granted::Late => true,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Ask {
     pub not_after: Option<u64>,
 }
 
+/// What clocks and roundings may add to a reply that is possible, in microseconds.
+const SLACK: u64 = 10_000_000;
 impl Ask {
     /// A request for one turn of this quota, as the first of a process: for tests of stores.
     #[must_use]
@@ -52,6 +54,22 @@ impl Ask {
             rate: 0.0,
             seen: 0,
             not_after: None,
+        }
+    }
+
+    /// Whether a store can have answered this. A lease is not due later than a call may wait.
+    pub(super) fn allows(&self, interval: u64, grant: Granted) -> bool {
+        let (max_wait, horizon) = (micros(self.max_wait), micros(self.horizon));
+        let burst = interval.saturating_mul(self.burst.into()) / 1_000;
+        let longest = burst.max(horizon.saturating_mul(2)).saturating_add(SLACK);
+        let most = max_wait.saturating_add(longest);
+        match grant {
+            Granted::Turns { turns, ahead } => {
+                let length = interval.saturating_mul(turns.into()) / 1_000;
+                ahead <= i64::try_from(most).unwrap_or(i64::MAX) && length <= longest
+            }
+            Granted::Full(ahead) => ahead <= most,
+            Granted::Late => true,
         }
     }
 }
