@@ -109,13 +109,13 @@ impl<S: Store> FleetBuilder<S> {
     }
 
     /// The time that a lease covers, 1 ms to 1 min. A longer one makes fewer requests to the store, and a wider bound.
-    /// Default: 100 ms.
+    /// Must be the same in all processes. Default: 100 ms.
     pub fn horizon(mut self, horizon: Duration) -> Self {
         self.horizon = horizon;
         self
     }
 
-    /// The longest wait of a call for the store, 1 ms to 1 min. Default: 50 ms.
+    /// The longest wait of a call for one answer of the store, 1 ms to 1 min. Default: 50 ms.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
         self
@@ -260,8 +260,12 @@ impl<S: Store> Asker<S> {
         let Some(runtime) = here.as_ref().or(self.runtime.as_ref()) else {
             return limiter.failed(id, again);
         };
-        let (store, circuit, wait) = (self.store.clone(), self.circuit.clone(), self.timeout);
-        let request = Pending(Some((permit, limiter, id)), circuit, again);
+        let request = Request {
+            open: Some((permit, limiter, id)),
+            circuit: self.circuit.clone(),
+            again,
+        };
+        let (store, wait) = (self.store.clone(), self.timeout);
         runtime.spawn(async move {
             // A request that fails is dropped.
             if let Ok(Ok(reply)) = timeout(wait, store.lease(ask)).await {
@@ -273,20 +277,29 @@ impl<S: Store> Asker<S> {
 
 /// A request under way. One that is dropped has failed: the store did not answer in time or panicked, or the runtime
 /// has ended.
-struct Pending(Option<(Permit, RateLimiter, u64)>, Circuit, Duration);
+struct Request {
+    open: Option<(Permit, RateLimiter, u64)>,
+    circuit: Circuit,
+    /// When to ask again after a failure that did not open the circuit.
+    again: Duration,
+}
 
-impl Pending {
+impl Request {
     fn answered(mut self, reply: Reply) {
-        if let Some((permit, limiter, id)) = self.0.take() {
-            limiter.answered(id, reply);
+        let Some((permit, limiter, id)) = self.open.take() else {
+            return;
+        };
+        if limiter.answered(id, reply) {
             permit.settle(Verdict::Healthy);
+        } else {
+            self.open = Some((permit, limiter, id));
         }
     }
 }
 
-impl Drop for Pending {
+impl Drop for Request {
     fn drop(&mut self) {
-        if let Some((permit, limiter, id)) = self.0.take() {
+        if let Some((permit, limiter, id)) = self.open.take() {
             // Observers are told, and may panic.
             drop_panics(|| {
                 permit.settle(Verdict::Transient {
@@ -294,7 +307,7 @@ impl Drop for Pending {
                     sent: Sent::Unknown,
                 });
             });
-            let again = self.1.snapshot().retry_after.unwrap_or(self.2);
+            let again = self.circuit.snapshot().retry_after.unwrap_or(self.again);
             limiter.failed(id, again);
         }
     }

@@ -7,8 +7,9 @@ local now = time[1] * 1000000 + time[2]
 local interval, burst = tonumber(ARGV[2]), tonumber(ARGV[3])
 local unit, max_wait, horizon = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local all = 1000000 / interval
-local kept = redis.call('HMGET', KEYS[1], 'tat', 'level', 'leveled')
+local kept = redis.call('HMGET', KEYS[1], 'tat', 'level', 'leveled', 'tolerance')
 local tat, level, leveled = tonumber(kept[1] or 0), tonumber(kept[2] or all), tonumber(kept[3] or 0)
+local tolerance = tonumber(kept[4] or 0)
 
 local function reply(kind, turns, ahead)
     return {kind, turns, ahead, string.format('%.17g', level), redis.call('HLEN', KEYS[2]), now, tat}
@@ -17,6 +18,13 @@ end
 -- It lay in the socket of a server that hung: nobody waits for the answer any more.
 local not_after = tonumber(ARGV[11])
 if not_after > 0 and now > not_after then return reply(-1, 0, 0) end
+
+-- How far ahead of the clock `tat` can be. Another version of the service may lease further ahead.
+local own = max_wait + math.max(2 * horizon, math.floor(burst * interval)) + 1000
+if own > tolerance then
+    tolerance = own
+    redis.call('HSET', KEYS[1], 'tolerance', int(tolerance))
+end
 
 redis.call('HSET', KEYS[2], ARGV[1], int(now) .. ' ' .. ARGV[9])
 if leveled == 0 or now < leveled or now > leveled + 250000 then
@@ -42,12 +50,12 @@ if leveled == 0 or now < leveled or now > leveled + 250000 then
         left = left - rate
     end
     redis.call('HSET', KEYS[1], 'level', string.format('%.17g', level), 'leveled', int(now))
-    redis.call('PEXPIRE', KEYS[1], int(math.min(math.ceil((burst * interval + max_wait) / 1000) + 60000, 1e14)))
+    redis.call('PEXPIRE', KEYS[1], int(math.min(math.ceil(tolerance / 1000) + 60000, 1e14)))
     redis.call('PEXPIRE', KEYS[2], 60000)
 end
 
 -- A later time was written by a clock that was stepped back since.
-local last = now + max_wait + math.max(2 * horizon, math.floor(burst * interval)) + 1000
+local last = now + tolerance
 if tat > last then
     tat = now + 2 * horizon
     redis.call('HSET', KEYS[1], 'tat', int(tat))

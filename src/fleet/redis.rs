@@ -56,8 +56,11 @@ pub trait Connect: Send + Sync + 'static {
     /// If there is none.
     fn connection(&self) -> Result<Self::Connection, RedisError>;
 
-    /// A request was answered, or has failed. `None`: it was not answered in time.
-    fn ended(&self, _: Option<Result<(), &RedisError>>) {}
+    /// A request was answered, also with an error, or could not be sent.
+    fn answered(&self, _: Option<&RedisError>) {}
+
+    /// A request was not answered in time.
+    fn unanswered(&self) {}
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connect for C {
@@ -69,7 +72,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connect for C {
 }
 
 const CONNECT: Duration = Duration::from_secs(1);
-/// A connection that is silent for longer is given up: the other end may be gone.
+/// How long a connection may leave requests unanswered before another is made: its other end may be gone.
 const SILENT: Duration = Duration::from_secs(1);
 
 impl Reconnecting {
@@ -91,46 +94,40 @@ impl Connect for Reconnecting {
             .set_connection_timeout(Some(CONNECT))
             .set_number_of_retries(0); // the circuit of the fleet decides when to try again
         let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
-        // A connection is made only while somebody waits for it, and a request waits for a short time.
+        // It connects only while somebody waits for it, and a request may not wait long enough.
         let mut first = manager.clone();
         tokio::spawn(async move { redis::cmd("PING").query_async::<()>(&mut first).await });
         Ok(current.manager.insert(manager).clone())
     }
 
-    fn ended(&self, answered: Option<Result<(), &RedisError>>) {
+    fn answered(&self, error: Option<&RedisError>) {
         let mut current = self.current();
-        let keep = match answered {
-            None => current.silent.get_or_insert_with(Instant::now).elapsed() < SILENT,
+        current.silent = None;
+        let keep = error.is_none_or(|error| match error.kind() {
             // A primary that became a replica keeps its connections. The name may lead to another server now.
-            Some(Err(error)) => match error.kind() {
-                ErrorKind::Server(kind) => kind != ServerErrorKind::ReadOnly,
-                _ => false,
-            },
-            Some(Ok(())) => {
-                current.silent = None;
-                true
-            }
-        };
+            ErrorKind::Server(kind) => kind != ServerErrorKind::ReadOnly,
+            _ => false,
+        });
         if !keep {
+            current.manager = None;
+        }
+    }
+
+    fn unanswered(&self) {
+        let mut current = self.current();
+        if current.silent.get_or_insert_with(Instant::now).elapsed() >= SILENT {
             *current = Current::default();
         }
     }
 }
 
-/// Tells the connection how a request ended, also if it is dropped.
-struct Request<'a, C: Connect>(&'a C, bool);
+/// Tells the connection that a request was dropped without an answer.
+struct Unanswered<'a, C: Connect>(Option<&'a C>);
 
-impl<C: Connect> Request<'_, C> {
-    fn end<T>(mut self, answered: &Result<T, RedisError>) {
-        self.1 = true;
-        self.0.ended(Some(answered.as_ref().map(|_| ())));
-    }
-}
-
-impl<C: Connect> Drop for Request<'_, C> {
+impl<C: Connect> Drop for Unanswered<'_, C> {
     fn drop(&mut self) {
-        if !self.1 {
-            self.0.ended(None);
+        if let Some(connection) = self.0 {
+            connection.unanswered();
         }
     }
 }
@@ -193,7 +190,7 @@ impl<C> RedisStore<C> {
 
 impl<C: Connect> Store for RedisStore<C> {
     async fn lease(&self, ask: Ask) -> Result<Reply, StoreError> {
-        let request = Request(&self.connection, false);
+        let mut unanswered = Unanswered(Some(&self.connection));
         let asked = async {
             let mut connection = self.connection.connection()?;
             let by_hash = Self::command("EVALSHA", self.script.get_hash(), &ask);
@@ -207,7 +204,8 @@ impl<C: Connect> Store for RedisStore<C> {
             }
         };
         let answered: Result<Answer, RedisError> = asked.await;
-        request.end(&answered);
+        unanswered.0 = None;
+        self.connection.answered(answered.as_ref().err());
         let (kind, turns, ahead, level, peers, now, tat) = answered.map_err(StoreError::new)?;
         let grant = match kind {
             1 => Granted::Turns { turns, ahead },

@@ -87,8 +87,8 @@ impl<W, K, O> RateLimitLayer<W, K, O> {
         &self.admission.0.limiter
     }
 
-    /// The same layer, with what calls cost. For layers made from a [`RateLimiter`];
-    /// the builder has the same setter.
+    /// Sets what a call costs, in units of the quota. For a layer that is made from a [`RateLimiter`]; otherwise the
+    /// builder has this setter. Default: `()`, 1.
     #[must_use]
     pub fn cost<V>(self, cost: V) -> RateLimitLayer<V, K, O> {
         self.map(|(metered, open)| (Metered::new(metered.limiter, cost), open))

@@ -10,8 +10,9 @@
 use super::demand::Demand;
 use super::gcra::END;
 use super::lease::{Lease, LeaseSettings, UNKNOWN, WithoutStore};
-use super::ledger::{Ask, Granted, Ledger, Reply, micros};
+use super::ledger::{Ask, Granted, Ledger, Reply};
 use super::quota::Rate;
+use crate::time::nanos;
 use std::time::Duration;
 
 /// A request under way.
@@ -55,7 +56,7 @@ pub(super) struct Leases {
     next: Option<Lease>,
     asked: Option<Asked>,
     requests: u64,
-    /// The store is not asked before this time.
+    /// While the store does not answer, it is not asked before this time.
     not_before: u64,
     /// GCRA for the requests themselves: when the next is due.
     request_due: u64,
@@ -298,7 +299,9 @@ impl Leases {
         now: u64,
     ) -> Option<(u64, Ask)> {
         if let Some(asked) = self.asked.filter(|asked| now >= asked.until) {
-            self.failed(asked.id, now, now.saturating_add(self.horizon()));
+            // If its task is lost, nobody says when the request ends.
+            let ends = asked.until.saturating_add(self.settings.timeout);
+            self.failed(asked.id, now, ends.max(now.saturating_add(self.horizon())));
         }
         let request = self.request(wanted, rate, now);
         if self.counts.down.is_some() {
@@ -321,10 +324,15 @@ impl Leases {
         Some((id, request))
     }
 
-    /// When the store may be asked again.
+    /// When the store may be asked again. Not before it has a turn that calls can wait for.
     fn asks_at(&self) -> u64 {
-        self.not_before
-            .max(self.request_due.saturating_sub(AT_ONCE * self.pace()))
+        let known = match self.counts.down {
+            Some(_) => self.not_before,
+            None => self
+                .fleet_due
+                .saturating_sub(nanos(self.settings.ask.max_wait)),
+        };
+        known.max(self.request_due.saturating_sub(AT_ONCE * self.pace()))
     }
 
     /// The time per request in the long run.
@@ -335,7 +343,8 @@ impl Leases {
     fn request(&mut self, wanted: Wanted, rate: Rate, now: u64) -> Ask {
         let rates = self.demand.measure(now);
         let horizon = self.settings.ask.horizon.as_secs_f64();
-        let expected = (rates.average * horizon) as u32;
+        // Rounded up: with one turn per request, a slow process would make one request per call.
+        let expected = (rates.average * horizon).ceil() as u32;
         let spare = (rates.lately * horizon) as u32;
         let missing = u32::try_from(wanted.missing).unwrap_or(u32::MAX);
         let clock = self
@@ -356,19 +365,18 @@ impl Leases {
         }
     }
 
-    /// The answer of the store.
-    pub(super) fn answered(&mut self, id: u64, reply: Reply, newest: u64, now: u64) {
-        let Some(asked) = self.asked.take_if(|asked| asked.id == id) else {
-            return; // nobody waits for it any more
+    /// The answer of the store. Returns `false` if no store can have answered this: then the request has failed.
+    pub(super) fn answered(&mut self, id: u64, reply: Reply, newest: u64, now: u64) -> bool {
+        let Some(asked) = self.asked.filter(|asked| asked.id == id) else {
+            return true; // nobody waits for it any more
         };
         if !self.settings.ask.allows(asked.interval, reply.grant) {
-            self.asked = Some(asked);
-            return self.failed(id, now, now.saturating_add(self.horizon()));
+            return false;
         }
+        self.asked = None;
         self.counts.down = None;
         // What is left of the share would come on top of the lease.
         self.counts.lapsed += self.next.take().map_or(0, |next| next.turns());
-        self.not_before = 0;
         self.clock = Some((reply.now, now));
         if reply.level > 0.0 {
             self.counts.level = reply.level;
@@ -377,18 +385,18 @@ impl Leases {
         match reply.grant {
             // The clock of the store was stepped. It is known now: the next request is in time.
             Granted::Late => self.fleet_due = 0,
+            // What the store says about an old quota does not hold for the new one.
+            Granted::Full(_) if asked.interval != self.interval() => {}
             Granted::Full(ahead) => {
                 self.seen = reply.tat;
                 self.fleet_due = now.saturating_add(ahead.saturating_mul(1_000));
-                let max_wait = micros(self.settings.ask.max_wait);
-                let wait = ahead.saturating_sub(max_wait).saturating_mul(1_000);
-                self.not_before = now.saturating_add(wait);
             }
             Granted::Turns { turns, ahead } => {
                 self.seen = reply.tat;
                 self.fleet_due = self.hold(turns, ahead, asked.interval, newest, now);
             }
         }
+        true
     }
 
     /// The interval of leases from now on.
@@ -397,7 +405,7 @@ impl Leases {
         let ask = &mut self.settings.ask;
         if (ask.interval, ask.burst) != (interval, rate.burst) && self.counts.down.is_none() {
             // What the store said was about the old quota.
-            (self.fleet_due, self.not_before) = (0, 0);
+            self.fleet_due = 0;
         }
         (ask.interval, ask.burst) = (interval, rate.burst);
     }

@@ -28,14 +28,13 @@ pub struct Ask {
     pub horizon: Duration,
     /// The turns per second that this process could use.
     pub rate: f64,
-    /// [`Reply::tat`] of the last reply to this process, or 0. Used if the store has lost its data.
+    /// The store must not grant turns from before this time, in microseconds on its clock: [`Reply::tat`] of the last
+    /// reply to this process, in case the store has lost its data, or the time of an outage; 0 for none.
     pub seen: u64,
     /// When nobody waits for the reply any more, in microseconds on the clock of the store.
     pub not_after: Option<u64>,
 }
 
-/// What clocks and roundings may add to a reply that is possible, in microseconds.
-const SLACK: u64 = 10_000_000;
 impl Ask {
     /// A request for one turn of this quota, as the first of a process: for tests of stores.
     #[must_use]
@@ -57,11 +56,13 @@ impl Ask {
         }
     }
 
-    /// Whether a store can have answered this. A lease is not due later than a call may wait.
+    /// Whether a store can have answered this. Turns are not leased further ahead than a call may wait.
     pub(super) fn allows(&self, interval: u64, grant: Granted) -> bool {
         let (max_wait, horizon) = (micros(self.max_wait), micros(self.horizon));
         let burst = interval.saturating_mul(self.burst.into()) / 1_000;
-        let longest = burst.max(horizon.saturating_mul(2)).saturating_add(SLACK);
+        let longest = burst
+            .max(horizon.saturating_mul(2))
+            .saturating_add(ROUNDING);
         let most = max_wait.saturating_add(longest);
         match grant {
             Granted::Turns { turns, ahead } => {
@@ -73,6 +74,9 @@ impl Ask {
         }
     }
 }
+
+/// What the settings of other processes and roundings may add to a reply that is possible, in microseconds.
+const ROUNDING: u64 = 10_000_000;
 
 /// The answer of the store.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,6 +131,8 @@ pub struct Ledger {
     pub leveled: u64,
     /// The processes that asked lately.
     pub peers: Vec<Peer>,
+    /// How far ahead of the clock [`tat`](Self::tat) can be, in microseconds, by the settings of any process that asked.
+    pub tolerance: u64,
 }
 
 /// A process that asked lately.
@@ -159,11 +165,11 @@ impl Ledger {
         let interval = ask.interval.as_nanos() as f64 / 1e3;
         let ahead = horizon.saturating_mul(2);
         let longest = ahead.max((f64::from(ask.burst) * interval) as u64);
+        // Another version of the service may lease further ahead.
+        let own = max_wait.saturating_add(longest).saturating_add(1_000);
+        self.tolerance = self.tolerance.max(own);
         // A later time was written by a clock that was stepped back since.
-        let last = now
-            .saturating_add(max_wait)
-            .saturating_add(longest)
-            .saturating_add(1_000);
+        let last = now.saturating_add(self.tolerance);
         let mut tat = self.tat;
         if tat > last {
             tat = now.saturating_add(ahead);
@@ -328,6 +334,42 @@ mod tests {
         // An hour back: both what is stored and what was seen are too far ahead.
         let back = NOW - 3_600_000_000;
         assert_eq!(turns(ledger.lease(&seen, back)).1, 200_000);
+    }
+
+    #[test]
+    fn a_clock_stepped_back_is_noticed_once_also_if_a_lease_may_be_longer_than_the_wait() {
+        let patient = |max_wait| Ask {
+            max_wait: Duration::from_millis(max_wait),
+            horizon: Duration::from_millis(600),
+            ..ask(1, 1, 1.0)
+        };
+        let mut ledger = Ledger::default();
+        ledger.lease(&patient(1_000), NOW);
+        let back = NOW - 3_600_000_000;
+        let reply = ledger.lease(&patient(1_000), back);
+        assert_eq!(reply.grant, Granted::Full(1_200_000));
+        assert_eq!(
+            turns(ledger.lease(&patient(1_000), back + 300_000)).1,
+            900_000
+        );
+    }
+
+    #[test]
+    fn a_version_that_leases_less_far_ahead_does_not_take_the_others_for_a_stepped_clock() {
+        let costly = Ask {
+            unit: 100,
+            interval: Duration::from_millis(100),
+            ..ask(1, 100, 1.0)
+        };
+        let mut ledger = Ledger::default();
+        // Each lease takes 10 s.
+        ledger.lease(&costly, NOW);
+        assert_eq!(turns(ledger.lease(&costly, NOW)).1, 100_000);
+        let modest = Ask {
+            burst: 1,
+            ..costly.clone()
+        };
+        assert_eq!(ledger.lease(&modest, NOW).grant, Granted::Full(10_100_000));
     }
 
     #[test]

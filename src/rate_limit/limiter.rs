@@ -99,9 +99,9 @@ impl RateLimiter {
         Self { shared }
     }
 
-    /// Brings the answer of the store to a request.
-    pub(crate) fn answered(&self, id: u64, reply: Reply) {
-        self.shared.queue.answered(id, reply, self.shared.now());
+    /// Brings the answer of the store to a request. Returns whether it makes sense; if not, the request has failed.
+    pub(crate) fn answered(&self, id: u64, reply: Reply) -> bool {
+        self.shared.queue.answered(id, reply, self.shared.now())
     }
 
     /// A request to the store has failed. The next may be sent in `wait`.

@@ -166,12 +166,12 @@ impl Queue {
         });
     }
 
-    /// Brings the answer of a store to a request.
-    pub(super) fn answered(&self, id: u64, reply: Reply, now: u64) {
+    /// Brings the answer of a store to a request. Returns whether it makes sense; if not, the request has failed.
+    pub(super) fn answered(&self, id: u64, reply: Reply, now: u64) -> bool {
         self.visit(now, |visit| {
             visit.hand_out();
-            visit.answered(id, reply);
-        });
+            visit.answered(id, reply)
+        })
     }
 
     /// A request to a store has failed. The next may be sent at `again`.

@@ -267,13 +267,14 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Brings the answer of the store.
-    pub(super) fn answered(&mut self, id: u64, reply: Reply) {
-        if let Some(leases) = &mut self.waiters.leases {
-            leases.answered(id, reply, self.newest, self.now);
-            self.lapse(None);
-            self.estimate_anew();
-        }
+    /// Brings the answer of the store. Returns whether it makes sense.
+    pub(super) fn answered(&mut self, id: u64, reply: Reply) -> bool {
+        let (newest, now) = (self.newest, self.now);
+        let leases = self.waiters.leases.as_mut();
+        let answered = leases.is_some_and(|leases| leases.answered(id, reply, newest, now));
+        self.lapse(None);
+        self.estimate_anew();
+        answered
     }
 
     /// Gives back a leased turn that was granted at once, if it is the newest.

@@ -354,6 +354,54 @@ async fn a_slow_network() {
     );
 }
 
+/// A connection takes 100 ms to be made, longer than a request may wait, and a request over it takes little.
+#[tokio::test]
+async fn a_connection_that_takes_long_to_be_made() {
+    let _alone = ALONE.lock().await;
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (socket, away) = (
+        server.dir.join("s"),
+        Instant::now() + Duration::from_secs(2),
+    );
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            if Instant::now() < away {
+                continue; // and closes it
+            }
+            let mut upstream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(100)).await;
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    let store = RedisStore::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    let fleet = Fleet::builder(quota(), store).key("test").share(0.5);
+    let fleet = fleet.build().unwrap();
+    // Until the circuit is open for longer than it takes to connect.
+    calls(&fleet, 100, Duration::from_millis(1_900)).await;
+    assert!(!is_up(&fleet));
+    until_up(&fleet).await;
+}
+
+#[tokio::test]
+async fn the_longest_settings() {
+    let _alone = ALONE.lock().await;
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let fleet = builder(&server)
+        .max_wait(Duration::MAX)
+        .horizon(Duration::from_secs(60));
+    let fleet = fleet.build().unwrap();
+    calls(&fleet, 200, Duration::from_millis(700)).await;
+    assert_eq!(fleet.snapshot().failures, 0, "{:?}", fleet.snapshot());
+}
+
 #[tokio::test]
 async fn costs_of_different_calls() {
     let _alone = ALONE.lock().await;
