@@ -343,8 +343,7 @@ impl Leases {
     fn request(&mut self, wanted: Wanted, rate: Rate, now: u64) -> Ask {
         let rates = self.demand.measure(now);
         let horizon = self.settings.ask.horizon.as_secs_f64();
-        // Rounded up: with one turn per request, a slow process would make one request per call.
-        let expected = (rates.average * horizon).ceil() as u32;
+        let expected = (rates.average * horizon) as u32;
         let spare = (rates.lately * horizon) as u32;
         let missing = u32::try_from(wanted.missing).unwrap_or(u32::MAX);
         let clock = self
