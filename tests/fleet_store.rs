@@ -207,19 +207,31 @@ async fn a_refused_lease_is_not_asked_for_before_the_time_that_the_store_gave() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_quota_is_asked_for_at_once() {
-    let store = InMemory::new();
-    let hourly = Quota::new(1, Duration::from_secs(3_600)).burst(1);
-    let fleet = Fleet::builder(hourly, store.clone()).key("changed");
-    let limiter = fleet.build().unwrap().limiter();
-    limiter.acquire(1).await.unwrap();
-    limiter.acquire(1).await.unwrap_err();
-    // All processes change it, so the store forgets what is too far ahead.
-    *store.ledger.lock().unwrap() = Ledger::default();
-    limiter.set_quota(Quota::per_second(1_000));
-    let called = Instant::now();
-    limiter.acquire(1).await.unwrap();
-    assert!(called.elapsed() < Duration::from_secs(1));
+async fn what_the_store_said_about_an_old_quota_does_not_hold_for_the_new_one() {
+    for answered in [false, true] {
+        let store = InMemory::new();
+        let hourly = Quota::new(1, Duration::from_secs(3_600)).burst(1);
+        let process = || {
+            let fleet = Fleet::builder(hourly, store.clone()).key("changed");
+            fleet.build().unwrap().limiter()
+        };
+        process().acquire(1).await.unwrap();
+        let limiter = process();
+        if answered {
+            limiter.acquire(1).await.unwrap_err();
+        }
+        let waiting = limiter.clone();
+        let waiting = tokio::spawn(async move { waiting.acquire(1).await });
+        // In the first round, the request is under way.
+        sleep(Duration::from_millis(1)).await;
+        limiter.set_quota(Quota::per_second(1_000));
+        sleep(Duration::from_millis(2)).await;
+        *store.ledger.lock().unwrap() = Ledger::default();
+        assert_eq!(waiting.await.unwrap().is_err(), answered);
+        let called = Instant::now();
+        limiter.acquire(1).await.unwrap();
+        assert!(called.elapsed() < Duration::from_millis(100));
+    }
 }
 
 #[tokio::test(start_paused = true)]

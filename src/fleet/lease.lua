@@ -50,7 +50,7 @@ if leveled == 0 or now < leveled or now > leveled + 250000 then
         left = left - rate
     end
     redis.call('HSET', KEYS[1], 'level', string.format('%.17g', level), 'leveled', int(now))
-    redis.call('PEXPIRE', KEYS[1], int(math.min(math.ceil(tolerance / 1000) + 60000, 1e14)))
+    redis.call('PEXPIRE', KEYS[1], int(math.ceil(tolerance / 1000) + 60000))
     redis.call('PEXPIRE', KEYS[2], 60000)
 end
 

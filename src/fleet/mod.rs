@@ -64,7 +64,8 @@
 //! | its clock steps back | nothing; calls wait up to two horizons, or the step if it is shorter than `max_wait` and the longest lease |
 //!
 //! A pause of one process (by a 429) pauses that process only, and
-//! [`set_quota`](crate::rate_limit::RateLimiter::set_quota) changes the quota by which it asks. Change it in all.
+//! [`set_quota`](crate::rate_limit::RateLimiter::set_quota) changes the quota by which it asks. Change it in all. Turns
+//! that were leased by the old quota keep their times.
 //!
 //! # Costs
 //!

@@ -16,6 +16,8 @@ use buttress::fleet::{
 };
 use buttress::{Quota, Rejection};
 use server::Server;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -282,20 +284,42 @@ async fn a_wrong_type_at_the_key() {
     assert_eq!(events(), (1, 1));
 }
 
+/// A name that leads to another server from some time on, as after a failover. Connections stay where they are.
+async fn name_of(sockets: [PathBuf; 2]) -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let name = format!("redis://{}", listener.local_addr().unwrap());
+    let primary = Arc::new(AtomicUsize::new(0));
+    let leads_to = primary.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let socket = &sockets[leads_to.load(SeqCst)];
+            let mut server = tokio::net::UnixStream::connect(socket).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (name, primary)
+}
+
 #[tokio::test]
-async fn a_primary_that_became_a_replica() {
+async fn a_failover_to_a_replica() {
     let _alone = ALONE.lock().await;
-    let Some(server) = Server::start() else {
+    let (Some(first), Some(second)) = (Server::start(), Server::start()) else {
         return;
     };
-    let fleet = builder(&server).share(0.5).build().unwrap();
+    let (name, primary) = name_of([first.dir.join("s"), second.dir.join("s")]).await;
+    let store = RedisStore::open(name).unwrap();
+    let fleet = Fleet::builder(quota(), store).key("test").share(0.5);
+    let fleet = fleet.build().unwrap();
     calls(&fleet, 100, Duration::from_millis(300)).await;
-    server.command("REPLICAOF 127.0.0.1 1");
+    first.command("REPLICAOF 127.0.0.1 1");
     let seen = calls(&fleet, 200, Duration::from_secs(1)).await;
     assert_eq!(seen.rejected, 0);
     assert!(!is_up(&fleet));
-    server.command("REPLICAOF NO ONE");
+    primary.store(1, SeqCst);
     until_up(&fleet).await;
+    assert!(second.command("EXISTS buttress:{test}").starts_with(":1"));
 }
 
 #[tokio::test]
