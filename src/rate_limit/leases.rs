@@ -458,15 +458,8 @@ impl Leases {
             WithoutStore::EqualShare if self.counts.peers > 0 => 1.0 / f64::from(self.counts.peers),
             WithoutStore::EqualShare => UNKNOWN,
         };
-        let interval = (ask.interval.as_nanos() as f64 / share).ceil() as u64;
-        let burst = ((f64::from(ask.burst) * share) as u32).max(1);
-        let ask = Ask {
-            interval: Duration::from_nanos(interval),
-            burst,
-            seen: 0,
-            not_after: None,
-            ..ask.clone()
-        };
+        let ask = ask.share(share);
+        let interval = ask.interval.as_nanos() as u64;
         let Reply { grant, level, .. } = self.own.lease(&ask, now / 1_000);
         self.counts.level = level;
         match grant {

@@ -56,6 +56,18 @@ impl Ask {
         }
     }
 
+    /// The same of a part of the quota and of its burst, for a ledger of this process alone.
+    pub(super) fn share(&self, share: f64) -> Self {
+        let interval = (self.interval.as_nanos() as f64 / share).ceil() as u64;
+        Self {
+            interval: Duration::from_nanos(interval),
+            burst: ((f64::from(self.burst) * share) as u32).max(1),
+            seen: 0,
+            not_after: None,
+            ..self.clone()
+        }
+    }
+
     /// Whether a store can have answered this. Turns are not leased further ahead than a call may wait.
     pub(super) fn allows(&self, interval: u64, grant: Granted) -> bool {
         let (max_wait, horizon) = (micros(self.max_wait), micros(self.horizon));
